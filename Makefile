@@ -1,0 +1,60 @@
+# Everything is installed into .venv and nowhere else.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SILENT:
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint types arrows demo clean
+
+help: ## Say what there is
+	grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## Install all that the other targets need (instant when nothing changed)
+
+test: lint types arrows ## Run every check: lint, types, arrows, then the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## Check types
+	$(BIN)/mypy
+
+arrows: $(READY) ## Check that the packages import each other in the allowed directions only
+	$(BIN)/lint-imports --no-logo
+
+demo: $(READY) ## Train, project, convert and verify a small model
+	$(BIN)/relaxify demo
+
+clean: ## Remove .venv, builds and caches
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	fail() { echo "make: $$1" >&2; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
+	  fail "the pinned packages need Python 3.11 or 3.12, and '$(PYTHON)' is not one: run make PYTHON=python3.12."
+	if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then
+	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
+	    root=$$([ "$$(id -u)" = 0 ] || echo sudo)
+	    echo "Installing python3-venv"
+	    $$root apt-get -qq update && $$root apt-get -qq install -y --no-install-recommends python3-venv >/dev/null || true
+	  fi
+	  $(PYTHON) -c 'import ensurepip' 2>/dev/null ||
+	    fail "'$(PYTHON)' cannot make virtual environments: install your system's package for it (Debian: python3-venv)."
+	fi
+	echo "Installing into .venv (the first time takes some minutes)"
+	[ -e $@ ] || trap '[ -e $@ ] || rm -rf .venv' EXIT
+	$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(PIP) install "$$(grep ^torch== constraints.txt)" --constraint constraints.txt
+	$(PIP) install --no-deps --requirement constraints.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	# MACE's e3nn, beside the current one: tests put this folder first on the path of a subprocess.
+	[ -d .venv/e3nn-0.4.4 ] || $(PIP) install --no-deps --target .venv/e3nn-0.4.4 e3nn==0.4.4
+	touch $@

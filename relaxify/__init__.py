@@ -1,0 +1,30 @@
+"""Relax an equivariant PyTorch model during training, and project it back to an exactly equivariant one."""
+
+from relaxify.groups import Group
+from relaxify.relaxation.attach import relaxify
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.controllers import Constant, Cosine, Triangle
+from relaxify.relaxation.modes import projected, relaxed, set_theta
+from relaxify.relaxation.penalties import penalties, penalty
+from relaxify.relaxation.planning import plan
+from relaxify.relaxation.projecting import project
+from relaxify.relaxation.summary import summary
+from relaxify.representations import Representation
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Group",
+    "RelaxConfig",
+    "Representation",
+    "Triangle",
+    "penalties",
+    "penalty",
+    "plan",
+    "project",
+    "projected",
+    "relaxed",
+    "relaxify",
+    "set_theta",
+    "summary",
+]

@@ -1,0 +1,143 @@
+"""Standard irreducible representations of the named groups, as real matrices, by label.
+
+The bases are fixed by the generators alone; adapters that know a library's own basis read it from that library instead.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from relaxify.groups import Group
+from relaxify.representations import Layout, Representation
+
+
+def irreps(group: Group, spec: str, layout: Layout = "channel_major") -> Representation:
+    """A direct sum of standard representations, written as e3nn writes irreps: "8x0e+4x1o".
+
+    Labels: `l` for SO(3) (spin), `le`/`lo` for O(3) (spin and parity), `k` for SO(2) and C(n) (frequency), `0e`/`0o`/`k`
+    for O(2) and D(n) (trivial, determinant, frequency), `trivial`/`sign`/`vector` for S(n); `trivial`, `vector` (the
+    defining representation) and `adjoint` for every group. ValueError for a label the group does not have.
+
+    >>> rep = irreps(Group.parse("SO(3)"), "2x0+3x1")
+    >>> str(rep), rep.dim
+    ('2x0+3x1', 11)
+    """
+    total = Representation(group, (), ())
+    for term in spec.replace(" ", "").split("+"):
+        match = re.fullmatch(r"(?:(\d+)x)?(\w+)", term)
+        if match is None:
+            raise ValueError(f"cannot read {term!r} in the representation {spec!r}; write for example '8x0e+4x1o'.")
+        total = total + Representation.of(group, match[2], int(match[1] or 1), _action(group, match[2]), layout)
+    return total
+
+
+def _action(group: Group, label: str) -> Float[Tensor, "actions d d"]:
+    if label == "trivial":
+        return Representation.trivial(group).actions[0]
+    if label == "vector":
+        return Representation.defining(group).actions[0]
+    if label == "adjoint":
+        return _adjoint(group)
+    family = group.name.split("(")[0] if group.name not in ("SO(3)", "O(3)", "SO(2)", "O(2)") else group.name
+    action = _FAMILIES.get(family, _unknown)(group, label)
+    if action is None:
+        raise ValueError(f"{group.name} has no representation labelled {label!r}; see relaxify.irreps.irreps for its labels.")
+    return action
+
+
+def _adjoint(group: Group) -> Float[Tensor, "actions d d"]:
+    """ad(A) X = [A, X] and Ad(g) X = g X g^-1 in the basis of the generators."""
+    basis = group.generators.flatten(1).mT
+    if not basis.shape[1]:
+        raise ValueError(f"{group.name} is finite: it has no Lie algebra and so no adjoint representation.")
+    inverse = torch.linalg.pinv(basis)
+    brackets = [a @ group.generators - group.generators @ a for a in group.generators]
+    conjugates = [g @ group.generators @ torch.linalg.inv(g) for g in group.finite]
+    return torch.stack([inverse @ image.flatten(1).mT for image in brackets + conjugates])
+
+
+def _spin(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
+    if re.fullmatch(r"\d+", label) is None:
+        return None
+    return _so3_generators(int(label))
+
+
+def _spin_parity(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
+    if re.fullmatch(r"\d+[eo]", label) is None:
+        return None
+    generators = _so3_generators(int(label[:-1]))
+    parity = 1.0 if label.endswith("e") else -1.0
+    return torch.cat([generators, parity * torch.eye(generators.shape[-1], dtype=torch.float64)[None]])
+
+
+def _so3_generators(spin: int) -> Float[Tensor, "3 d d"]:
+    """drho(J_x), drho(J_y), drho(J_z) on real spherical harmonics of degree `spin`, ordered m = -l .. l."""
+    m = torch.arange(-spin, spin + 1, dtype=torch.float64)
+    raising = torch.diag(torch.sqrt(spin * (spin + 1) - m[:-1] * (m[:-1] + 1)), -1).to(torch.complex128)
+    x, y = (raising + raising.mH) / 2, (raising - raising.mH) / 2j
+    to_real = _real_from_complex(spin)
+    hermitian = torch.stack([x, y, torch.diag(m).to(torch.complex128)])
+    return (to_real @ (-1j * hermitian) @ to_real.mH).real
+
+
+def _real_from_complex(spin: int) -> Complex[Tensor, "d d"]:
+    """The unitary that takes complex spherical harmonics (Condon-Shortley) to real ones."""
+    q = torch.zeros(2 * spin + 1, 2 * spin + 1, dtype=torch.complex128)
+    q[spin, spin] = 1
+    for m in range(1, spin + 1):
+        q[spin + m, spin + m], q[spin + m, spin - m] = (-1) ** m / math.sqrt(2), 1 / math.sqrt(2)
+        q[spin - m, spin + m], q[spin - m, spin - m] = -1j * (-1) ** m / math.sqrt(2), 1j / math.sqrt(2)
+    return q.conj()
+
+
+def _frequency(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
+    """Frequency k of SO(2) and O(2): the plane turned k times as fast; the reflection stays what it is."""
+    if label in ("0e", "0o", "0"):
+        return _planar_character(group, label)
+    if re.fullmatch(r"\d+", label) is None:
+        return None
+    return torch.cat([int(label) * group.generators, group.finite])
+
+
+def _cyclic_frequency(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
+    """Frequency k of C(n) and D(n): the generating rotation by 2 pi k / n; its real 1-d form where that is +-1."""
+    if label in ("0e", "0o", "0"):
+        return _planar_character(group, label)
+    n = int(group.name.split("(")[1].rstrip(")"))
+    if re.fullmatch(r"\d+", label) is None or not 0 < int(label) <= n / 2:
+        return None
+    if 2 * int(label) == n:
+        return torch.tensor([-1.0, 1.0], dtype=torch.float64)[: group.actions, None, None]
+    return torch.cat([torch.linalg.matrix_power(group.finite[:1], int(label)), group.finite[1:]])
+
+
+def _planar_character(group: Group, label: str) -> Float[Tensor, "actions 1 1"]:
+    """0e (or 0) is trivial; 0o is the determinant."""
+    lie = torch.zeros(len(group.generators), 1, 1, dtype=torch.float64)
+    sign = torch.linalg.det(group.finite)[:, None, None]
+    return torch.cat([lie, sign if label == "0o" else torch.ones_like(sign)])
+
+
+def _permutation(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
+    return torch.linalg.det(group.finite)[:, None, None] if label == "sign" else None
+
+
+def _unknown(group: Group, label: str) -> None:
+    return None
+
+
+_FAMILIES: dict[str, Callable[[Group, str], Tensor | None]] = {
+    "SO(3)": _spin,
+    "O(3)": _spin_parity,
+    "SO(2)": _frequency,
+    "O(2)": _frequency,
+    "C": _cyclic_frequency,
+    "D": _cyclic_frequency,
+    "S": _permutation,
+}

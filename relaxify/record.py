@@ -1,0 +1,285 @@
+"""The record of one term: what a checkpoint says of it, so that it can be projected later without anyone's code.
+
+A record travels as a uint8 tensor of UTF-8 JSON (the term's extra state), which every checkpoint format can hold. What
+comes from a file is hostile until `Record.decode` has looked at every field.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar, get_args
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from relaxify.representations import Block, Layout
+from relaxify.sites import CHILD, ChannelOrder, Path
+
+FORMAT = "relaxify/1"
+MAX_BYTES = 4 * 1024**2
+MAX_TEXT = 4096
+MAX_INTEGER = 2**40
+# beyond these the least-norm share of a path, scale / sum scale^2, leaves the range of float64
+MIN_SCALE, MAX_SCALE = 1e-30, 1e30
+
+T = TypeVar("T")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, converted or written: one sentence that names the thing, why, and the mend."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One term theta * W, as a checkpoint describes it.
+
+    `path` is the site's module in the relaxed model, `aliases` the other modules that share its weight. W, of shape
+    (dim rep_out, dim rep_in), is stored as the keys `weight_keys`: ("weight",), or ("up", "down") where W = up @ down.
+    `axes_in` and `axes_out` say which axes of the layer's tensors hold the features. `paths` say what of W the layer's
+    own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. CheckpointError if these
+    disagree.
+
+    >>> vectors = (Block("1o", 2, 3),)
+    >>> record = Record(
+    ...     path="lin", aliases=(), adapter="e3nn", op="Linear", group="O(3)", rep_in=vectors, rep_out=vectors,
+    ...     axes_in=(-1,), axes_out=(-1,), weight_keys=("weight",), paths=(Path("weight", 0, 0, 0),),
+    ...     base_shapes={"weight": (4,)}, unfoldable=None,
+    ... )  # fmt: skip
+    >>> Record.decode(record.encode()) == record
+    True
+    """
+
+    path: str
+    aliases: tuple[str, ...]
+    adapter: str
+    op: str
+    group: str
+    rep_in: tuple[Block, ...]
+    rep_out: tuple[Block, ...]
+    axes_in: tuple[int, ...]
+    axes_out: tuple[int, ...]
+    weight_keys: tuple[str, ...]
+    paths: tuple[Path, ...]
+    base_shapes: dict[str, tuple[int, ...]]
+    unfoldable: str | None
+
+    def __post_init__(self) -> None:
+        if self.weight_keys not in (("weight",), ("up", "down")):
+            raise _invalid(f"its weight keys are {self.weight_keys}, not ('weight',) or ('up', 'down')")
+        if len({self.path, *self.aliases}) <= len(self.aliases):
+            raise _invalid("it names one module twice in path and aliases")
+        if of_term := [name for name in self.base_shapes if name.partition(".")[0] == CHILD]:
+            raise _invalid(f"its base parameter {of_term[0]!r} belongs to a term")
+        for path in self.paths:
+            _check_path(self, path)
+        _check_disjoint(self)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_out, n_in) of W."""
+        return sum(block.dim for block in self.rep_out), sum(block.dim for block in self.rep_in)
+
+    @property
+    def is_foldable(self) -> bool:
+        return self.unfoldable is None and bool(self.paths)
+
+    def path_size(self, path: Path) -> int:
+        """How many entries of its flat parameter a path owns."""
+        return self.rep_in[path.block_in].multiplicity * self.rep_out[path.block_out].multiplicity
+
+    def encode(self) -> UInt8[Tensor, " bytes"]:
+        """The record as a tensor of UTF-8 JSON; equal records give equal bytes."""
+        document = {
+            "format": FORMAT,
+            "path": self.path,
+            "aliases": self.aliases,
+            "adapter": self.adapter,
+            "op": self.op,
+            "group": self.group,
+            "rep_in": [asdict(block) for block in self.rep_in],
+            "rep_out": [asdict(block) for block in self.rep_out],
+            "layout": {"axes_in": self.axes_in, "axes_out": self.axes_out},
+            "weight_key": self.weight_keys,
+            "paths": [asdict(path) for path in self.paths],
+            "base_shapes": dict(sorted(self.base_shapes.items())),
+            "unfoldable": self.unfoldable,
+        }
+        data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        if len(data) > MAX_BYTES:
+            raise _invalid(f"it takes {len(data)} bytes, more than {MAX_BYTES}")
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+    @classmethod
+    def decode(cls, tensor: object) -> Record:
+        """The record in an extra state read from a file. CheckpointError unless `encode` could have written it."""
+        document = _document(tensor)
+        version = document.pop("format", None)
+        if version != FORMAT:
+            raise _unknown_format(version)
+        fields = _fields(document, "it", _RECORD)
+        layout, weight_keys = fields.pop("layout"), fields.pop("weight_key")
+        return cls(**fields, **layout, weight_keys=weight_keys)
+
+
+def _invalid(why: str) -> CheckpointError:
+    return CheckpointError(f"the relaxify record is invalid: {why}; save the relaxed model again.")
+
+
+def _unknown_format(version: object) -> CheckpointError:
+    name, _, number = version.partition("/") if isinstance(version, str) else ("", "", "")
+    if name == "relaxify" and number.isdecimal() and len(number) < 9:
+        return CheckpointError(f"the record has format {version!r}: written by a newer relaxify; upgrade relaxify.")
+    return CheckpointError(f"the extra state does not say format {FORMAT!r}: no relaxify record; rename its module.")
+
+
+def _check_path(record: Record, path: Path) -> None:
+    if path.block_in >= len(record.rep_in) or path.block_out >= len(record.rep_out):
+        raise _invalid(f"a path joins block {path.block_in} to block {path.block_out}, which do not both exist")
+    into, out = record.rep_in[path.block_in], record.rep_out[path.block_out]
+    if into.dimension != out.dimension:
+        raise _invalid(f"a path joins {into} to {out}, whose dimensions differ")
+    if not MIN_SCALE <= abs(path.scale) <= MAX_SCALE:
+        raise _invalid(f"a path from {into} to {out} has scale {path.scale}")
+    if path.parameter not in record.base_shapes:
+        raise _invalid(f"a path uses parameter {path.parameter!r}, whose shape is not given")
+    end, size = path.offset + record.path_size(path), math.prod(record.base_shapes[path.parameter])
+    if end > size:
+        raise _invalid(f"a path ends at entry {end} of parameter {path.parameter!r}, which has {size}")
+
+
+def _check_disjoint(record: Record) -> None:
+    """Two paths on one entry would each add their whole update to it."""
+    spans = sorted((path.parameter, path.offset, path.offset + record.path_size(path)) for path in record.paths)
+    for (first, _, end), (second, start, _) in itertools.pairwise(spans):
+        if first == second and start < end:
+            raise _invalid(f"two paths share entry {start} of parameter {first!r}")
+
+
+def _document(tensor: object) -> dict[str, Any]:
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
+        raise _invalid("it is no one-dimensional uint8 tensor")
+    if tensor.layout != torch.strided or tensor.is_meta or not 0 < tensor.numel() <= MAX_BYTES:
+        raise _invalid(f"it holds {tensor.numel()} bytes on {tensor.device}, not 1 to {MAX_BYTES} in memory")
+    try:
+        document = json.loads(
+            tensor.cpu().numpy().tobytes().decode(), parse_constant=_not_finite, object_pairs_hook=_without_duplicates
+        )
+    except (ValueError, RecursionError) as error:
+        raise _invalid("it is no JSON") from error
+    if not isinstance(document, dict):
+        raise _invalid("it is no JSON object")
+    return document
+
+
+def _not_finite(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(result := dict(pairs)) < len(pairs):
+        raise ValueError("a key is given twice")
+    return result
+
+
+Reader = Callable[[Any, str], T]
+
+
+def _fields(value: object, what: str, readers: dict[str, Reader[Any]]) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.keys() != readers.keys():
+        raise _invalid(f"{what} does not have the fields {', '.join(readers)}")
+    return {name: read(value[name], name) for name, read in readers.items()}
+
+
+def _text(value: object, what: str) -> str:
+    # unprintable characters could drive the terminal of whoever reads a report
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
+        raise _invalid(f"{what} is no printable text of at most {MAX_TEXT} characters")
+    return value
+
+
+def _optional_text(value: object, what: str) -> str | None:
+    return None if value is None else _text(value, what)
+
+
+def _integer(value: object, what: str, *, low: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_INTEGER:
+        raise _invalid(f"{what} is no integer from {low} to {MAX_INTEGER}")
+    return value
+
+
+def _positive(value: object, what: str) -> int:
+    return _integer(value, what, low=1)
+
+
+def _axis(value: object, what: str) -> int:
+    return _integer(value, what, low=-MAX_INTEGER)
+
+
+def _number(value: object, what: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MAX_SCALE:
+        raise _invalid(f"{what} is no number from {-MAX_SCALE} to {MAX_SCALE}")
+    return float(value)
+
+
+def _choice(*choices: str) -> Reader[str]:
+    def read(value: object, what: str) -> str:
+        if value not in choices:
+            raise _invalid(f"{what} is none of {', '.join(choices)}")
+        return str(value)
+
+    return read
+
+
+def _list(read: Reader[T]) -> Reader[tuple[T, ...]]:
+    def read_all(value: object, what: str) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise _invalid(f"{what} is no list")
+        return tuple(read(item, what) for item in value)
+
+    return read_all
+
+
+def _object(make: Callable[..., T], readers: dict[str, Reader[Any]]) -> Reader[T]:
+    return lambda value, what: make(**_fields(value, what, readers))
+
+
+def _shapes(value: object, what: str) -> dict[str, tuple[int, ...]]:
+    if not isinstance(value, dict):
+        raise _invalid(f"{what} is no object")
+    return {_text(name, what): _list(_integer)(shape, what) for name, shape in value.items()}
+
+
+_BLOCK: dict[str, Reader[Any]] = {
+    "name": _text,
+    "multiplicity": _integer,
+    "dimension": _positive,
+    "layout": _choice(*get_args(Layout)),
+}
+_PATH: dict[str, Reader[Any]] = {
+    "parameter": _text,
+    "offset": _integer,
+    "block_in": _integer,
+    "block_out": _integer,
+    "scale": _number,
+    "order": _choice(*get_args(ChannelOrder)),
+}
+_LAYOUT: dict[str, Reader[Any]] = {"axes_in": _list(_axis), "axes_out": _list(_axis)}
+_RECORD: dict[str, Reader[Any]] = {
+    "path": _text,
+    "aliases": _list(_text),
+    "adapter": _text,
+    "op": _text,
+    "group": _text,
+    "rep_in": _list(_object(Block, _BLOCK)),
+    "rep_out": _list(_object(Block, _BLOCK)),
+    "layout": _object(dict, _LAYOUT),
+    "weight_key": _list(_text),
+    "paths": _list(_object(Path, _PATH)),
+    "base_shapes": _shapes,
+    "unfoldable": _optional_text,
+}

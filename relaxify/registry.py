@@ -1,0 +1,55 @@
+"""Adapters: what is known of one library's layers, found through the entry-point group `relaxify.adapters`.
+
+The built-in adapters are found in just the way a third party's are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from relaxify.groups import Group
+from relaxify.sites import Rejected, Site
+
+ENTRY_POINT_GROUP = "relaxify.adapters"
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Knows one library's equivariant linear layers.
+
+    An adapter is an object named by an entry point of the group `relaxify.adapters`. It is offered every module of a
+    model, outermost first, and answers for exact types only.
+    """
+
+    name: str
+
+    def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
+        """The sites owned by this module (itself, or children that it calls), and candidates that cannot be relaxed.
+
+        Nothing for a module it does not know. Must not import its library unless the module comes from it.
+        """
+        ...
+
+
+@functools.cache
+def adapters() -> Sequence[Adapter]:
+    """Every adapter installed, by name.
+
+    RuntimeError, naming the entry point and the distribution, if one cannot be loaded or is no adapter.
+    """
+    found = []
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        origin = f"adapter {point.name!r} ({point.value}" + (f", from {point.dist.name})" if point.dist else ")")
+        try:
+            adapter = point.load()
+        except Exception as error:
+            raise RuntimeError(f"{origin} does not load: {error}; mend or uninstall its distribution.") from error
+        if not isinstance(adapter, Adapter):
+            raise RuntimeError(f"{origin} is no adapter: it needs `name` and `sites(path, module, group)`.")
+        found.append(adapter)
+    return tuple(found)

@@ -1,0 +1,98 @@
+"""relaxify: the surgery. Each planned site gets a term as a child module and a forward hook; nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from relaxify.groups import Group
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.planning import Plan, plan
+from relaxify.relaxation.selection import Pattern
+from relaxify.relaxation.term import Term, terms_of
+from relaxify.sites import CHILD, Site
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def relaxify(
+    model: Model,
+    group: Group | str,
+    *,
+    include: Sequence[Pattern] = (),
+    exclude: Sequence[Pattern] = (),
+    config: RelaxConfig = RelaxConfig(),
+    overrides: Mapping[Pattern, RelaxConfig] | None = None,
+    keep_relaxed: bool = False,
+    strict: bool = True,
+) -> Model:
+    """Add f(x) = f_e(x) + theta * W x (CR eq. 2) to every equivariant linear op of the model, in place.
+
+    The model stays the same object of the same class with the same base parameters and state_dict keys; W starts at zero,
+    so its outputs do not change until theta and W do. Terms act in `train()` and not in `eval()`.
+
+    - `include`, `exclude`: globs on module paths, `re:` patterns, types, or predicates `(path, module) -> bool`; exclusion
+      wins.
+    - `config`, `overrides`: how to relax; the first matching pattern of `overrides` replaces `config`.
+    - `keep_relaxed`: the terms act in `eval()` too, for models that stay approximately equivariant (CR sec. 4.4).
+    - `strict`: raise if a layer that should be equivariant fails the numeric proof, rather than leave it as it is.
+
+    ValueError for bad input: see `plan`, and further if no site is found, or the model is already relaxed otherwise
+    (relaxing it again in the same way does nothing). The model is unchanged after an error.
+
+        model = relaxify(model, "SO(3)", config=RelaxConfig(rank=16), exclude=["head"])
+    """
+    result = plan(model, group, include=include, exclude=exclude, config=config, overrides=overrides)
+    if strict and result.unsound:
+        first = result.unsound[0]
+        raise ValueError(
+            f"{first.path!r} ({first.op}) should be equivariant but {first.reason}; mend the layer, exclude it, "
+            "or pass strict=False to leave such layers as they are."
+        )
+    if not result.sites:
+        raise ValueError(_no_site(result))
+    if existing := terms_of(model):
+        _check_same(existing, result, keep_relaxed)
+        return model
+    # every term is made before the first is attached, so that an error leaves the model as it was
+    terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
+    for site, term in zip(result.sites, terms, strict=True):
+        site.module.add_module(CHILD, term)
+        for module in (site.module, *(alias for _, alias in site.aliases)):
+            module.register_forward_hook(term.hook, with_kwargs=True)
+    return model
+
+
+def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:
+    if hasattr(site.module, CHILD):
+        raise ValueError(f"{site.path!r} already has an attribute named {CHILD!r}; rename it, or exclude this layer.")
+    like = next((p for p in site.module.parameters(recurse=False)), torch.zeros(()))
+    term = Term(site, config, keep_relaxed=keep_relaxed, like=like.detach())
+    return term.train(site.module.training)
+
+
+def _check_same(existing: Mapping[str, Term], result: Plan, keep_relaxed: bool) -> None:
+    for path in [*existing, *result.configs]:
+        term, config = existing.get(path), result.configs.get(path)
+        if term is None or config is None:
+            change = "relaxed before but not now" if config is None else "not relaxed before but now"
+        elif (term.map.group, term.config, term.keep_relaxed) != (result.group, config, keep_relaxed):
+            change = f"relaxed before with {term.map.group.name}, {term.config}"
+        else:
+            continue
+        raise ValueError(f"the model is already relaxed in another way ({path!r} was {change}); project(model) it first.")
+
+
+def _no_site(result: Plan) -> str:
+    reasons = "; ".join(f"{r.path!r} ({r.op}): {r.reason}" for r in result.rejected[:5])
+    if reasons:
+        more = f"; and {len(result.rejected) - 5} more" if len(result.rejected) > 5 else ""
+        return f"no layer of the model can be relaxed for {result.group.name}: {reasons}{more}."
+    types = ", ".join(f"{count} {name}" for name, count in sorted(result.looked_at.items()))
+    return (
+        f"no equivariant layer found for {result.group.name} among {types}; "
+        "install the adapter for its library, or write one (see docs/adapters.md)."
+    )

@@ -1,0 +1,55 @@
+"""What a model must be before its layers are changed; every refusal names the thing, why, and the mend."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from relaxify.sites import Site
+
+_WRAPPERS = {
+    "OptimizedModule": "torch.compile",
+    "DistributedDataParallel": "DistributedDataParallel",
+    "DataParallel": "DataParallel",
+    "FullyShardedDataParallel": "FullyShardedDataParallel",
+}
+
+
+def check_model(model: nn.Module) -> None:
+    """ValueError if the model is compiled, wrapped for parallel training, scripted, lazy, or on the meta device."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"relaxify takes an nn.Module, not {type(model).__name__}; pass the model itself.")
+    for path, module in model.named_modules():
+        kind = _WRAPPERS.get(type(module).__name__)
+        if kind is None and module._compiled_call_impl is not None:
+            kind = "compile()"
+        if kind is not None:
+            raise ValueError(
+                f"{_where(path)} is already wrapped by {kind}, which would ignore hooks added now; "
+                f"call relaxify(model, ...) on the bare model first and {kind} after it."
+            )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("the model is a TorchScript module, which takes no hooks; relaxify the Python model instead.")
+    for path, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"parameter {path!r} is lazy: it has no shape yet; run one forward pass before relaxify.")
+        if parameter.is_meta:
+            raise ValueError(f"parameter {path!r} is on the meta device: it has no values; load or initialise it first.")
+
+
+def check_site(site: Site) -> None:
+    """ValueError if a site's own weights are in half precision or not finite."""
+    for name, parameter in site.module.named_parameters(recurse=False):
+        full = f"{site.path}.{name}" if site.path else name
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"parameter {full!r} is {str(parameter.dtype).removeprefix('torch.')}, too coarse for a relaxation that "
+                "starts at 0; keep the model in float32 and train under torch.autocast."
+            )
+        if not parameter.isfinite().all():
+            raise ValueError(f"parameter {full!r} has NaN or infinite values; restore the weights before relaxify.")
+
+
+def _where(path: str) -> str:
+    return f"module {path!r}" if path else "the model"

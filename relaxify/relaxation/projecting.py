@@ -1,0 +1,106 @@
+"""project: from a relaxed model back to a clean one of the original class, parameter count and keys (CR sec. 3.2)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relaxify.relaxation.folding import fit_updates, fold_updates
+from relaxify.relaxation.term import Term, terms_of
+from relaxify.sites import CHILD
+
+Mode = Literal["drop", "fold", "fit"]
+Model = TypeVar("Model", bound=nn.Module)
+
+_log = logging.getLogger("relaxify")
+
+
+def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_theta: float | None = None) -> Model:
+    """A clean model without terms, hooks or extra keys; the relaxed model stays as it was unless `inplace`.
+
+    - `drop` sets theta = 0: bit-equal to the relaxed model's equivariant part.
+    - `fold` adds theta * P_H(W) to the layers' own weights, as far as they can express it: never further from the relaxed
+      layer than `drop` in weight norm.
+    - `fit` solves min_H tr((theta W - H) C (theta W - H)^T) over what the layers can express, with C = E[x x^T] of the
+      inputs last seen in training: never further on those inputs than either.
+    - `max_theta`: refuse to project a model that was not annealed to at most this theta.
+
+    Layers that cannot express anything (`summary(model)` says why) are dropped. RuntimeError if the model is not relaxed;
+    ValueError for an unknown mode, a theta above `max_theta`, or NaN in a term that would be folded.
+    """
+    terms = terms_of(model)
+    if not terms:
+        raise RuntimeError("the model has no relaxation terms to project; call relaxify(model, group) first.")
+    if mode not in ("drop", "fold", "fit"):
+        raise ValueError(f"project(mode={mode!r}): unknown; use 'drop', 'fold' or 'fit'.")
+    _check_theta(terms, max_theta)
+    updates = {path: _updates(term, mode) for path, term in terms.items()} if mode != "drop" else {}
+    clean = model if inplace else _copy_without_terms(model, list(terms.values()))
+    if inplace:
+        _strip(clean, {id(term) for term in terms.values()})
+    for path, slices in updates.items():
+        _add(clean.get_submodule(path), slices)
+    return clean
+
+
+def _check_theta(terms: dict[str, Term], max_theta: float | None) -> None:
+    for path, term in terms.items():
+        if max_theta is not None and not abs(float(term.theta)) <= max_theta:
+            raise ValueError(
+                f"theta of {path!r} is {float(term.theta):.3g}, above max_theta={max_theta}: the relaxation still acts; "
+                "anneal it (for example with Triangle) before projecting, or raise max_theta."
+            )
+
+
+def _copy_without_terms(model: Model, terms: list[Term]) -> Model:
+    # a stand-in for each term keeps deepcopy from copying W; the copy's hooks are bound to the stand-ins
+    stand_ins = {id(term): nn.Identity() for term in terms}
+    clean = copy.deepcopy(model, dict(stand_ins))
+    _strip(clean, {id(stand_in) for stand_in in stand_ins.values()})
+    return clean
+
+
+def _strip(model: nn.Module, terms: set[int]) -> None:
+    """Remove the child modules with these ids and every hook bound to one."""
+    for _, module in list(model.named_modules(remove_duplicate=False)):
+        if id(module._modules.get(CHILD)) in terms:
+            del module._modules[CHILD]
+        for key, hook in list(module._forward_hooks.items()):
+            if id(getattr(hook, "__self__", None)) in terms:
+                del module._forward_hooks[key]
+                module._forward_hooks_with_kwargs.pop(key, None)
+
+
+Update = tuple[str, int, Float[Tensor, " entries"]]
+
+
+def _updates(term: Term, mode: Mode) -> list[Update]:
+    """What to add to which slice (from this offset on) of which of the layer's parameters."""
+    paths, reason = term.fold_paths()
+    relaxation = (term.theta.double() * term.matrix.double()).detach().cpu()
+    if not relaxation.isfinite().all():
+        raise ValueError(f"the relaxation of {term.path!r} has NaN or infinite values; project with mode='drop' instead.")
+    if not paths:
+        _log.info("%s is dropped, not %sed: %s", term.path, mode, reason)
+        return []
+    blocks = (term.map.rep_in.blocks, term.map.rep_out.blocks)
+    moment = term.sketch.moment
+    if mode == "fit" and moment is not None:
+        parts = fit_updates(relaxation, *blocks, paths, moment)
+    else:
+        parts = fold_updates(relaxation, *blocks, paths)
+    return [(path.parameter, path.offset, part) for path, part in zip(paths, parts, strict=True)]
+
+
+@torch.no_grad()
+def _add(module: nn.Module, updates: list[Update]) -> None:
+    for name, offset, part in updates:
+        parameter = module.get_parameter(name)
+        flat = parameter.detach().reshape(-1).double()
+        flat[offset : offset + len(part)] += part.to(flat)
+        parameter.copy_(flat.view_as(parameter))

@@ -1,0 +1,54 @@
+"""Selecting modules: globs on paths, `re:` patterns, types, or predicates, as in include=, exclude= and overrides=."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import nn
+
+Pattern = str | type | Callable[[str, nn.Module], bool]
+
+
+def matches(pattern: Pattern, path: str, module: nn.Module) -> bool:
+    """Whether one pattern selects the module at `path`.
+
+    A glob selects a path, or everything below a path: "layers.*" and "layers" both select "layers.0.lin". `re:` patterns
+    match the whole path. A type selects exactly that class.
+
+    >>> matches("layers.*.lin", "layers.0.lin", nn.Identity()), matches("re:.*lin", "out.lin", nn.Identity())
+    (True, True)
+    """
+    if isinstance(pattern, type):
+        return type(module) is pattern
+    if not isinstance(pattern, str):
+        return bool(pattern(path, module))
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], path) is not None
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}.*")
+
+
+def check_patterns(
+    arguments: Iterable[tuple[str, Sequence[Pattern]]], candidates: Sequence[tuple[str, nn.Module]]
+) -> None:
+    """ValueError, with the near misses, for a pattern that selects none of the candidates."""
+    for argument, patterns in arguments:
+        if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+            raise ValueError(f"{argument}={patterns!r}: pass a sequence of patterns, such as {argument}=[{patterns!r}].")
+        for pattern in patterns:
+            _check_regex(argument, pattern)
+            if not any(matches(pattern, path, module) for path, module in candidates):
+                paths = ", ".join(path or "(the model itself)" for path, _ in candidates[:8])
+                more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
+                raise ValueError(
+                    f"{argument}: the pattern {pattern!r} matches no equivariant layer; the candidates are {paths}{more}."
+                )
+
+
+def _check_regex(argument: str, pattern: Pattern) -> None:
+    if isinstance(pattern, str) and pattern.startswith("re:"):
+        try:
+            re.compile(pattern[3:])
+        except re.error as error:
+            raise ValueError(f"{argument}: {pattern!r} is no regular expression ({error}); mend the pattern.") from error

@@ -1,0 +1,105 @@
+"""summary: what the terms of a relaxed model are doing, as data first and as a table second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from relaxify.relaxation.term import Term, terms_of
+from relaxify.representations import project_to_intertwiners
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One term. `share` is |theta W x| / |f_e(x)| (rms over the last sketch), None before training.
+
+    `equivariant` is |P_H W| / |W|, the part of W that commutes with the group, None while W = 0. `dead` says that W is
+    exactly zero though the layer has been trained on: no gradient reaches it. `foldable` is None if the layer's weights
+    can take P_H W, else the reason why not.
+    """
+
+    path: str
+    op: str
+    rep_in: str
+    rep_out: str
+    parameters: int
+    theta: float
+    norm: float
+    share: float | None
+    equivariant: float | None
+    dead: bool
+    foldable: str | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All terms, by path, and the parameter counts."""
+
+    layers: dict[str, LayerSummary]
+    base_parameters: int
+    added_parameters: int
+
+    @property
+    def share(self) -> float | None:
+        """Mean of the layers' shares |theta W x| / |f_e(x)|, None before training."""
+        shares = [layer.share for layer in self.layers.values() if layer.share is not None]
+        return sum(shares) / len(shares) if shares else None
+
+    @property
+    def dead(self) -> tuple[str, ...]:
+        """Paths of terms that no gradient reaches."""
+        return tuple(path for path, layer in self.layers.items() if layer.dead)
+
+    def __str__(self) -> str:
+        head = f"{len(self.layers)} terms, {self.base_parameters:,} + {self.added_parameters:,} parameters"
+        return "\n".join([head, *(_line(layer) for layer in self.layers.values())])
+
+
+def summary(model: nn.Module) -> Summary:
+    """What each term is and does now. RuntimeError if the model is not relaxed."""
+    terms = terms_of(model)
+    if not terms:
+        raise RuntimeError("the model has no relaxation terms to summarise; call relaxify(model, group) first.")
+    added = sum(p.numel() for term in terms.values() for p in term.parameters())
+    total = sum(p.numel() for p in model.parameters())
+    return Summary({path: _layer(path, term) for path, term in terms.items()}, total - added, added)
+
+
+@torch.no_grad()
+def _layer(path: str, term: Term) -> LayerSummary:
+    weight = term.matrix
+    norm = float(weight.norm())
+    projection = project_to_intertwiners(weight, term.map.rep_in, term.map.rep_out) if norm else None
+    paths, reason = term.fold_paths()
+    return LayerSummary(
+        path=path,
+        op=term.map.op,
+        rep_in=str(term.map.rep_in),
+        rep_out=str(term.map.rep_out),
+        parameters=sum(p.numel() for p in term.parameters()),
+        theta=float(term.theta),
+        norm=norm,
+        share=relaxed_share(term),
+        equivariant=None if projection is None else float(projection.norm()) / norm,
+        dead=norm == 0 and term.sketch.seen > 0,
+        foldable=None if paths else reason,
+    )
+
+
+@torch.no_grad()
+def relaxed_share(term: Term) -> float | None:
+    """|theta W x| / |f_e(x)|, rms over the term's last sketch; None before training."""
+    moment, output = term.sketch.moment, term.sketch.output_square
+    if moment is None or output is None:
+        return None
+    weight = (term.theta * term.matrix).to(moment.dtype)
+    relaxation = float(torch.einsum("ij,ij->", weight @ moment, weight).clamp(min=0))
+    return (relaxation / float(output)) ** 0.5 if float(output) else None
+
+
+def _line(layer: LayerSummary) -> str:
+    share = "-" if layer.share is None else f"{layer.share:.1%}"
+    note = "  no gradient reaches it" if layer.dead else ""
+    return f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, theta {layer.theta:.3g}, share {share}{note}"

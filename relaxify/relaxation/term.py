@@ -1,0 +1,197 @@
+"""Term: the added non-equivariant map theta * W x of one site (CR eq. 2), a child module of the site's module.
+
+It acts through a forward hook that is a bound method of the term, so that deepcopy and pickle carry it along.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relaxify.record import Record
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.sketch import Sketch
+from relaxify.sites import CHILD, EquivariantMap, Path, Site
+
+
+class Term(nn.Module):
+    """theta * W x, with W zero at the start: dense (n_out x n_in), or up @ down of rank r.
+
+    Active in `train()`; in `eval()` the model computes its equivariant part alone (CR sec. 3.3) unless `keep_relaxed`.
+    `forced` overrides both.
+    """
+
+    theta: Tensor
+
+    def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
+        super().__init__()
+        self.map: EquivariantMap = site.map
+        self.path = site.path
+        self.aliases = tuple(path for path, _ in site.aliases)
+        self.config = config
+        self.keep_relaxed = keep_relaxed
+        self.forced: bool | None = None
+        self.sketch = Sketch(config)
+        self.attribute_range: Tensor | None = None
+        own = site.module.named_parameters(recurse=False)
+        self.base_shapes = {name: tuple(p.shape) for name, p in own}
+        self._make_weights(like)
+        self.register_buffer("theta", torch.tensor(config.theta, dtype=like.dtype, device=like.device))
+
+    def _make_weights(self, like: Tensor) -> None:
+        n_out, n_in, rank = self.map.rep_out.dim, self.map.rep_in.dim, self.config.rank
+        if rank is None:
+            self.weight = nn.Parameter(like.new_zeros(n_out, n_in))
+            return
+        # up = 0 makes W zero; down needs values for up to have a gradient, seeded by the path so that runs repeat
+        generator = torch.Generator().manual_seed(zlib.crc32(self.path.encode()))
+        down = torch.randn(rank, n_in, generator=generator, dtype=torch.float64) / max(n_in, 1) ** 0.5
+        self.up = nn.Parameter(like.new_zeros(n_out, rank))
+        self.down = nn.Parameter(down.to(like))
+
+    @property
+    def weight_keys(self) -> tuple[str, ...]:
+        return ("weight",) if self.config.rank is None else ("up", "down")
+
+    @property
+    def matrix(self) -> Float[Tensor, "n_out n_in"]:
+        """W, dense."""
+        return self.weight if self.config.rank is None else self.up @ self.down
+
+    def forward(self, x: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
+        """W x on the last axis, without theta."""
+        return F.linear(x, self.weight) if self.config.rank is None else F.linear(F.linear(x, self.down), self.up)
+
+    @property
+    def active(self) -> bool:
+        """Whether the model's forward pass adds this term now."""
+        return self.forced if self.forced is not None else self.training or self.keep_relaxed
+
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        """The forward hook: output + theta * W x as a fresh tensor, or None (leave the output) when not active."""
+        if not self.active:
+            return None
+        x = _argument(args, kwargs, 0, self.map.argument)
+        rows = self.map.features_in.rows(x)
+        if self._sketching():
+            self.sketch.update(rows, output)
+            self._watch_attribute(args, kwargs)
+        relaxation = self._relaxation(rows)
+        return output + self.map.features_out.restore(relaxation, like=output).to(output.dtype)
+
+    def _relaxation(self, rows: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
+        if self.config.rank is None:
+            return F.linear(rows, self.theta * self.weight)
+        return F.linear(F.linear(rows, self.down), self.theta * self.up)
+
+    def _sketching(self) -> bool:
+        """Not in eval or no_grad, not inside a functorch transform, not in the second pass of activation checkpointing."""
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and torch._C._functorch.peek_interpreter_stack() is None
+            and torch._C._current_graph_task_id() == -1
+        )
+
+    def _watch_attribute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.map.attribute is None:
+            return
+        values = _argument(args, kwargs, self.map.attribute.position, self.map.attribute.name)
+        values = values.detach()[..., self.map.attribute.column]
+        if values.numel():
+            low, high = torch.aminmax(values)
+            if self.attribute_range is not None:
+                low, high = torch.minimum(low, self.attribute_range[0]), torch.maximum(high, self.attribute_range[1])
+            self.attribute_range = torch.stack([low, high])
+
+    def fold_paths(self) -> tuple[tuple[Path, ...], str | None]:
+        """The paths that `fold` may use, with a measured constant attribute in their scale, and why there are none."""
+        if self.map.attribute is None:
+            return self.map.paths, self.map.unfoldable
+        if self.attribute_range is None:
+            return (), "the scalar attribute that scales this layer was never seen in training"
+        low, high = self.attribute_range.tolist()
+        constant = (low + high) / 2
+        if constant == 0 or high - low > 1e-5 * abs(constant):
+            return (), f"the scalar attribute that scales this layer is not constant (it went from {low:.3g} to {high:.3g})"
+        return tuple(replace(path, scale=path.scale * constant) for path in self.map.paths), self.map.unfoldable
+
+    def record(self) -> Record:
+        """What a checkpoint says of this term, so that it can be projected without the model's code."""
+        paths, unfoldable = self.fold_paths()
+        return Record(
+            path=self.path,
+            aliases=self.aliases,
+            adapter=self.map.adapter,
+            op=self.map.op,
+            group=self.map.group.name,
+            rep_in=self.map.rep_in.blocks,
+            rep_out=self.map.rep_out.blocks,
+            axes_in=self.map.features_in.axes,
+            axes_out=self.map.features_out.axes,
+            weight_keys=self.weight_keys,
+            paths=paths,
+            base_shapes=self.base_shapes,
+            unfoldable=unfoldable,
+        )
+
+    def get_extra_state(self) -> Tensor:
+        return self.record().encode()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved, own = Record.decode(state), self.record()
+        for name in ("group", "rep_in", "rep_out", "axes_in", "axes_out", "weight_keys"):
+            ours, theirs = getattr(own, name), getattr(saved, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the checkpoint's relaxation of {self.path!r} has {name} {_words(theirs)} but the model's has "
+                    f"{_words(ours)}; relax the model as it was when the checkpoint was saved."
+                )
+        if self.map.attribute is not None and saved.paths:
+            constant = saved.paths[0].scale / self.map.paths[0].scale
+            self.attribute_range = torch.tensor([constant, constant], dtype=self.theta.dtype, device=self.theta.device)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """A base checkpoint has none of this term's keys, which means W = 0."""
+        if not any(key.startswith(prefix) for key in state_dict):
+            with torch.no_grad():
+                (self.weight if self.config.rank is None else self.up).zero_()
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        rank = "" if self.config.rank is None else f", rank={self.config.rank}"
+        return f"{self.map.rep_in} -> {self.map.rep_out}, {self.map.group.name}{rank}"
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Tensor:
+    value = args[position] if len(args) > position else kwargs[name]
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _words(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def terms_of(model: nn.Module) -> dict[str, Term]:
+    """Every term of a model by its site's path, each once.
+
+    Modules are told apart by identity: some libraries' modules compare equal though they are distinct.
+    """
+    return dict(_terms(model))
+
+
+def _terms(model: nn.Module) -> Iterator[tuple[str, Term]]:
+    seen: set[int] = set()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Term) and id(module) not in seen:
+            seen.add(id(module))
+            yield name.removesuffix(CHILD).rstrip("."), module

@@ -1,0 +1,261 @@
+"""How a group acts on a feature vector, in blocks, and the maps that commute with it.
+
+A representation is never a dense matrix here: it is a list of blocks, each `multiplicity` copies of one small
+representation, stored by the action of the group's generators. L_A(W) = W drho_in(A) - drho_out(A) W (CR sec. 3.1) and the
+projection P_H onto the intertwiners are formed block by block.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from relaxify.groups import Element, Group
+
+Layout = Literal["channel_major", "component_major"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """`multiplicity` copies of a `dimension`-dimensional representation.
+
+    Layout: copy u's component i sits at u * dimension + i in `channel_major` (e3nn, escnn) and at i * multiplicity + u in
+    `component_major` (Vector Neurons with the vector axis before the channels).
+    """
+
+    name: str
+    multiplicity: int
+    dimension: int
+    layout: Layout = "channel_major"
+
+    @property
+    def dim(self) -> int:
+        return self.multiplicity * self.dimension
+
+    def split(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows channels components"]:
+        """View a block's slice of a feature vector as (channels, components)."""
+        if self.layout == "channel_major":
+            return x.unflatten(-1, (self.multiplicity, self.dimension))
+        return x.unflatten(-1, (self.dimension, self.multiplicity)).transpose(-1, -2)
+
+    def merge(self, x: Float[Tensor, "*rows channels components"]) -> Float[Tensor, "*rows n"]:
+        """The inverse of `split`."""
+        return (x if self.layout == "channel_major" else x.transpose(-1, -2)).flatten(-2)
+
+    def __str__(self) -> str:
+        return f"{self.multiplicity}x{self.name}"
+
+
+def slices(blocks: Sequence[Block]) -> Iterator[slice]:
+    """Where each block sits in the feature vector."""
+    start = 0
+    for block in blocks:
+        yield slice(start, start + block.dim)
+        start += block.dim
+
+
+@dataclass(frozen=True, eq=False)
+class Representation:
+    """A representation of `group` on feature vectors of size `dim`, as blocks.
+
+    `actions[b]` holds, for one copy in block b, first drho(A_i) for the group's Lie generators A_i, then rho(g_j) for its
+    finite generators g_j, in float64.
+
+    >>> vectors = Representation.defining(Group.parse("SO(3)"), 2)
+    >>> x = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64)
+    >>> vectors.act(x)[2]  # J_z turns e_x into e_y and e_y into -e_x
+    tensor([ 0.,  1.,  0., -1.,  0.,  0.], dtype=torch.float64)
+    """
+
+    group: Group
+    blocks: tuple[Block, ...]
+    actions: tuple[Tensor, ...]
+    _moved: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for block, action in zip(self.blocks, self.actions, strict=True):
+            expected = (self.group.actions, block.dimension, block.dimension)
+            if tuple(action.shape) != expected:
+                raise ValueError(
+                    f"block {block} of a representation of {self.group.name}: its actions have shape "
+                    f"{tuple(action.shape)}; pass {expected}, one matrix per generator of the group."
+                )
+
+    @classmethod
+    def of(
+        cls, group: Group, name: str, multiplicity: int, action: Float[Tensor, "actions d d"], layout: Layout = "channel_major"
+    ) -> Representation:
+        """`multiplicity` copies of the representation whose generators act by the matrices `action`."""
+        block = Block(name, multiplicity, action.shape[-1], layout)
+        return cls(group, (block,), (action.to(torch.float64),))
+
+    @classmethod
+    def trivial(cls, group: Group, multiplicity: int = 1) -> Representation:
+        """Invariant features."""
+        lie = torch.zeros(len(group.generators), 1, 1, dtype=torch.float64)
+        finite = torch.ones(len(group.finite), 1, 1, dtype=torch.float64)
+        return cls.of(group, "trivial", multiplicity, torch.cat([lie, finite]))
+
+    @classmethod
+    def defining(cls, group: Group, multiplicity: int = 1, layout: Layout = "channel_major") -> Representation:
+        """Vectors: the group's own matrices."""
+        return cls.of(group, "vector", multiplicity, torch.cat([group.generators, group.finite]), layout)
+
+    @property
+    def dim(self) -> int:
+        return sum(block.dim for block in self.blocks)
+
+    @functools.cached_property
+    def is_trivial(self) -> bool:
+        """Whether every generator leaves every feature where it is."""
+        lie = len(self.group.generators)
+        return not any(
+            a[:lie].any() or (a[lie:] - torch.eye(a.shape[-1], dtype=a.dtype)).any()
+            for a, block in zip(self.actions, self.blocks, strict=True)
+            if block.dim
+        )
+
+    def act(self, x: Float[Tensor, "*rows n"], *, transpose: bool = False) -> Float[Tensor, "actions *rows n"]:
+        """Each generator's action on the last axis, stacked in front: drho(A_i) x, then rho(g_j) x (or the transposes')."""
+        parts = []
+        for block, where, action in zip(self.blocks, slices(self.blocks), self._actions(x), strict=True):
+            channels = block.split(x[..., where])
+            matrices = action.transpose(-1, -2) if transpose else action
+            parts.append(block.merge(torch.einsum("aij,...j->a...i", matrices, channels)))
+        return torch.cat(parts, dim=-1)
+
+    def _actions(self, like: Tensor) -> tuple[Tensor, ...]:
+        key = (like.device, like.dtype)
+        if key not in self._moved:
+            self._moved[key] = tuple(action.to(like) for action in self.actions)
+        return self._moved[key]
+
+    def drho(self, coefficients: Float[Tensor, " lie"]) -> Float[Tensor, "n n"]:
+        """The dense matrix sum_i coefficients[i] drho(A_i)."""
+        identity = torch.eye(self.dim, dtype=torch.float64)
+        lie = self.act(identity)[: len(coefficients)].transpose(-1, -2)
+        return torch.einsum("a,aij->ij", coefficients.to(lie), lie)
+
+    def rho(self, element: Element) -> Float[Tensor, "n n"]:
+        """The dense matrix of a group element: exp(drho(sum_i c_i A_i)) times a word in the finite generators."""
+        return torch.block_diag(*self._dense_blocks(element))
+
+    def _dense_blocks(self, element: Element) -> Iterator[Float[Tensor, "n n"]]:
+        lie = len(self.group.generators)
+        for block, action in zip(self.blocks, self.actions, strict=True):
+            matrix = torch.linalg.matrix_exp(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
+            for letter in element.word:
+                matrix = matrix @ action[lie + letter]
+            copies = torch.eye(block.multiplicity, dtype=matrix.dtype)
+            yield torch.kron(copies, matrix) if block.layout == "channel_major" else torch.kron(matrix, copies)
+
+    def __add__(self, other: Representation) -> Representation:
+        """The direct sum."""
+        if self.group != other.group:
+            raise ValueError(f"cannot add representations of {self.group.name} and of {other.group.name}; use one group.")
+        return Representation(self.group, self.blocks + other.blocks, self.actions + other.actions)
+
+    def dual(self) -> Representation:
+        """The dual: drho*(A) = -drho(A)^T, rho*(g) = rho(g)^-T."""
+        lie = len(self.group.generators)
+        actions = tuple(torch.cat([-a[:lie].mT, torch.linalg.inv(a[lie:]).mT]) for a in self.actions)
+        blocks = tuple(replace(block, name=f"{block.name}*") for block in self.blocks)
+        return Representation(self.group, blocks, actions)
+
+    def with_layout(self, layout: Layout) -> tuple[Representation, Int[Tensor, " n"]]:
+        """The same representation in another layout, and the permutation p with new_features = features[..., p].
+
+        >>> vectors = Representation.defining(Group.parse("SO(3)"), 2)
+        >>> vectors.with_layout("component_major")[1]
+        tensor([0, 3, 1, 4, 2, 5])
+        """
+        index = torch.arange(self.dim)
+        blocks = tuple(replace(block, layout=layout) for block in self.blocks)
+        parts = [
+            new.merge(old.split(index[where])) for old, new, where in zip(self.blocks, blocks, slices(self.blocks), strict=True)
+        ]
+        return Representation(self.group, blocks, self.actions), torch.cat([*parts, index[:0]])
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.blocks)) or "0"
+
+
+def lie_derivative(
+    weight: Float[Tensor, "n_out n_in"], rep_in: Representation, rep_out: Representation
+) -> Float[Tensor, "actions n_out n_in"]:
+    """L_A(W) = W drho_in(A) - drho_out(A) W for each Lie generator, W rho_in(g) - rho_out(g) W for each finite one.
+
+    Zero exactly when W is an intertwiner (CR sec. 3.1).
+
+    >>> vector = Representation.defining(Group.parse("SO(3)"))
+    >>> lie_derivative(2 * torch.eye(3), vector, vector).abs().max()
+    tensor(0.)
+    """
+    return rep_in.act(weight, transpose=True) - rep_out.act(weight.mT).mT
+
+
+def intertwiner_basis(
+    action_in: Float[Tensor, "actions d_in d_in"], action_out: Float[Tensor, "actions d_out d_out"]
+) -> Float[Tensor, "basis d_out d_in"]:
+    """An orthonormal basis of the maps B with action_out B = B action_in for every generator, in float64.
+
+    For two equal irreducible representations of real type this is the identity over sqrt(d) (Schur's lemma); for others
+    it is read off the null space of the constraint, which needs no Haar measure and so serves every group.
+    """
+    d_in, d_out = action_in.shape[-1], action_out.shape[-1]
+    eye_in, eye_out = torch.eye(d_in, dtype=torch.float64), torch.eye(d_out, dtype=torch.float64)
+    # with vec stacking rows: vec(a_out B - B a_in) = (a_out (x) 1 - 1 (x) a_in^T) vec(B)
+    rows = [
+        torch.kron(out, eye_in) - torch.kron(eye_out, into.mT.contiguous())
+        for into, out in zip(action_in.to(eye_in), action_out.to(eye_in), strict=True)
+    ]
+    if not rows:
+        return torch.eye(d_out * d_in, dtype=torch.float64).unflatten(-1, (d_out, d_in))
+    _, singular, right = torch.linalg.svd(torch.cat(rows))
+    rank = int((singular > 1e-9 * max(1.0, float(singular[0]))).sum())
+    return right[rank:].unflatten(-1, (d_out, d_in))
+
+
+def project_to_intertwiners(
+    weight: Float[Tensor, "n_out n_in"], rep_in: Representation, rep_out: Representation
+) -> Float[Tensor, "n_out n_in"]:
+    """P_H(W): the intertwiner nearest to W in the Frobenius norm, in float64.
+
+    For orthogonal representations of a compact group this is the group average of rho_out(g) W rho_in(g)^-1.
+
+    >>> vector = Representation.defining(Group.parse("SO(3)"))
+    >>> project_to_intertwiners(torch.diag(torch.tensor([1.0, 2.0, 3.0])), vector, vector).diagonal()
+    tensor([2., 2., 2.], dtype=torch.float64)
+    """
+    weight = weight.detach().to("cpu", torch.float64)
+    result = torch.zeros_like(weight)
+    bases: dict[tuple[bytes, bytes], Tensor] = {}
+    for out, rows, action_out in zip(rep_out.blocks, slices(rep_out.blocks), rep_out.actions, strict=True):
+        for into, columns, action_in in zip(rep_in.blocks, slices(rep_in.blocks), rep_in.actions, strict=True):
+            key = (action_in.numpy().tobytes(), action_out.numpy().tobytes())
+            if key not in bases:
+                bases[key] = intertwiner_basis(action_in, action_out)
+            pairs = split_pairs(weight[rows, columns], out, into)
+            coordinates = torch.einsum("kij,vuij->kvu", bases[key], pairs)
+            result[rows, columns] = merge_pairs(torch.einsum("kij,kvu->vuij", bases[key], coordinates), out, into)
+    return result
+
+
+def split_pairs(
+    weight: Float[Tensor, "rows columns"], out: Block, into: Block
+) -> Float[Tensor, "channels_out channels_in d_out d_in"]:
+    """A weight's block for one pair of blocks, with the channel and component axes apart."""
+    return out.split(into.split(weight).movedim(0, -1)).permute(2, 0, 3, 1)
+
+
+def merge_pairs(
+    pairs: Float[Tensor, "channels_out channels_in d_out d_in"], out: Block, into: Block
+) -> Float[Tensor, "rows columns"]:
+    """The inverse of `split_pairs`."""
+    return into.merge(out.merge(pairs.permute(1, 3, 0, 2)).movedim(-1, 0))
