@@ -38,8 +38,8 @@ clean: ## Remove .venv, builds and caches
 
 $(READY): pyproject.toml constraints.txt
 	fail() { echo "make: $$1" >&2; exit 1; }
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
-	  fail "the pinned packages need Python 3.11 or 3.12, and '$(PYTHON)' is not one: run make PYTHON=python3.12."
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
+	  fail "the pinned packages need Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is none of these: run make PYTHON=python3.12."
 	if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then
 	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
 	    root=$$([ "$$(id -u)" = 0 ] || echo sudo)

@@ -47,7 +47,9 @@ def _action(group: Group, label: str) -> Float[Tensor, "actions d d"]:
     family = group.name.split("(")[0] if group.name not in ("SO(3)", "O(3)", "SO(2)", "O(2)") else group.name
     action = _FAMILIES.get(family, _unknown)(group, label)
     if action is None:
-        raise ValueError(f"{group.name} has no representation labelled {label!r}; see relaxify.irreps.irreps for its labels.")
+        raise ValueError(
+            f"{group.name} has no representation labelled {label!r}; see relaxify.irreps.irreps for its labels."
+        )
     return action
 
 
@@ -88,11 +90,12 @@ def _so3_generators(spin: int) -> Float[Tensor, "3 d d"]:
 
 def _real_from_complex(spin: int) -> Complex[Tensor, "d d"]:
     """The unitary that takes complex spherical harmonics (Condon-Shortley) to real ones."""
-    q = torch.zeros(2 * spin + 1, 2 * spin + 1, dtype=torch.complex128)
+    q, root = torch.zeros(2 * spin + 1, 2 * spin + 1, dtype=torch.complex128), math.sqrt(0.5)
     q[spin, spin] = 1
     for m in range(1, spin + 1):
-        q[spin + m, spin + m], q[spin + m, spin - m] = (-1) ** m / math.sqrt(2), 1 / math.sqrt(2)
-        q[spin - m, spin + m], q[spin - m, spin - m] = -1j * (-1) ** m / math.sqrt(2), 1j / math.sqrt(2)
+        sign = (-1) ** m
+        rows = [[1j * root, -1j * sign * root], [root, sign * root]]
+        q[[[spin - m], [spin + m]], [spin - m, spin + m]] = torch.tensor(rows, dtype=torch.complex128)
     return q.conj()
 
 

@@ -108,7 +108,7 @@ class Site:
     """One equivariant linear op in a model.
 
     `error` runs the numeric proof that the op commutes with its representations and returns the relative error in
-    float64; `aliases` are other modules that share this site's weight and so its term.
+    float64, which a plan keeps as `proof`; `aliases` are other modules that share this site's weight and so its term.
     """
 
     path: str
@@ -116,6 +116,7 @@ class Site:
     map: EquivariantMap
     error: Callable[[], float] = field(repr=False)
     evidence: str = "type"
+    proof: float | None = None
     aliases: tuple[tuple[str, nn.Module], ...] = field(default=(), repr=False)
 
     @property

@@ -7,13 +7,16 @@ nn.Linears on channels is taken, and the whole layer is proved equivariant befor
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
 from relaxify.groups import Group
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site, commutation_error, probe
-from torch import nn
+from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site, commutation_error
+from relaxify_adapters.proof import generic_input, generic_twin
 
 MAPS = {
     "VNLinear": ("map_to_feat",),
@@ -32,22 +35,50 @@ class VectorNeuronsAdapter:
 
     def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
         """A site for each map of a Vector Neuron layer, or why there is none."""
-        names = MAPS.get(type(module).__name__)
-        if names is None:
-            return
-        for name in names:
-            inner = f"{path}.{name}" if path else name
-            op = f"{type(module).__name__}.{name}"
+        kind = type(module).__name__
+        for name in MAPS.get(kind, ()):
             layer = getattr(module, name, None)
+            op, inner = f"{kind}.{name}", f"{path}.{name}" if path else name
             if type(layer) is not nn.Linear:
-                found = "nothing" if layer is None else f"a {type(layer).__name__}"
-                yield Rejected(inner if layer is not None else path, op, f"{name} should be an nn.Linear but is {found}")
-            elif group.dim != 3 or len(group.generators) + len(group.finite) == 0:
-                yield Rejected(inner, op, f"vectors have 3 components, but {group.name} acts on {group.dim}")
-            elif layer.bias is not None:
-                yield Rejected(inner, op, "its bias on vector channels breaks equivariance", unsound=True)
+                where = inner if isinstance(layer, nn.Module) else path
+                yield Rejected(
+                    where, op, f"not the {kind} known here: its {name} should be an nn.Linear but is {_found(layer)}"
+                )
+            elif reason := _unsupported(layer, group):
+                yield Rejected(inner, op, reason)
+            elif reason := _unsound(module, layer):
+                yield Rejected(inner, op, reason, unsound=True)
             else:
                 yield _site(inner, op, module, layer, group)
+
+
+def _found(layer: object) -> str:
+    return "missing" if layer is None else f"a {type(layer).__name__}"
+
+
+def _unsupported(layer: nn.Linear, group: Group) -> str | None:
+    if group.dim != 3:
+        return f"vectors have 3 components, but {group.name} acts on {group.dim}"
+    eye = torch.eye(3, dtype=torch.float64)
+    if not (_equal(group.generators, -group.generators.mT) and _equal(group.finite @ group.finite.mT, eye)):
+        return f"Vector Neurons commute with rotations and reflections, and {group.name} has other elements"
+    if "weight" not in layer._parameters:
+        return "its weight is computed from other parameters"
+    return None
+
+
+def _equal(a: Float[Tensor, "count 3 3"], b: Float[Tensor, "*count 3 3"]) -> bool:
+    return torch.allclose(a, b.expand_as(a), rtol=0, atol=1e-9)
+
+
+def _unsound(owner: nn.Module, layer: nn.Linear) -> str | None:
+    if layer.bias is not None:
+        return "its bias on vector channels breaks equivariance"
+    try:
+        _layer(owner)(_input(owner))
+    except (RuntimeError, ValueError, IndexError) as error:
+        return f"it does not take vectors on axis 2, as [batch, channels, 3, points]: {str(error).splitlines()[0]}"
+    return None
 
 
 def _site(path: str, op: str, owner: nn.Module, layer: nn.Linear, group: Group) -> Site:
@@ -67,15 +98,25 @@ def _site(path: str, op: str, owner: nn.Module, layer: nn.Linear, group: Group) 
 
 def _error(owner: nn.Module, group: Group) -> float:
     """How far the whole layer, non-linearity included, is from commuting with the group on the vector axis."""
-    channels = next(m.in_features for m in owner.modules() if isinstance(m, nn.Linear))
+    vector = Representation.defining(group)
+    # VNStdFeature's frame is [B, 3, frame vectors, N, ...]: its vector axis comes first
+    axis_out = Features((1,) if type(owner).__name__ == "VNStdFeature" else (2,))
+    return commutation_error(_layer(owner), vector, vector, _input(owner), features_in=Features((2,)), features_out=axis_out)
+
+
+def _layer(owner: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The layer as a function from vectors to vectors, with random weights."""
+    twin = generic_twin(owner)
+    if type(owner).__name__ == "VNStdFeature":  # returns invariants and the frame they are measured in
+        return lambda x: twin(x)[1]
+    return twin
+
+
+def _input(owner: nn.Module) -> Float[Tensor, "batch channels 3 *points"]:
+    """Vectors in the number of axes that the layer is made for."""
+    channels = next(m.in_features for m in owner.modules() if type(m) is nn.Linear)
     points = {3: (), 5: (5, 2)}.get(getattr(owner, "dim", 4), (5,))
-    x = torch.randn(4, channels, 3, *points, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    vector, twin = Representation.defining(group), probe(owner)
-    frame = isinstance(twin(x), tuple)
-    # VNStdFeature returns invariants and the frame [B, 3, frame vectors, N, ...], whose vector axis comes first
-    layer = (lambda rows: twin(rows)[1]) if frame else twin
-    axis_out = Features((1,) if frame else (2,))
-    return commutation_error(layer, vector, vector, x, features_in=Features((2,)), features_out=axis_out)
+    return generic_input(4, channels, 3, *points)
 
 
 adapter = VectorNeuronsAdapter()

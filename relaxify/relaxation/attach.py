@@ -13,7 +13,7 @@ from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.planning import Plan, plan
 from relaxify.relaxation.selection import Pattern
 from relaxify.relaxation.term import Term, terms_of
-from relaxify.sites import CHILD, Site
+from relaxify.sites import CHILD, Rejected, Site
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -47,9 +47,8 @@ def relaxify(
     """
     result = plan(model, group, include=include, exclude=exclude, config=config, overrides=overrides)
     if strict and result.unsound:
-        first = result.unsound[0]
         raise ValueError(
-            f"{first.path!r} ({first.op}) should be equivariant but {first.reason}; mend the layer, exclude it, "
+            f"these layers should be equivariant but are not: {_reasons(result.unsound)}; mend them, exclude them, "
             "or pass strict=False to leave such layers as they are."
         )
     if not result.sites:
@@ -86,11 +85,14 @@ def _check_same(existing: Mapping[str, Term], result: Plan, keep_relaxed: bool) 
         raise ValueError(f"the model is already relaxed in another way ({path!r} was {change}); project(model) it first.")
 
 
+def _reasons(rejected: Sequence[Rejected]) -> str:
+    more = f"; and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+    return "; ".join(f"{r.path!r} ({r.op}): {r.reason}" for r in rejected[:5]) + more
+
+
 def _no_site(result: Plan) -> str:
-    reasons = "; ".join(f"{r.path!r} ({r.op}): {r.reason}" for r in result.rejected[:5])
-    if reasons:
-        more = f"; and {len(result.rejected) - 5} more" if len(result.rejected) > 5 else ""
-        return f"no layer of the model can be relaxed for {result.group.name}: {reasons}{more}."
+    if result.rejected:
+        return f"no layer of the model can be relaxed for {result.group.name}: {_reasons(result.rejected)}."
     types = ", ".join(f"{count} {name}" for name, count in sorted(result.looked_at.items()))
     return (
         f"no equivariant layer found for {result.group.name} among {types}; "

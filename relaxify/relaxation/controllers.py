@@ -15,14 +15,18 @@ from relaxify.relaxation.term import terms_of
 class Schedule:
     """theta as a function of the step alone; subclasses say which by `value(step)`.
 
-    RuntimeError if the model is not relaxed; ValueError if `total_steps` < 1.
+    RuntimeError if the model is not relaxed; ValueError if `total_steps` is no integer >= 1 or `peak` not finite.
     """
 
     def __init__(self, model: nn.Module, total_steps: int, peak: float = 1.0) -> None:
         if not terms_of(model):
-            raise RuntimeError("the model has no relaxation terms for a controller to set; call relaxify(model, group) first.")
-        if total_steps < 1:
-            raise ValueError(f"total_steps={total_steps}: a schedule takes at least one optimiser step.")
+            raise RuntimeError(
+                "the model has no relaxation terms for a controller to set; call relaxify(model, group) first."
+            )
+        if total_steps < 1 or total_steps != int(total_steps):
+            raise ValueError(f"total_steps={total_steps}: count the optimiser steps of the whole training, at least one.")
+        if not math.isfinite(peak):
+            raise ValueError(f"peak={peak}: theta rises to a finite number; 1 is the paper's.")
         self.model = model
         self.total_steps = total_steps
         self.peak = peak
@@ -48,7 +52,12 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs; the model's own state_dict holds theta itself."""
-        return {"schedule": type(self).__name__, "steps": self.steps, "total_steps": self.total_steps, "peak": self.peak}
+        return {
+            "schedule": type(self).__name__,
+            "steps": self.steps,
+            "total_steps": self.total_steps,
+            "peak": self.peak,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was saved. ValueError if it was saved by another schedule."""
@@ -57,6 +66,8 @@ class Schedule:
                 f"this state belongs to the schedule {state.get('schedule')!r}, not {type(self).__name__!r}; "
                 "resume with the controller that saved it."
             )
+        if missing := self.state_dict().keys() - state.keys():
+            raise ValueError(f"this state has no {', '.join(sorted(missing))}; pass what state_dict() returned.")
         self.steps, self.total_steps, self.peak = state["steps"], state["total_steps"], state["peak"]
         self._apply()
 

@@ -22,7 +22,7 @@ def fold_updates(
     blocks_in: Sequence[Block],
     blocks_out: Sequence[Block],
     paths: Sequence[Path],
-) -> list[Float[Tensor, " entries"]]:
+) -> list[Float[Tensor, "_"]]:
     """What to add to each path's slice of its flat parameter so that the layer gains the foldable part of `relaxation`.
 
     `relaxation` is theta * W. Several paths between the same two blocks share the part by least norm.
@@ -47,7 +47,7 @@ def fit_updates(
     blocks_out: Sequence[Block],
     paths: Sequence[Path],
     moment: Float[Tensor, "n_in n_in"],
-) -> list[Float[Tensor, " entries"]]:
+) -> list[Float[Tensor, "_"]]:
     """As `fold_updates`, for the expressible H that minimises tr((R - H) C (R - H)^T), C = `moment`.
 
     Each output block is a least-squares problem of its own: with x_u the copies of the irrep in the input, regress (R x)_v

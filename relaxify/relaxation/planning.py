@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from torch import nn
 
 from relaxify.groups import Group
 from relaxify.registry import adapters
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.preconditions import check_model, check_site
-from relaxify.relaxation.selection import Pattern, check_patterns, matches
+from relaxify.relaxation.selection import Pattern, check_patterns, matches, patterns_of
 from relaxify.sites import Rejected, Site
 
 TOLERANCE = 1e-6
@@ -51,60 +53,105 @@ def plan(
 ) -> Plan:
     """Every equivariant linear op that `relaxify` would relax, each numerically proved to commute with the group.
 
-    - `include`, `exclude`: see `relaxify`.
+    - `include`, `exclude`, `config`, `overrides`: see `relaxify`. A layer with several names, or one that shares its weight
+      with others, is selected by any of them.
 
     ValueError for an unknown group, a model that cannot be changed (compiled, wrapped, lazy, half precision, NaN weights),
     or a pattern that matches nothing. The model is not changed.
     """
     group = Group.parse(group)
-    overrides = overrides or {}
+    overrides = {} if overrides is None else overrides
+    _check_configs(config, overrides)
+    include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
-    found = list(_find(model, group))
-    candidates = [(entry.path, model.get_submodule(entry.path)) for entry in found]
-    check_patterns([("include", include), ("exclude", exclude), ("overrides", tuple(overrides))], candidates)
-    sites: list[Site] = []
-    rejected: list[Rejected] = []
-    for entry, (path, module) in zip(found, candidates, strict=True):
-        chosen = _decide(entry, path, module, include, exclude)
-        sites.append(chosen) if isinstance(chosen, Site) else rejected.append(chosen)
-    configs = {site.path: _config(site, config, overrides) for site in sites}
+    found = _find(model, group)
+    names = _names(model, found)
+    patterns = {"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)}
+    check_patterns(patterns, [name for of_entry in names.values() for name in of_entry])
+    decided = [_decide(entry, names[entry.path], include, exclude) for entry in found]
+    sites = [entry for entry in decided if isinstance(entry, Site)]
+    rejected = [entry for entry in decided if isinstance(entry, Rejected)]
+    configs = {site.path: _config(names[site.path], config, overrides) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
     return Plan(group, tuple(sites), tuple(rejected), configs, types)
 
 
-def _find(model: nn.Module, group: Group) -> Iterator[Site | Rejected]:
+Names = Sequence[tuple[str, nn.Module]]
+
+
+def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> None:
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"overrides={overrides!r}: pass a dict from patterns to RelaxConfig(...).")
+    for name, value in {"config": config, **{f"overrides[{key!r}]": value for key, value in overrides.items()}}.items():
+        if not isinstance(value, RelaxConfig):
+            raise ValueError(f"{name}={value!r} is no RelaxConfig; pass for example RelaxConfig(rank=16).")
+
+
+def _find(model: nn.Module, group: Group) -> list[Site | Rejected]:
     """Each claimed op once: a module reached twice, or a weight shared by two modules, is one site."""
-    seen: set[int] = set()
-    owners: dict[tuple[int, ...], Site] = {}
     entries: list[Site | Rejected] = []
+    claimed: set[int] = set()
+    first_with: dict[Hashable, int] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if id(module) in seen:
+        if id(module) in claimed:
             continue
-        for adapter in adapters():
-            for entry in adapter.sites(path, module, group):
-                if isinstance(entry, Site):
-                    if id(entry.module) in seen:
-                        continue
-                    seen.add(id(entry.module))
-                    weights = tuple(id(p) for p in entry.module.parameters(recurse=False))
-                    if weights and weights in owners:
-                        first = owners[weights]
-                        tied = replace(first, aliases=(*first.aliases, (entry.path, entry.module)))
-                        entries[entries.index(first)] = owners[weights] = tied
-                        continue
-                    owners[weights] = entry
-                entries.append(entry)
-    yield from entries
+        for entry in (entry for adapter in adapters() for entry in adapter.sites(path, module, group)):
+            if isinstance(entry, Site):
+                if id(entry.module) in claimed:
+                    continue
+                claimed.add(id(entry.module))
+                index = first_with.setdefault(_identity(entry), len(entries))
+                if index < len(entries):
+                    entries[index] = _tied(entries[index], entry)
+                    continue
+            entries.append(entry)
+    return entries
 
 
-def _decide(
-    entry: Site | Rejected, path: str, module: nn.Module, include: Sequence[Pattern], exclude: Sequence[Pattern]
-) -> Site | Rejected:
+def _identity(site: Site) -> Hashable:
+    """Equal for two sites that are one: they share the weight, if not the bias, and use it in the same way."""
+    map_, module = site.map, site.module
+    parameters = {path.parameter for path in map_.paths} or {name for name, _ in module.named_parameters(recurse=False)}
+    weights = tuple(id(module.get_parameter(name)) for name in sorted(parameters))
+    use = (map_.rep_in.blocks, map_.rep_out.blocks, map_.features_in, map_.features_out, map_.argument, map_.paths)
+    return (weights or id(module), use)
+
+
+def _tied(first: Site | Rejected, other: Site) -> Site:
+    assert isinstance(first, Site)
+    aliases = (*first.aliases, (other.path, other.module))
+    return replace(first, aliases=aliases, error=partial(_worst, first.error, other.error))
+
+
+def _worst(*errors: Callable[[], float]) -> float:
+    """The largest, or NaN if one is."""
+    return float(torch.tensor([error() for error in errors], dtype=torch.float64).max())
+
+
+def _names(model: nn.Module, found: Iterable[Site | Rejected]) -> dict[str, Names]:
+    """For each entry, by its path, every name of its module and of those that share its weight."""
+    paths = defaultdict(list)
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths[id(module)].append(path)
+    names: defaultdict[str, list[tuple[str, nn.Module]]] = defaultdict(list)
+    for entry in found:
+        tied = [module for _, module in entry.aliases] if isinstance(entry, Site) else []
+        for module in (model.get_submodule(entry.path), *tied):
+            names[entry.path] += [(path, module) for path in paths[id(module)]]
+    return dict(names)
+
+
+def _selected(patterns: Iterable[Pattern], names: Names) -> bool:
+    return any(matches(pattern, path, module) for pattern in patterns for path, module in names)
+
+
+def _decide(entry: Site | Rejected, names: Names, include: Sequence[Pattern], exclude: Sequence[Pattern]) -> Site | Rejected:
     if isinstance(entry, Rejected):
         return entry
-    if any(matches(pattern, path, module) for pattern in exclude):
+    path = entry.path
+    if _selected(exclude, names):
         return Rejected(path, entry.map.op, "excluded")
-    if include and not any(matches(pattern, path, module) for pattern in include):
+    if include and not _selected(include, names):
         return Rejected(path, entry.map.op, "not included")
     rep_in, rep_out = entry.map.rep_in, entry.map.rep_out
     if rep_in.dim == 0 or rep_out.dim == 0:
@@ -116,11 +163,8 @@ def _decide(
     if not error <= TOLERANCE:
         reason = f"it does not commute with {rep_in.group.name}: relative error {error:.1e} in float64"
         return Rejected(path, entry.map.op, reason, unsound=True)
-    return replace(entry, evidence=f"{entry.evidence}, error {error:.0e}")
+    return replace(entry, proof=error)
 
 
-def _config(site: Site, default: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> RelaxConfig:
-    for pattern, config in overrides.items():
-        if matches(pattern, site.path, site.module):
-            return config
-    return default
+def _config(names: Names, default: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> RelaxConfig:
+    return next((config for pattern, config in overrides.items() if _selected([pattern], names)), default)

@@ -21,7 +21,7 @@ def check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"relaxify takes an nn.Module, not {type(model).__name__}; pass the model itself.")
     for path, module in model.named_modules():
-        kind = _WRAPPERS.get(type(module).__name__)
+        kind = next((_WRAPPERS[base.__name__] for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
         if kind is None and module._compiled_call_impl is not None:
             kind = "compile()"
         if kind is not None:
@@ -40,8 +40,10 @@ def check_model(model: nn.Module) -> None:
 
 def check_site(site: Site) -> None:
     """ValueError if a site's own weights are in half precision or not finite."""
-    for name, parameter in site.module.named_parameters(recurse=False):
-        full = f"{site.path}.{name}" if site.path else name
+    modules = [(site.path, site.module), *site.aliases]
+    own = [(path, *entry) for path, module in modules for entry in module.named_parameters(recurse=False)]
+    for path, name, parameter in own:
+        full = f"{path}.{name}" if path else name
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
                 f"parameter {full!r} is {str(parameter.dtype).removeprefix('torch.')}, too coarse for a relaxation that "

@@ -76,7 +76,7 @@ def _strip(model: nn.Module, terms: set[int]) -> None:
                 module._forward_hooks_with_kwargs.pop(key, None)
 
 
-Update = tuple[str, int, Float[Tensor, " entries"]]
+Update = tuple[str, int, Float[Tensor, "_"]]
 
 
 def _updates(term: Term, mode: Mode) -> list[Update]:

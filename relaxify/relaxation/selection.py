@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -29,16 +29,23 @@ def matches(pattern: Pattern, path: str, module: nn.Module) -> bool:
     return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}.*")
 
 
-def check_patterns(
-    arguments: Iterable[tuple[str, Sequence[Pattern]]], candidates: Sequence[tuple[str, nn.Module]]
-) -> None:
+def patterns_of(argument: str, given: Iterable[Pattern]) -> tuple[Pattern, ...]:
+    """The patterns that an argument holds. ValueError if it is one pattern and no sequence, or holds something else."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{argument}={given!r}: pass a sequence of patterns, such as {argument}=[{given!r}].")
+    patterns = tuple(given)
+    for pattern in patterns:
+        if not isinstance(pattern, str) and not callable(pattern):
+            raise ValueError(f"{argument}: {pattern!r} is no pattern; pass globs, 're:' patterns, types or predicates.")
+        _check_regex(argument, pattern)
+    return patterns
+
+
+def check_patterns(arguments: Mapping[str, Sequence[Pattern]], candidates: Sequence[tuple[str, nn.Module]]) -> None:
     """ValueError, with the near misses, for a pattern that selects none of the candidates."""
-    for argument, patterns in arguments:
-        if isinstance(patterns, str) or not isinstance(patterns, Iterable):
-            raise ValueError(f"{argument}={patterns!r}: pass a sequence of patterns, such as {argument}=[{patterns!r}].")
+    for argument, patterns in arguments.items():
         for pattern in patterns:
-            _check_regex(argument, pattern)
-            if not any(matches(pattern, path, module) for path, module in candidates):
+            if candidates and not any(matches(pattern, path, module) for path, module in candidates):
                 paths = ", ".join(path or "(the model itself)" for path, _ in candidates[:8])
                 more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
                 raise ValueError(

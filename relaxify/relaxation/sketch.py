@@ -17,7 +17,7 @@ _MIX = (-4658895280553007687, -7723592293110705685)  # splitmix64's multipliers
 
 
 def hashed_integers(counter: int, count: int, high: int, device: torch.device) -> Int[Tensor, " count"]:
-    """`count` integers in [0, high) from splitmix64 of a counter: repeatable, and the user's random stream is not touched."""
+    """`count` integers in [0, high) from splitmix64 of a counter: repeatable, and no random stream is touched."""
     z = (torch.arange(count, device=device) + counter * count) * _GOLDEN
     for shift, multiplier in zip((30, 27), _MIX, strict=True):
         z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * multiplier

@@ -16,8 +16,8 @@ class LayerSummary:
     """One term. `share` is |theta W x| / |f_e(x)| (rms over the last sketch), None before training.
 
     `equivariant` is |P_H W| / |W|, the part of W that commutes with the group, None while W = 0. `dead` says that W is
-    exactly zero though the layer has been trained on: no gradient reaches it. `foldable` is None if the layer's weights
-    can take P_H W, else the reason why not.
+    exactly zero though the layer has been trained on with theta > 0: no gradient reaches it. `foldable` is None if the
+    layer's weights can take P_H W, else the reason why not.
     """
 
     path: str
@@ -83,9 +83,14 @@ def _layer(path: str, term: Term) -> LayerSummary:
         norm=norm,
         share=relaxed_share(term),
         equivariant=None if projection is None else float(projection.norm()) / norm,
-        dead=norm == 0 and term.sketch.seen > 0,
+        dead=norm == 0 and bool(term.largest_theta) and not _has_gradient(term),
         foldable=None if paths else reason,
     )
+
+
+def _has_gradient(term: Term) -> bool:
+    """Whether the last backward pass, if its gradients are still there, reached the term."""
+    return any(p.grad is not None and bool(p.grad.any()) for p in term.parameters())
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ class Term(nn.Module):
     """
 
     theta: Tensor
+    largest_theta: Tensor
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__()
@@ -44,6 +45,7 @@ class Term(nn.Module):
         self.base_shapes = {name: tuple(p.shape) for name, p in own}
         self._make_weights(like)
         self.register_buffer("theta", torch.tensor(config.theta, dtype=like.dtype, device=like.device))
+        self.register_buffer("largest_theta", torch.zeros_like(self.theta), persistent=False)
 
     def _make_weights(self, like: Tensor) -> None:
         n_out, n_in, rank = self.map.rep_out.dim, self.map.rep_in.dim, self.config.rank
@@ -80,9 +82,8 @@ class Term(nn.Module):
             return None
         x = _argument(args, kwargs, 0, self.map.argument)
         rows = self.map.features_in.rows(x)
-        if self._sketching():
-            self.sketch.update(rows, output)
-            self._watch_attribute(args, kwargs)
+        if self.training and torch.is_grad_enabled():
+            self._observe(rows, output, args, kwargs)
         relaxation = self._relaxation(rows)
         return output + self.map.features_out.restore(relaxation, like=output).to(output.dtype)
 
@@ -91,14 +92,14 @@ class Term(nn.Module):
             return F.linear(rows, self.theta * self.weight)
         return F.linear(F.linear(rows, self.down), self.theta * self.up)
 
-    def _sketching(self) -> bool:
-        """Not in eval or no_grad, not inside a functorch transform, not in the second pass of activation checkpointing."""
-        return (
-            self.training
-            and torch.is_grad_enabled()
-            and torch._C._functorch.peek_interpreter_stack() is None
-            and torch._C._current_graph_task_id() == -1
-        )
+    # the sketch's counters would be constants of a compiled graph, so that every step would compile it anew
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _observe(self, rows: Tensor, output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep what the penalty needs, but not inside a functorch transform or activation checkpointing's second pass."""
+        if torch._C._functorch.peek_interpreter_stack() is None and torch._C._current_graph_task_id() == -1:
+            self.sketch.update(rows, output)
+            self._watch_attribute(args, kwargs)
+            self.largest_theta = torch.maximum(self.theta.abs(), self.largest_theta)
 
     def _watch_attribute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.map.attribute is None:
@@ -120,7 +121,10 @@ class Term(nn.Module):
         low, high = self.attribute_range.tolist()
         constant = (low + high) / 2
         if constant == 0 or high - low > 1e-5 * abs(constant):
-            return (), f"the scalar attribute that scales this layer is not constant (it went from {low:.3g} to {high:.3g})"
+            return (
+                (),
+                f"the scalar attribute that scales this layer is not constant (it went from {low:.3g} to {high:.3g})",
+            )
         return tuple(replace(path, scale=path.scale * constant) for path in self.map.paths), self.map.unfoldable
 
     def record(self) -> Record:

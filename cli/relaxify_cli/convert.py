@@ -1,0 +1,86 @@
+"""`relaxify convert`: the checkpoint of a relaxed model becomes one of the plain model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from relaxify_cli.errors import ThresholdError
+
+if TYPE_CHECKING:
+    from relaxify.checkpoint import Conversion, StateConversion, TermConversion
+    from relaxify.checkpoint.report import Mode
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of a relaxed model: .safetensors or .pt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The plain model's checkpoint.")],
+    mode: Annotated[
+        str, typer.Option(metavar="drop|fold", help="Leave the terms out, or add to the layers what these can express.")
+    ] = "drop",
+    max_theta: Annotated[
+        float | None, typer.Option(metavar="X", help="Exit with 1 if a |theta| is above X; 0 after a finished schedule.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
+    strip_prefix: Annotated[
+        bool, typer.Option("--strip-prefix", help="Remove what wrappers put before every key, such as `module.`.")
+    ] = False,
+    verify: Annotated[
+        str | None,
+        typer.Option(metavar="PKG.MOD:FACTORY", help="Write OUT only if it loads strictly into the model this makes."),
+    ] = None,
+) -> None:
+    """Write the plain model's checkpoint from a relaxed model's, without the model's code."""
+    from relaxify.checkpoint import ThetaError
+    from relaxify.checkpoint import convert as convert_checkpoint
+    from relaxify_cli.loading import build_model, check_loads
+
+    model = None if verify is None else build_model(verify)
+    try:
+        conversion = convert_checkpoint(
+            source,
+            output,
+            mode=cast("Mode", mode),
+            max_theta=max_theta,
+            force=force,
+            strip_prefix=strip_prefix,
+            check=None if model is None else lambda path, done: check_loads(model, path, done),
+        )
+    except ThetaError as error:
+        raise ThresholdError(str(error)) from error
+    _show(conversion, verified=verify)
+
+
+def _show(conversion: Conversion, verified: str | None) -> None:
+    console = Console()
+    for state in conversion.states:
+        console.print(_table(state, conversion.mode))
+        console.print(
+            f"{len(state.kept)} keys kept, {len(state.removed)} removed; "
+            f"{state.parameters_after:,} of {state.parameters_before:,} parameters (with buffers) remain."
+        )
+    if conversion.left_out:
+        console.print(f"Left out: {escape(', '.join(conversion.left_out))}.")
+    if verified is not None:
+        console.print(f"Loads with strict=True into {escape(verified)}.")
+    console.print(f"Wrote {escape(str(conversion.target))}.", soft_wrap=True)
+
+
+def _table(state: StateConversion, mode: str) -> Table:
+    table = Table("term", "theta", "|theta W|", "", title=escape(state.name) or None)
+    for term in state.terms:
+        table.add_row(escape(term.path), f"{term.theta:.4g}", f"{term.norm:.4g}", escape(_outcome(term, mode)))
+    return table
+
+
+def _outcome(term: TermConversion, mode: str) -> str:
+    if term.note is not None:
+        return term.note
+    if mode == "drop":
+        return "dropped"
+    return "nothing to fold" if term.folded is None else f"{term.folded:.1%} folded"

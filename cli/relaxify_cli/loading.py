@@ -1,0 +1,111 @@
+"""Models from PKG.MOD:FACTORY or path/to/file.py:factory: the only way in which the command line runs a user's code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from relaxify.checkpoint import Conversion
+from relaxify.checkpoint.plan import wrapper_prefix
+from relaxify.checkpoint.torch_file import load_checkpoint
+from relaxify_cli.errors import ThresholdError
+
+
+def build_model(spec: str) -> nn.Module:
+    """The model that the factory (a function or class without required arguments) makes. ValueError says what failed."""
+    factory = load_factory(spec)
+    try:
+        model = factory()
+    # a user's code may raise anything
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{spec} failed with {type(error).__name__}: {error}; mend the factory, or wrap it.") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec} returned {type(model).__name__}; it must return a torch.nn.Module.")
+    return model
+
+
+def load_factory(spec: str) -> Callable[[], Any]:
+    """The function or class that `spec` names. ValueError if there is none."""
+    location, colon, name = spec.rpartition(":")
+    if not (location and colon and name):
+        raise ValueError(f"{spec!r} names no factory; write PKG.MOD:FACTORY or path/to/file.py:factory.")
+    factory: Any = _import(spec, location)
+    for part in name.split("."):
+        if not hasattr(factory, part):
+            raise ValueError(f"{location} has no {name}; give the name of a function or class in it.")
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise ValueError(f"{spec} is a {type(factory).__name__}, which cannot be called; give a function or class.")
+    return factory
+
+
+def _import(spec: str, location: str) -> ModuleType:
+    is_file = location.endswith(".py")
+    if is_file and not Path(location).is_file():
+        raise ValueError(f"there is no file {location}; give the path of a Python file.")
+    # as `python file.py` and `python -m` would, so that neighbours can be imported
+    sys.path.insert(0, str(Path(location).resolve().parent if is_file else Path.cwd()))
+    try:
+        return _import_file(Path(location)) if is_file else importlib.import_module(location)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"importing {location} failed with {type(error).__name__}: {error}; mend {spec!r}.") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = path.stem if path.stem not in sys.modules else f"{path.stem}_from_file"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    # pickles and dataclasses look their module up by name
+    sys.modules[name] = module
+    module_spec.loader.exec_module(module)
+    return module
+
+
+def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
+    """ThresholdError unless every converted state dict in the file loads with strict=True, but for wrappers' prefixes."""
+    for state in conversion.states:
+        state_dict = _state_dict(path, state.where)
+        attempts = list(_without_wrappers(state_dict))
+        errors = [error for attempt in attempts if (error := _load(model, attempt)) is not None]
+        if len(errors) == len(attempts):
+            raise ThresholdError(
+                f"{state.name or 'the state dict'} does not load into {type(model).__name__} ({errors[-1][:500]}), so "
+                f"{conversion.target} was not written; give the factory of the plain model."
+            )
+
+
+def _state_dict(path: Path, where: tuple[Any, ...]) -> dict[str, Any]:
+    if path.suffix.lower() == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    found = load_checkpoint(path)
+    for key in where:
+        found = found[key]
+    return dict(found)
+
+
+def _without_wrappers(state_dict: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The state dict as it is, and without one more of its wrappers' prefixes each time."""
+    prefix = ""
+    yield state_dict
+    for part in wrapper_prefix(state_dict).split(".")[:-1]:
+        prefix += f"{part}."
+        yield {key.removeprefix(prefix): value for key, value in state_dict.items()}
+
+
+def _load(model: nn.Module, state_dict: dict[str, Any]) -> str | None:
+    try:
+        model.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        return " ".join(str(error).split())
+    return None

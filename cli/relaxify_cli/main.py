@@ -1,0 +1,79 @@
+"""The `relaxify` command: finds the subcommand and turns every error into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from relaxify_cli.errors import INTERRUPTED, exit_code, sentence
+
+# the function `convert` of relaxify_cli.convert is `relaxify convert`
+COMMANDS = ("plan", "convert", "demo", "doctor")
+
+
+class Commands(TyperGroup):
+    """Subcommands that are imported when they are asked for: none waits for, or breaks with, the libraries of another."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        function = getattr(importlib.import_module(f"relaxify_cli.{cmd_name}"), cmd_name)
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(cmd_name)(function)
+        return typer.main.get_command(single)
+
+
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"relaxify {importlib.metadata.version('relaxify')}")
+        raise typer.Exit
+
+
+@app.callback()
+def relaxify(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train equivariant models with their constraint relaxed, then project them back.
+
+    Exit codes: 0 fine, 1 a threshold or check failed, 2 bad input or unsupported.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; `--debug` may stand anywhere and lets errors through."""
+    debug = "--debug" in arguments
+    try:
+        result = typer.main.get_command(app).main(
+            [argument for argument in arguments if argument != "--debug"] or ["--help"],
+            prog_name="relaxify",
+            standalone_mode=False,
+        )
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("relaxify: interrupted.\n")
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        sys.stderr.write(f"relaxify: {sentence(error)}\n")
+        return exit_code(error)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

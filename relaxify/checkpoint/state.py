@@ -1,0 +1,137 @@
+"""One state dict of a checkpoint, the terms stored in it, and what each contributes when it is folded."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.record import CheckpointError, Record
+from relaxify.relaxation.folding import fold_updates
+from relaxify.sites import CHILD, Path
+
+# W in float64 takes 8 GiB then; a rank-r term's W = up @ down can be far larger than the file that holds it
+MAX_ENTRIES = 2**30
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """A state dict whose tensors are loaded one at a time: their shapes by key, in order, and `load`.
+
+    `where` are the keys that lead to it in a nested checkpoint; `same_as` maps a key to an earlier key of the same
+    memory.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    load: Callable[[str], Tensor]
+    where: tuple[str | int, ...] = ()
+    same_as: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.where))
+
+    def size(self, keys: Iterable[str]) -> int:
+        """Number of entries of these tensors, shared ones once."""
+        return sum(math.prod(self.shapes[key]) for key in {self.same_as.get(key, key) for key in keys})
+
+    def load_real(self, key: str) -> Tensor:
+        """A tensor to compute with. CheckpointError unless it is floating point and its entries are all in the file."""
+        tensor = self.load(key)
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(f"{key} holds no floating-point values but {tensor.dtype}; save the model again.")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{key} has fewer entries in the file than its shape says; save the model again.")
+        return tensor.detach().cpu()
+
+
+@dataclass(frozen=True)
+class StoredTerm:
+    """A term as it lies in a state dict, at its site's `prefix`.
+
+    Its tensors are read from the prefix `owner`: another name of the same module where the file keeps shared tensors
+    once. `aliases` are the prefixes of the modules that share its weight (None where that cannot be told).
+    """
+
+    state: StateDict
+    prefix: str
+    record: Record
+    owner: str
+    aliases: tuple[str | None, ...]
+
+    @property
+    def path(self) -> str:
+        return self.prefix.removesuffix(".") or "(root)"
+
+    @property
+    def weight_keys(self) -> tuple[str, ...]:
+        return tuple(term_key(self.owner, name) for name in self.record.weight_keys)
+
+    @property
+    def theta_key(self) -> str:
+        return term_key(self.owner, "theta")
+
+    def own_keys(self) -> set[str]:
+        """All keys of the state dict that belong to this term and no base model."""
+        names = (*self.record.weight_keys, "theta", "_extra_state")
+        return {key for name in names if (key := term_key(self.prefix, name)) in self.state.shapes}
+
+    def theta(self) -> float:
+        return float(self.state.load_real(self.theta_key))
+
+    def norm(self) -> float:
+        """|W|, which for W = up @ down needs no W: |W|^2 = tr(up^T up down down^T)."""
+        factors = [self.state.load_real(key) for key in self.weight_keys]
+        if len(factors) == 1:
+            return float(torch.linalg.vector_norm(factors[0], dtype=torch.float64))
+        up, down = (factor.to(torch.float64) for factor in factors)
+        return math.sqrt(max(0.0, float(((up.mT @ up) * (down @ down.mT)).sum())))
+
+    def updates(self) -> list[tuple[Path, Float[Tensor, "_"]]]:
+        """What fold adds, path by path, in float64. CheckpointError if theta * W has NaN or infinite entries."""
+        rows, columns = self.record.shape
+        if rows * columns > MAX_ENTRIES:
+            raise CheckpointError(f"{self.path}: its term of {rows} x {columns} is too large to fold; drop it instead.")
+        factors = [self.state.load_real(key).to(torch.float64) for key in self.weight_keys]
+        relaxation = self.theta() * (factors[0] if len(factors) == 1 else factors[0] @ factors[1])
+        if not relaxation.isfinite().all():
+            raise CheckpointError(
+                f"{self.path}: its term has NaN or infinite entries, which cannot be folded; drop it, or convert an "
+                f"earlier checkpoint."
+            )
+        folded = fold_updates(relaxation, self.record.rep_in, self.record.rep_out, self.record.paths)
+        return list(zip(self.record.paths, folded, strict=True))
+
+    def fold_into(self, key: str, parameter: str) -> Tensor:
+        """The base parameter under `key`, in its dtype, with this term's updates to `parameter` added in float64."""
+        base = self.state.load_real(key)
+        flat = base.to(torch.float64, copy=True).flatten()
+        for path, update in self.updates():
+            if path.parameter == parameter:
+                flat[path.offset : path.offset + len(update)] += update
+        result = flat.reshape(base.shape).to(base.dtype)
+        if not result.isfinite().all():
+            raise CheckpointError(f"{key} is not finite in {base.dtype} once folded; drop the term instead.")
+        return result
+
+    def folded_share(self) -> float | None:
+        """|the part of theta W that fold keeps|^2 / |theta W|^2; None where theta W = 0."""
+        record, total = self.record, (self.theta() * self.norm()) ** 2
+        kept: defaultdict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        for path, update in self.updates():
+            channels_in = record.rep_in[path.block_in].multiplicity
+            in_out = path.order == "in_out"
+            channels = update.reshape(channels_in, -1) if in_out else update.reshape(-1, channels_in).mT
+            kept[path.block_in, path.block_out] = kept[path.block_in, path.block_out] + path.scale * channels
+        squared = sum(record.rep_in[into].dimension * float(part.square().sum()) for (into, _), part in kept.items())
+        return squared / total if total else None
+
+
+def term_key(prefix: str, name: str) -> str:
+    """The key of the term at a site's prefix."""
+    return f"{prefix}{CHILD}.{name}"

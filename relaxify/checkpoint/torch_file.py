@@ -1,0 +1,170 @@
+"""torch.save files: loaded without running code, with the state dicts in them found wherever they are nested."""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relaxify.checkpoint.plan import StatePlan
+from relaxify.checkpoint.state import StateDict
+from relaxify.checkpoint.terms import is_term_key
+from relaxify.record import CheckpointError
+from relaxify.sites import CHILD
+
+Where = tuple[Any, ...]
+# what has been folded into: first byte, byte after the last, the tensor's identity and that of the term's weight
+Memory = list[tuple[int, int, object, object]]
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What torch.save wrote, on the CPU, mapped from the file where its format allows. CheckpointError if it is code."""
+    # a private mapping, so that changing a tensor in place never reaches the file
+    mapped = zipfile.is_zipfile(path) and torch.serialization.get_default_mmap_options() == mmap.MAP_PRIVATE
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError:
+        raise
+    # a damaged or hostile pickle can raise anything
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> CheckpointError:
+    text = str(error)
+    if "TorchScript archive" in text:
+        return CheckpointError("it is a TorchScript archive, which is code; save the model's state_dict instead.")
+    if isinstance(error, pickle.UnpicklingError) and (name := re.search(r"GLOBAL (\S+)", text)):
+        return CheckpointError(
+            f"reading it would run code ({name[1]}), which convert never does; save the model's state_dict alone."
+        )
+    return CheckpointError(f"it is no whole torch checkpoint ({type(error).__name__}); save or copy it again.")
+
+
+@dataclass(frozen=True)
+class Nested:
+    """What a walk over a checkpoint finds: the mappings that hold terms' keys, and the parents of optimizer states."""
+
+    state_dicts: list[tuple[MutableMapping[Any, Any], Where]]
+    optimizers: list[tuple[Any, Where]]
+
+
+def walk(checkpoint: Any) -> Nested:
+    """Find the state dicts with terms and the optimizer states, each object once, in the order they come."""
+    found = Nested([], [])
+    seen: set[int] = set()
+    pending: list[tuple[Any, Where]] = [(checkpoint, ())]
+    while pending:
+        item, where = pending.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if _holds_terms(item):
+            found.state_dicts.append((item, where))
+        children = list(_children(item))
+        found.optimizers.extend((item, (*where, key)) for key, child in children if _is_optimizer_state(child))
+        pending.extend((child, (*where, key)) for key, child in reversed(children) if not _is_optimizer_state(child))
+    return found
+
+
+def leave_out_optimizers(found: Nested) -> None:
+    """Optimizer states count parameters, the terms' among them: the plain model's parameters would get the wrong ones."""
+    for parent, where in reversed(found.optimizers):
+        if isinstance(parent, tuple):
+            parent[where[-1]].clear()
+        else:
+            del parent[where[-1]]
+
+
+def _children(item: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(item, dict):
+        yield from item.items()
+    elif isinstance(item, list | tuple):
+        yield from enumerate(item)
+
+
+def _holds_terms(item: Any) -> bool:
+    return isinstance(item, dict) and any(
+        isinstance(key, str) and is_term_key(key) and isinstance(value, Tensor) for key, value in item.items()
+    )
+
+
+def _is_optimizer_state(item: Any) -> bool:
+    return isinstance(item, dict) and {"state", "param_groups"} <= item.keys()
+
+
+def others(checkpoint: Any, where: Where) -> Iterator[str]:
+    """The names of all that is in a checkpoint beside what lies at `where`."""
+    item = checkpoint
+    for depth, key in enumerate(where):
+        yield from (".".join(map(str, (*where[:depth], other))) for other, _ in _children(item) if other != key)
+        item = item[key]
+
+
+def state_dict_of(mapping: Mapping[Any, Any], where: Where) -> StateDict:
+    """A state dict in memory, as StateDict; entries that are no tensors are none of its business."""
+    tensors = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    first: dict[tuple[object, ...], str] = {}
+    same_as = {key: first.setdefault(identity(value), key) for key, value in tensors.items() if value.numel()}
+    return StateDict({key: tuple(value.shape) for key, value in tensors.items()}, tensors.__getitem__, where, same_as)
+
+
+def identity(tensor: Tensor) -> tuple[object, ...]:
+    """What two tensors have in common exactly if they are one."""
+    if tensor.layout != torch.strided:
+        return (id(tensor),)
+    storage = tensor.untyped_storage().data_ptr() or id(tensor)
+    return storage, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan, folded: Memory) -> None:
+    """Carry out the plan on a state dict in memory."""
+    _fold(mapping, plan, folded)
+    entries = [(key, value) for key, value in mapping.items() if key not in set(plan.report.removed)]
+    mapping.clear()
+    for key, value in entries:
+        mapping[key.removeprefix(plan.prefix) if isinstance(key, str) else key] = value
+    metadata = getattr(mapping, "_metadata", None)
+    if isinstance(metadata, dict):
+        _clean_metadata(metadata, plan)
+
+
+def _fold(mapping: Mapping[Any, Any], plan: StatePlan, folded: Memory) -> None:
+    """Fold in place and each memory once, so that what was shared stays shared."""
+    for key, (term, _) in plan.targets.items():
+        tensor, source = mapping[key], identity(mapping[term.weight_keys[0]])
+        if not tensor.numel():
+            continue
+        begin, end = _span(tensor)
+        for other_begin, other_end, whole, other_source in folded:
+            if begin < other_end and other_begin < end and (whole, other_source) != (identity(tensor), source):
+                raise CheckpointError(f"{key} overlaps in memory with what another term is folded into; drop instead.")
+        if any(whole == identity(tensor) for _, _, whole, _ in folded):
+            continue
+        with torch.no_grad():
+            tensor.copy_(plan.load(key))
+        folded.append((begin, end, identity(tensor), source))
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The first byte of a tensor's memory and the one after its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _clean_metadata(metadata: MutableMapping[Any, Any], plan: StatePlan) -> None:
+    """The module versions that state_dict() notes, without the terms' modules and under the new names."""
+    modules = {f"{term.prefix}{CHILD}" for term in plan.terms}
+    entries = [(key, value) for key, value in metadata.items() if key not in modules]
+    metadata.clear()
+    for key, value in entries:
+        if f"{key}.".startswith(plan.prefix):
+            metadata[f"{key}."[len(plan.prefix) : -1]] = value

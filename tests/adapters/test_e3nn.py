@@ -1,0 +1,604 @@
+"""e3nn: the adapter's representations are e3nn's own, its paths are the layer's own map, and nothing else is claimed.
+
+Written for every version of e3nn that the adapter serves: `test_e3nn_044.py` runs this file again under the oldest.
+"""
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from e3nn import get_optimization_defaults, o3, set_optimization_defaults
+from e3nn import nn as enn
+from e3nn.util import jit
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from models.segnn import SEGNN
+from relaxify import (
+    Group,
+    RelaxConfig,
+    penalty,
+    plan,
+    project,
+    relaxed,
+    relaxify,
+    set_theta,
+    summary,
+)
+from relaxify.groups import Element
+from relaxify.relaxation.term import terms_of
+from relaxify.representations import Representation, lie_derivative, project_to_intertwiners, slices
+from relaxify.sites import Site
+from relaxify_adapters.e3nn import representation, so3_generators
+
+O3 = Group.parse("O(3)")
+EVERY_ROW = RelaxConfig(rows=None)
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Iterator[None]:
+    """e3nn rounds a layer's constants to the default dtype when the layer is made."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+IRREPS = o3.Irreps("2x0e+1x0o+2x1o+1x1e+1x2e+2x2o+1x3o+1x3e+1x4e+1x4o+1x6e")
+
+LINEARS: dict[str, Callable[[], o3.Linear]] = {
+    "one block": lambda: o3.Linear("3x1o", "2x1o"),
+    "degrees 0 to 4": lambda: o3.Linear("2x0e+3x1o+1x2e+2x3o+1x4e+1x4o", "1x0e+2x1o+2x2e+1x3o+2x4e"),
+    "blocks repeated": lambda: o3.Linear("2x0e+1x1o+3x0e+2x1o", "2x0e+1x1o+1x0e+2x1o"),
+    "blocks unsorted": lambda: o3.Linear("2x2e+3x1o+1x0o+2x1o+1x0e", "1x0o+2x1o+1x2e+2x0e"),
+    "multiplicity zero": lambda: o3.Linear("0x0e+2x1o+0x2e+2x0e", "1x1o+2x0e+0x1o+1x2e"),
+    "path normalization": lambda: o3.Linear("2x0e+5x0e+2x1o", "3x0e+2x1o", path_normalization="path"),
+    "biases": lambda: o3.Linear("2x0e+2x1o", "3x0e+2x1o+2x0e", biases=True),
+    "one bias": lambda: o3.Linear("2x0e+2x1o", "3x0e+2x1o+2x0e", biases=[False, False, True]),
+    "own instructions": lambda: o3.Linear("2x0e+1x1o+3x0e", "2x0e+2x1o+1x0e", instructions=[(2, 0), (1, 1), (0, 0)]),
+    "an instruction twice": lambda: o3.Linear("2x1o+1x0e", "3x1o+2x0e", instructions=[(0, 0), (1, 1), (0, 0)]),
+    "outputs without a path": lambda: o3.Linear("2x0e+2x1o", "2x0e+1x1e+2x1o+1x0o", biases=True),
+}
+FULLY_CONNECTED = [name for name in LINEARS if "instruction" not in name]
+
+PRODUCTS: dict[str, Callable[[], o3.FullyConnectedTensorProduct]] = {
+    "a scalar": lambda: o3.FullyConnectedTensorProduct("2x0e+2x1o+1x2e", "1x0e", "3x0e+1x1o+2x2e"),
+    "harmonics": lambda: o3.FullyConnectedTensorProduct("2x0e+2x1o", "1x0e+1x1o", "3x0e+1x1o+1x1e"),
+    "degrees 0 to 4": lambda: o3.FullyConnectedTensorProduct(
+        "2x4e+1x0e+1x3o+1x2o", "1x0e+1x1o+1x2e", "1x3o+2x4e+1x0e+1x2o+1x1e"
+    ),
+    "the scalar not first": lambda: o3.FullyConnectedTensorProduct("2x0e+2x1o", "1x1o+1x0e", "2x1o+3x0e"),
+    "two scalars": lambda: o3.FullyConnectedTensorProduct("2x0e+2x1o", "1x0e+1x1o+1x0e", "2x1o+3x0e"),
+    "norm": lambda: o3.FullyConnectedTensorProduct("2x0e+2x1o", "1x0e+1x1o", "2x1o+3x0e", irrep_normalization="norm"),
+    "path": lambda: o3.FullyConnectedTensorProduct("2x0e+2x1o", "1x0e+1x1o", "2x1o+3x0e", path_normalization="path"),
+    "multiplicity zero": lambda: o3.FullyConnectedTensorProduct("0x0e+2x1o+1x0e", "1x0e+1x1o", "2x1o+0x2e+1x0e"),
+}
+CONSTANT = -0.7
+
+
+def only_site(module: nn.Module, group: str = "O(3)") -> Site:
+    (site,) = plan(module, group).sites
+    return site
+
+
+def expressed(layer: nn.Module, site: Site) -> Tensor:
+    """The dense map that the site's paths say the layer's weights express: the sum of scale * w (x) 1."""
+    rep_in, rep_out = site.map.rep_in, site.map.rep_out
+    rows, columns = list(slices(rep_out.blocks)), list(slices(rep_in.blocks))
+    matrix = torch.zeros(rep_out.dim, rep_in.dim)
+    for path in site.map.paths:
+        into, out = rep_in.blocks[path.block_in], rep_out.blocks[path.block_out]
+        weight = layer.get_parameter(path.parameter).detach()[path.offset :][: into.multiplicity * out.multiplicity]
+        channels = weight.view(into.multiplicity, out.multiplicity)
+        copies = torch.einsum("io,ab->oaib", channels, torch.eye(into.dimension)).reshape(out.dim, into.dim)
+        matrix[rows[path.block_out], columns[path.block_in]] += path.scale * copies
+    return matrix
+
+
+def random_intertwiner(site: Site) -> Tensor:
+    rep_in, rep_out = site.map.rep_in, site.map.rep_out
+    return project_to_intertwiners(torch.randn(rep_out.dim, rep_in.dim), rep_in, rep_out)
+
+
+def attribute(product: o3.FullyConnectedTensorProduct, rows: int, others: float = 1.0) -> Tensor:
+    """A second input whose first single scalar is CONSTANT and whose other entries are random times `others`."""
+    y = others * torch.randn(rows, product.irreps_in2.dim)
+    scalar = next(i for i, (mul, ir) in enumerate(product.irreps_in2) if (mul, ir) == (1, o3.Irrep("0e")))
+    y[:, product.irreps_in2.slices()[scalar].start] = CONSTANT
+    return y
+
+
+def with_random_bias(layer: o3.Linear) -> o3.Linear:
+    if layer.bias_numel:
+        nn.init.normal_(layer.bias)
+    return layer
+
+
+def trained_once(model: nn.Module, *inputs: Tensor, theta: float = 0.7, weight: Tensor | None = None) -> nn.Module:
+    """Relaxed by random terms (or by `weight`) that have seen one batch."""
+    relaxify(model, "O(3)", config=EVERY_ROW)
+    for term in terms_of(model).values():
+        value = torch.randn_like(term.weight) if weight is None else weight
+        term.weight.data.copy_(value)
+    set_theta(model, theta)
+    model(*inputs)
+    return model
+
+
+# representations
+
+
+@pytest.mark.parametrize("name", ["O(3)", "SO(3)"])
+def test_representations_are_those_of_e3nn(name):
+    group = Group.parse(name)
+    rep, vector = representation(group, IRREPS), Representation.defining(group)
+    for seed in range(4):
+        element = group.random(torch.Generator().manual_seed(seed))
+        expected = IRREPS.D_from_matrix(vector.rho(element))
+        torch.testing.assert_close(rep.rho(element), expected, rtol=0, atol=1e-10)
+
+
+def test_inversion_acts_by_parity():
+    inversion = Element(torch.zeros(3), (0,))
+    torch.testing.assert_close(
+        representation(O3, IRREPS).rho(inversion), IRREPS.D_from_matrix(-torch.eye(3)), rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_generators_are_exact_in_every_default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    so3_generators.cache_clear()
+    for spin in range(7):
+        x, y, z = so3_generators(spin)
+        assert (x @ y - y @ x - z).abs().max() < 1e-12
+        assert (y @ z - z @ y - x).abs().max() < 1e-12
+        casimir = -(x @ x + y @ y + z @ z)
+        torch.testing.assert_close(casimir, spin * (spin + 1) * torch.eye(2 * spin + 1, dtype=torch.float64))
+
+
+# paths
+
+
+@pytest.mark.parametrize("name", LINEARS)
+def test_paths_are_the_linear_layer(name):
+    layer = with_random_bias(LINEARS[name]())
+    site, identity = only_site(layer), torch.eye(layer.irreps_in.dim)
+    ran = layer(identity) - layer(torch.zeros_like(identity))
+    torch.testing.assert_close(expressed(layer, site).mT, ran, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_paths_are_the_tensor_product_with_a_scalar(name):
+    layer = PRODUCTS[name]()
+    site, identity = only_site(layer), torch.eye(layer.irreps_in1.dim)
+    ran = layer(identity, attribute(layer, len(identity), others=0.0))
+    assert ran.abs().max() > 0.1
+    torch.testing.assert_close(CONSTANT * expressed(layer, site).mT, ran, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("build", [*LINEARS.values(), *PRODUCTS.values()], ids=[*LINEARS, *PRODUCTS])
+def test_what_the_paths_express_commutes_with_the_group(build):
+    layer = build()
+    site = only_site(layer)
+    assert lie_derivative(expressed(layer, site), site.map.rep_in, site.map.rep_out).abs().max() < 1e-12
+
+
+def test_layers_made_in_float32_are_proved_too():
+    torch.set_default_dtype(torch.float32)
+    model = nn.ModuleList([*(build() for build in LINEARS.values()), *(build() for build in PRODUCTS.values())])
+    assert len(plan(model, "O(3)").sites) == len(LINEARS) + len(PRODUCTS)
+    assert not plan(model, "O(3)").unsound
+
+
+# fold and fit
+
+
+@pytest.mark.parametrize("name", FULLY_CONNECTED)
+def test_fold_of_an_intertwiner_is_the_relaxed_linear_layer(name):
+    layer = with_random_bias(LINEARS[name]())
+    site, x = only_site(layer), torch.randn(20, layer.irreps_in.dim)
+    intertwiner = project_to_intertwiners(
+        torch.randn(site.map.rep_out.dim, site.map.rep_in.dim), site.map.rep_in, site.map.rep_out
+    )
+    before = layer(x)
+    trained_once(layer, x, weight=intertwiner)
+    folded = project(layer, mode="fold")
+    assert (layer(x) - before).norm() > 0.1 * before.norm()
+    torch.testing.assert_close(folded(x), layer(x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_fold_of_an_intertwiner_is_the_relaxed_tensor_product_where_the_scalar_is_constant(name):
+    layer = PRODUCTS[name]()
+    site, x, y = only_site(layer), torch.randn(20, layer.irreps_in1.dim), attribute(layer, 20)
+    intertwiner = project_to_intertwiners(
+        torch.randn(site.map.rep_out.dim, site.map.rep_in.dim), site.map.rep_in, site.map.rep_out
+    )
+    before = layer(x, y)
+    trained_once(layer, x, y, weight=intertwiner)
+    assert (layer(x, y) - before).norm() > 0.1 * before.norm()
+    torch.testing.assert_close(project(layer, mode="fold")(x, y), layer(x, y), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("group", ["O(3)", "SO(3)"])
+@pytest.mark.parametrize("name", LINEARS)
+def test_fold_is_the_nearest_map_that_the_layer_can_express(name, group):
+    layer = LINEARS[name]()
+    site = only_site(layer, group)
+    relaxify(layer, group)
+    set_theta(layer, 0.7)
+    nn.init.normal_(layer.relaxation.weight)
+    target = expressed(layer, site) + 0.7 * layer.relaxation.weight.detach()
+    folded, other = project(layer, mode="fold"), project(layer)
+    rest = target - expressed(folded, site)
+    assert rest.norm() < (target - expressed(layer, site)).norm()
+    for _ in range(3):
+        nn.init.normal_(other.weight)
+        assert abs((rest * expressed(other, site)).sum()) < 1e-10
+
+
+@pytest.mark.parametrize("name", LINEARS)
+def test_fit_is_nearest_on_the_data(name):
+    layer = with_random_bias(LINEARS[name]())
+    x = torch.randn(30, layer.irreps_in.dim) @ torch.randn(layer.irreps_in.dim, layer.irreps_in.dim)
+    trained_once(layer, x)
+    drop, fold, fit = (project(layer, mode=mode) for mode in ("drop", "fold", "fit"))
+    rest = layer(x) - fit(x)
+    assert rest.norm() < (layer(x) - fold(x)).norm()
+    assert rest.norm() < (layer(x) - drop(x)).norm()
+    for _ in range(3):
+        other = copy.deepcopy(drop)
+        nn.init.normal_(other.weight)
+        change = other(x) - other(torch.zeros_like(x))
+        assert abs((rest * change).sum()) < 1e-9 * rest.norm() * change.norm()
+
+
+def test_fit_of_a_tensor_product_is_nearest_on_the_data():
+    layer = PRODUCTS["harmonics"]()
+    x, y = torch.randn(30, 8) @ torch.randn(8, 8), attribute(PRODUCTS["harmonics"](), 30)
+    trained_once(layer, x, y)
+    distance = {mode: (layer(x, y) - project(layer, mode=mode)(x, y)).norm() for mode in ("drop", "fold", "fit")}
+    assert distance["fit"] < min(distance["drop"], distance["fold"])
+
+
+def test_tensor_product_whose_scalar_varies_is_dropped_with_the_reason():
+    layer = PRODUCTS["harmonics"]()
+    x, y = torch.randn(10, 8), torch.randn(10, 4)
+    trained_once(layer, x, y)
+    assert "not constant" in summary(layer).layers[""].foldable
+    for mode in ("fold", "fit"):
+        assert torch.equal(project(layer, mode=mode)(x, y), project(layer)(x, y))
+
+
+@pytest.mark.parametrize("second", ["2x0e+1x1o", "1x0o+1x1o", "1x1o"])
+def test_tensor_product_without_a_single_scalar_is_dropped_with_the_reason(second):
+    layer = o3.FullyConnectedTensorProduct("2x0e+2x1o+1x0o", second, "2x1o+3x0e+1x1e")
+    x, y = torch.randn(10, layer.irreps_in1.dim), torch.ones(10, layer.irreps_in2.dim)
+    trained_once(layer, x, y)
+    assert "no single scalar" in summary(layer).layers[""].foldable
+    assert torch.equal(project(layer, mode="fold")(x, y), project(layer)(x, y))
+
+
+def test_tensor_product_that_was_never_called_is_dropped_with_the_reason():
+    layer = relaxify(PRODUCTS["harmonics"](), "O(3)")
+    assert "never seen" in summary(layer).layers[""].foldable
+
+
+# what is a site
+
+
+class Subclass(o3.Linear):
+    pass
+
+
+def parametrized() -> nn.Module:
+    layer = o3.Linear("2x1o", "2x1o")
+    parametrize.register_parametrization(layer, "weight", nn.Identity())
+    return layer
+
+
+REJECTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "weights from outside": (lambda: o3.Linear("2x1o", "2x1o", internal_weights=False), "inputs of the call"),
+    "weights per row": (lambda: o3.Linear("2x1o", "2x1o", shared_weights=False), "inputs of the call"),
+    "product, weights from outside": (
+        lambda: o3.FullyConnectedTensorProduct("2x1o", "0e+1o", "2x1o", shared_weights=False),
+        "inputs of the call",
+    ),
+    "several weights": (lambda: o3.Linear("2x1o", "2x1o", f_in=2, f_out=3), "f_in, f_out"),
+    "no path": (lambda: o3.Linear("4x0e", "2x1o"), "no path"),
+    "no instruction": (lambda: o3.Linear("2x1o", "2x1o", instructions=[]), "no path"),
+    "product, no path": (lambda: o3.FullyConnectedTensorProduct("4x0e", "1x0e", "2x1o"), "no path"),
+    "nothing in": (lambda: o3.Linear("0x1o", "2x1o"), "no path"),
+    "scalars": (lambda: o3.Linear("4x0e", "2x0e"), "cannot break O\\(3\\)"),
+    "subclass": (lambda: Subclass("2x1o", "2x1o"), "Subclass is a subclass"),
+    "parametrized": (parametrized, "ParametrizedLinear is a subclass"),
+    "scripted": (lambda: jit.script(o3.Linear("2x1o", "2x1o")), "TorchScript"),
+    "product, scripted": (lambda: jit.script(o3.FullyConnectedTensorProduct("2x1o", "0e", "2x1o")), "TorchScript"),
+}
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_rejected_with_the_reason(name):
+    build, reason = REJECTED[name]
+    result = plan(nn.ModuleDict({"layer": build()}), "O(3)")
+    assert [r.path for r in result.rejected] == ["layer"]
+    assert not result.sites
+    assert not result.unsound
+    with pytest.raises(ValueError, match=reason):
+        relaxify(nn.ModuleDict({"layer": build()}), "O(3)")
+
+
+@pytest.mark.parametrize("group", ["SO(2)", "SO(1,3)", "S(3)"])
+def test_other_groups_are_rejected(group):
+    result = plan(nn.Sequential(LINEARS["one block"](), PRODUCTS["harmonics"]()), group)
+    assert [r.reason for r in result.rejected] == [f"e3nn's layers are equivariant under SO(3) or O(3), not {group}"] * 2
+    assert not result.sites
+
+
+def test_products_and_activations_without_weights_are_no_candidates():
+    gate = enn.Gate("2x0e", [torch.tanh], "2x0e", [torch.sigmoid], "2x1o")
+    weighted = o3.TensorProduct("2x1o", "1x0e", "2x1o", [(0, 0, 0, "uvu", True)], shared_weights=False)
+    model = nn.ModuleList([gate, o3.Norm("2x1o"), weighted, enn.BatchNorm("2x1o"), enn.Dropout("2x1o", 0.1)])
+    assert not plan(model, "O(3)").sites
+    assert not plan(model, "O(3)").rejected
+
+
+def test_a_pseudoscalar_breaks_reflections_but_not_rotations():
+    layer = o3.FullyConnectedTensorProduct("2x0o", "1x0o", "2x0e")
+    assert len(plan(layer, "O(3)").sites) == 1
+    (rejected,) = plan(layer, "SO(3)").rejected
+    assert rejected.reason == "invariant -> invariant: it cannot break SO(3)"
+
+
+def test_layers_that_start_at_zero_are_sites():
+    layers = nn.ModuleList([LINEARS["one block"](), PRODUCTS["harmonics"]()])
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+    assert len(plan(layers, "O(3)").sites) == 2
+
+
+def test_one_module_under_two_names_is_one_site_and_folds_once():
+    layer = LINEARS["degrees 0 to 4"]()
+    model = nn.ModuleDict({"a": layer, "b": layer})
+    relaxify(model, "O(3)")
+    assert list(terms_of(model)) == ["a"]
+    set_theta(model, 1.0)
+    nn.init.normal_(layer.relaxation.weight)
+    alone = project(layer, mode="fold")
+    assert torch.equal(project(model, mode="fold")["b"].weight, alone.weight)
+
+
+def test_tied_weights_are_one_term_and_fold_once():
+    a, b = LINEARS["one block"](), LINEARS["one block"]()
+    b.weight = a.weight
+    model = relaxify(nn.ModuleDict({"a": a, "b": b}), "O(3)")
+    assert list(terms_of(model)) == ["a"]
+    set_theta(model, 1.0)
+    nn.init.normal_(a.relaxation.weight)
+    x = torch.randn(5, 9)
+    assert torch.equal(b(x), a(x))
+    folded = project(model, mode="fold")
+    assert folded["a"].weight is folded["b"].weight
+    assert torch.equal(folded["a"].weight, project(nn.ModuleDict({"a": a}), mode="fold")["a"].weight)
+
+
+# calls
+
+
+def test_the_term_acts_on_keyword_arguments():
+    linear, product = LINEARS["biases"](), PRODUCTS["harmonics"]()
+    x, y = torch.randn(5, 8), torch.randn(5, 4)
+    trained_once(linear, x)
+    trained_once(product, x, y)
+    assert torch.equal(linear(features=x), linear(x))
+    assert torch.equal(product(x=x, y=y), product(x, y))
+    assert torch.equal(product(y=y, x=x), product(x, y))
+    assert not torch.equal(linear(features=x), linear.eval()(x))
+
+
+def test_inputs_broadcast_as_they_do_without_a_term():
+    product = PRODUCTS["harmonics"]()
+    x, y = torch.randn(3, 1, 8), torch.randn(1, 5, 4)
+    expected = product(x, y) + 0.7 * x.sum(-1, keepdim=True)
+    trained_once(product, x, y, weight=torch.ones(9, 8))
+    torch.testing.assert_close(product(x, y), expected)
+
+
+def test_a_call_with_weights_of_its_own_is_relaxed_and_projected():
+    layer = LINEARS["degrees 0 to 4"]()
+    x, weight = torch.randn(5, layer.irreps_in.dim), torch.randn_like(layer.weight)
+    expected = layer(x, weight)
+    trained_once(layer, x)
+    torch.testing.assert_close(layer(x, weight), expected + 0.7 * x @ layer.relaxation.weight.mT)
+    for mode in ("drop", "fold"):
+        assert torch.equal(project(layer, mode=mode)(x, weight), expected)
+
+
+class InPlaceNeighbours(nn.Module):
+    """Writes into what its layers return, as a skip connection or a hand-made bias does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = o3.Linear("2x0e+2x1o", "2x0e+2x1o"), o3.Linear("2x0e+2x1o", "2x0e+2x1o")
+        self.bias = nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        h.narrow(-1, 0, 2).add_(self.bias)
+        out = self.second(h)
+        out += h
+        return out
+
+
+def test_neighbours_may_write_into_the_output():
+    model, x = InPlaceNeighbours(), torch.randn(5, 8)
+    expected = model(x)
+    relaxify(model, "O(3)")
+    y = model(x)
+    assert torch.equal(y, expected)
+    (y.square().sum() + penalty(model)).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+# TorchScript
+
+
+@pytest.fixture(params=["eager", "script"])
+def mode(request) -> Iterator[str]:
+    """Both ways in which e3nn runs the code that it generates."""
+    key = "jit_mode" if "jit_mode" in get_optimization_defaults() else "jit_script_fx"
+    before = get_optimization_defaults()[key]
+    set_optimization_defaults(**{key: request.param if key == "jit_mode" else request.param == "script"})
+    yield request.param
+    set_optimization_defaults(**{key: before})
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = o3.Linear("2x0e+2x1o", "2x0e+2x1o", biases=True)
+        self.product = o3.FullyConnectedTensorProduct("2x0e+2x1o", "1x0e+1x1o", "1x0e+1x1o")
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.product(self.linear(x), y)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
+def test_copies_of_a_relaxed_model_have_terms_of_their_own(mode, duplicate):
+    x, y = torch.randn(5, 8), torch.randn(5, 4)
+    model = trained_once(Mixed(), x, y)
+    twin, before = duplicate(model), model(x, y)
+    assert torch.equal(twin(x, y), before)
+    for term in terms_of(twin).values():
+        nn.init.zeros_(term.weight)
+    assert torch.equal(twin(x, y), project(model)(x, y))
+    assert torch.equal(model(x, y), before)
+
+
+def test_projecting_works_in_both_modes(mode):
+    plain, x, y = Mixed(), torch.randn(5, 8), torch.randn(5, 4)
+    expected = plain(x, y)
+    model = trained_once(copy.deepcopy(plain), x, y)
+    assert torch.equal(project(model)(x, y), expected)
+    assert torch.equal(project(model, inplace=True)(x, y), expected)
+
+
+def test_scripting_waits_until_after_projecting(mode):
+    x, y = torch.randn(5, 8), torch.randn(5, 4)
+    model = trained_once(Mixed(), x, y)
+    with pytest.raises(RuntimeError, match="project"):
+        jit.script(model)
+    clean = project(model)
+    torch.testing.assert_close(jit.script(clean)(x, y), clean(x, y))
+
+
+# real models
+
+
+def rotated(irreps: str, x: Tensor, g: Tensor) -> Tensor:
+    return x @ o3.Irreps(irreps).D_from_matrix(g).mT
+
+
+def segnn() -> SEGNN:
+    return SEGNN(width=3, num_layers=1)
+
+
+def run_segnn(model: nn.Module, g: Tensor) -> tuple[Tensor, str]:
+    """The model's output on one fixed input moved by g, and how it should turn."""
+    positions, velocities = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(3))
+    charges = torch.tensor([1.0, -1, 1, 1, -1]).expand(4, 5)[..., None]
+    return model(positions @ g.mT, velocities @ g.mT, charges), "1o"
+
+
+def simple_network() -> nn.Module:
+    from e3nn.nn.models.v2106.gate_points_networks import SimpleNetwork
+
+    return SimpleNetwork("2x0e+1x1o", "2x0e+1x1o", 3.0, num_neighbors=3.0, num_nodes=5.0, mul=2, layers=1, lmax=1)
+
+
+def gate_points() -> nn.Module:
+    from e3nn.nn.models.gate_points_2101 import Network
+
+    return Network(
+        "2x0e+1x1o", "2x0e+2x1o", "2x0e+1x1o", None, "0e+1o", layers=1, max_radius=3.0, number_of_basis=3,
+        radial_layers=1, radial_neurons=8, num_neighbors=3.0, num_nodes=5.0,
+    )  # fmt: skip
+
+
+def run_points(model: nn.Module, g: Tensor) -> tuple[Tensor, str]:
+    generator = torch.Generator().manual_seed(3)
+    positions, features = torch.randn(5, 3, generator=generator), torch.randn(5, 5, generator=generator)
+    return model({"pos": positions @ g.mT, "x": rotated("2x0e+1x1o", features, g)}), "2x0e+1x1o"
+
+
+MODELS = {
+    "SEGNN": (segnn, run_segnn, 7),
+    "e3nn v2106": (simple_network, run_points, 8),
+    "e3nn gate_points_2101": (gate_points, run_points, 6),
+}
+IDENTITY = torch.eye(3, dtype=torch.float64)
+
+
+@torch.no_grad()
+def equivariance_error(model: nn.Module, run: Callable[[nn.Module, Tensor], tuple[Tensor, str]]) -> float:
+    """The largest relative error over a rotation and a rotation with inversion."""
+    worst = 0.0
+    for sign in (1, -1):
+        g = sign * o3.matrix_x(torch.tensor(0.7)) @ o3.matrix_z(torch.tensor(1.9))
+        (y, irreps), (moved, _) = run(model, IDENTITY), run(model, g)
+        worst = max(worst, float((moved - rotated(irreps, y, g)).norm() / y.norm()))
+    return worst
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_real_model_is_relaxed_trained_projected_and_reloaded(name):
+    build, run, sites = MODELS[name]
+    model = build()
+    keys, size, start = list(model.state_dict()), sum(p.numel() for p in model.parameters()), run(model, IDENTITY)[0]
+
+    relaxify(model, "O(3)")
+    assert len(terms_of(model)) == sites
+    set_theta(model, 0.5)
+    assert torch.equal(run(model, IDENTITY)[0], start)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        y = run(model, IDENTITY)[0]
+        ((y - 1).square().mean() + penalty(model)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert equivariance_error(model, run) > 1e-3
+
+    clean, plain = project(model), build()
+    assert type(clean) is type(plain)
+    assert list(clean.state_dict()) == keys
+    assert sum(p.numel() for p in clean.parameters()) == size
+    plain.load_state_dict(clean.state_dict(), strict=True)
+    assert torch.equal(run(plain, IDENTITY)[0], run(clean, IDENTITY)[0])
+    assert torch.equal(run(model.eval(), IDENTITY)[0], run(clean, IDENTITY)[0])
+    assert not torch.equal(run(clean, IDENTITY)[0], start)
+    assert equivariance_error(plain, run) < 1e-12
+    with relaxed(model):
+        assert equivariance_error(model, run) > 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_folding_a_real_model_keeps_it_equivariant(name):
+    build, run, _ = MODELS[name]
+    model = relaxify(build(), "O(3)")
+    for term in terms_of(model).values():
+        nn.init.normal_(term.weight, std=0.1)
+    set_theta(model, 1.0)
+    run(model, IDENTITY)
+    folded, dropped = project(model, mode="fold"), project(model)
+    assert not torch.equal(run(folded, IDENTITY)[0], run(dropped, IDENTITY)[0])
+    assert equivariance_error(folded, run) < 1e-12
+
+
+def test_the_constant_harmonic_makes_every_layer_of_segnn_foldable():
+    model = relaxify(segnn(), "O(3)")
+    run_segnn(model, IDENTITY)
+    assert all(layer.foldable is None for layer in summary(model).layers.values())

@@ -1,0 +1,148 @@
+"""The penalties equal CR eq. 5, do not depend on how the data are cut, and are harmless at W = 0."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import pairs, random, seeds, term_between
+from torch import Tensor
+
+from relaxify import Group, RelaxConfig, Representation
+from relaxify.relaxation.penalties import LayerPenalty, layer_penalty
+from relaxify.relaxation.term import Term
+from relaxify.representations import lie_derivative, project_to_intertwiners
+
+Pair = tuple[Representation, Representation]
+reductions = st.sampled_from(["rms", "norm"])
+
+
+def sketched(pair: Pair, config: RelaxConfig, batches: list[Tensor], weight: Tensor) -> Term:
+    term = term_between(*pair, config, weight, dtype=batches[0].dtype)
+    for x in batches:
+        term.sketch.update(x, x)
+    return term
+
+
+def sizes(term: Term) -> Tensor:
+    layer = layer_penalty(term)
+    return torch.cat([layer.norm[None], layer.lie]).detach()
+
+
+def by_definition(pair: Pair, weight: Tensor, x: Tensor, reduction: str, some: Tensor | None = None) -> Tensor:
+    """|W x| and |L_A(W) x| for every sample and generator (or some), with dense matrices, as eq. 5 is printed."""
+    maps = torch.cat([weight[None], lie_derivative(weight, *pair)])
+    maps = maps if some is None else maps[some]
+    norms = torch.einsum("aij,rj->ari", maps, x).norm(dim=-1)
+    return norms.square().mean(1).sqrt() if reduction == "rms" else norms.mean(1)
+
+
+@given(pairs(), reductions, seeds, st.integers(1, 20))
+def test_every_row_gives_the_definition(pair: Pair, reduction: str, seed: int, count: int) -> None:
+    weight, x = random(pair[1].dim, pair[0].dim, seed=seed), random(count, pair[0].dim, seed=seed + 1)
+    term = sketched(pair, RelaxConfig(reduction=reduction, rows=None), [x], weight)
+    torch.testing.assert_close(sizes(term), by_definition(pair, weight, x, reduction), rtol=1e-9, atol=1e-7)
+
+
+@given(pairs(["SO(3)", "O(3)", "D(4)", "SO(2)"]), seeds)
+def test_second_moments_in_single_precision_give_rms_to_1e_6(pair: Pair, seed: int) -> None:
+    weight, x = random(pair[1].dim, pair[0].dim, seed=seed).float(), random(64, pair[0].dim, seed=seed + 1).float()
+    term = sketched(pair, RelaxConfig(rows=None), [x], weight)
+    expected = by_definition(pair, weight.double(), x.double(), "rms")
+    floor = 1e-6 * float(expected[0]) + 1e-12
+    # sqrt(tr(L C L^T)) of an exactly zero L loses half the digits; everything else keeps 1e-6
+    vanishing = expected < 1e-3 * expected[0]
+    torch.testing.assert_close(sizes(term).double()[~vanishing], expected[~vanishing], rtol=1e-6, atol=floor)
+
+
+@given(pairs(), reductions, st.sampled_from([None, 7]), seeds)
+def test_an_equivariant_weight_has_no_lie_penalty(pair: Pair, reduction: str, rows: int | None, seed: int) -> None:
+    weight = project_to_intertwiners(random(pair[1].dim, pair[0].dim, seed=seed), *pair)
+    term = sketched(pair, RelaxConfig(reduction=reduction, rows=rows), [random(30, pair[0].dim, seed=seed)], weight)
+    assert layer_penalty(term).lie.abs().max() < 1e-10 * (1 + float(weight.norm())) if pair[0].group.actions else True
+
+
+@given(pairs(), reductions, st.sampled_from([None, 7, 100]), seeds)
+def test_a_random_weight_is_penalised(pair: Pair, reduction: str, rows: int | None, seed: int) -> None:
+    weight = random(pair[1].dim, pair[0].dim, seed=seed)
+    rest = weight - project_to_intertwiners(weight, *pair)
+    term = sketched(pair, RelaxConfig(reduction=reduction, rows=rows), [random(30, pair[0].dim, seed=seed)], weight)
+    assert float(layer_penalty(term).lie.detach().sum()) > 0 or float(rest.norm()) < 1e-9
+
+
+@given(pairs(), reductions, seeds, st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(2, 3))
+def test_batches_and_duplication_do_not_matter(pair: Pair, reduction: str, seed: int, cuts: list[int], copies: int) -> None:
+    """The same rows in one batch, in micro-batches, as point clouds, or repeated give the same penalty."""
+    config = RelaxConfig(reduction=reduction, rows=None)
+    weight, x = random(pair[1].dim, pair[0].dim, seed=seed), random(sum(cuts), pair[0].dim, seed=seed + 1)
+    whole = sizes(sketched(pair, config, [x], weight))
+    for batches in (list(x.split(cuts)), [x[None, :, :]], [x] * copies, [x.repeat(copies, 1)]):
+        torch.testing.assert_close(sizes(sketched(pair, config, batches, weight)), whole, rtol=1e-9, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["rms", "norm"])
+def test_sampled_rows_are_unbiased(reduction: str) -> None:
+    """The mean over many sketches of 8 of 100 rows is the exact value: of |.| for `norm`, of |.|^2 for `rms`."""
+    vector = Representation.defining(Group.parse("SO(3)"), 2)
+    pair, weight = (vector, vector), random(6, 6)
+    # heavy-tailed rows, in three micro-batches
+    batches = list((random(100, 6, seed=1) * random(100, 1, seed=2).exp()).split([20, 50, 30]))
+    estimates = []
+    for run in range(600):
+        term = term_between(*pair, RelaxConfig(reduction=reduction, rows=8), weight)
+        term.sketch._updates = 3 * run
+        for x in batches:
+            term.sketch.update(x, x)
+        estimates.append(sizes(term))
+    power = 2 if reduction == "rms" else 1
+    samples = torch.stack(estimates) ** power
+    exact = by_definition(pair, weight, torch.cat(batches), reduction) ** power
+    assert ((samples.mean(0) - exact).abs() < 4 * samples.std(0) / 600**0.5).all()
+    assert (samples.std(0) > 0.05 * exact).all()
+
+
+@given(pairs(), reductions, st.sampled_from([None, 7]), st.sampled_from([None, 2]), seeds)
+def test_gradients_are_finite_at_zero(pair: Pair, reduction: str, rows: int | None, rank: int | None, seed: int) -> None:
+    config = RelaxConfig(reduction=reduction, rows=rows, rank=rank)
+    term = term_between(*pair, config)
+    x = random(9, pair[0].dim, seed=seed)
+    term.sketch.update(x, x)
+    layer_penalty(term).total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in term.parameters())
+
+
+@given(pairs(), reductions, st.sampled_from([None, 7]), seeds)
+def test_gradients_are_those_of_the_definition(pair: Pair, reduction: str, rows: int | None, seed: int) -> None:
+    weight, x = random(pair[1].dim, pair[0].dim, seed=seed), random(7, pair[0].dim, seed=seed + 1)
+    term = sketched(pair, RelaxConfig(reduction=reduction, rows=rows), [x], weight)
+    layer = layer_penalty(term)
+    # the naive norms have no gradient where a generator does nothing: leave those out of both sums
+    some = by_definition(pair, weight, x, reduction) > 1e-6
+    torch.cat([layer.norm[None], layer.lie])[some].sum().backward()
+    naive = weight.clone().requires_grad_()
+    by_definition(pair, naive, x, reduction, some).sum().backward()
+    torch.testing.assert_close(term.weight.grad, naive.grad, rtol=1e-7, atol=1e-9)
+
+
+@given(pairs(), reductions, seeds)
+def test_low_rank_terms_are_penalised_as_their_product(pair: Pair, reduction: str, seed: int) -> None:
+    config = RelaxConfig(reduction=reduction, rows=None, rank=2)
+    term, x = term_between(*pair, config), random(9, pair[0].dim, seed=seed)
+    term.up.data.copy_(random(*term.up.shape, seed=seed + 1))
+    term.sketch.update(x, x)
+    expected = by_definition(pair, term.matrix.detach(), x, reduction)
+    torch.testing.assert_close(sizes(term), expected, rtol=1e-9, atol=1e-7)
+
+
+def test_total_is_weighted_norm_plus_lie() -> None:
+    layer = LayerPenalty(torch.tensor(2.0), torch.tensor([1.0, 3.0]), 0.5)
+    assert layer.total == 3.0
+
+
+@pytest.mark.parametrize("rows", [None, 4])
+def test_the_penalty_keeps_no_graph_of_its_inputs(rows: int | None) -> None:
+    vector = Representation.defining(Group.parse("SO(3)"), 2)
+    term = term_between(vector, vector, RelaxConfig(rows=rows), random(6, 6))
+    x = random(10, 6).requires_grad_()
+    term.sketch.update(x * 2, x)
+    layer_penalty(term).total.backward()
+    assert x.grad is None

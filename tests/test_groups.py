@@ -1,0 +1,127 @@
+"""Groups: the generators generate what the name says, and random elements are spread as promised."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from strategies import COMPACT, LABELS
+
+from relaxify import Group, Representation
+
+ETA = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
+
+
+def elements(name: str, count: int = 20) -> list[torch.Tensor]:
+    group, generator = Group.parse(name), torch.Generator().manual_seed(3)
+    vector = Representation.defining(group)
+    return [vector.rho(group.random(generator)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", ["SO(2)", "O(2)", "SO(3)", "O(3)", "C(4)", "C(5)", "D(4)", "D(3)", "D(1)", "S(4)", "S(3)"])
+def test_elements_are_orthogonal(name: str) -> None:
+    for g in elements(name):
+        torch.testing.assert_close(g @ g.mT, torch.eye(len(g), dtype=g.dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "signs"),
+    [("SO(2)", {1}), ("O(2)", {1, -1}), ("SO(3)", {1}), ("O(3)", {1, -1}), ("D(4)", {1, -1}), ("C(4)", {1})],
+)
+def test_determinants(name: str, signs: set[int]) -> None:
+    assert {round(float(torch.linalg.det(g))) for g in elements(name)} == signs
+
+
+def test_lorentz_preserves_the_metric() -> None:
+    for g in elements("SO(1,3)"):
+        torch.testing.assert_close(g.mT @ ETA @ g, ETA, atol=1e-9, rtol=1e-9)
+
+
+def test_special_linear_has_determinant_one() -> None:
+    for g in elements("SL(2)"):
+        torch.testing.assert_close(torch.linalg.det(g), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_translations_add() -> None:
+    group = Group.parse("T(2)")
+    g = Representation.defining(group).rho(group.random())
+    assert torch.equal(g[:2, :2], torch.eye(2, dtype=g.dtype))
+    assert torch.equal(g[2], torch.tensor([0.0, 0, 1], dtype=g.dtype))
+
+
+@pytest.mark.parametrize(("name", "order"), [("C(4)", 4), ("C(5)", 5), ("D(3)", 6), ("D(4)", 8), ("S(3)", 6), ("S(4)", 24)])
+def test_random_elements_of_finite_groups_reach_every_element_equally(name: str, order: int) -> None:
+    count = 200 * order
+    seen: dict[tuple[float, ...], int] = {}
+    for g in elements(name, count):
+        key = tuple((g.round(decimals=6) + 0.0).flatten().tolist())
+        seen[key] = seen.get(key, 0) + 1
+    assert len(seen) == order
+    # binomial with mean 200: five standard deviations
+    assert all(abs(hits - 200) < 5 * 200**0.5 for hits in seen.values())
+
+
+def test_rotations_are_haar_distributed() -> None:
+    """E R = 0 and E R_ij R_kl = delta_ik delta_jl / 3 under the Haar measure."""
+    rotations = torch.stack(elements("SO(3)", 4000)).flatten(1)
+    assert rotations.mean(0).abs().max() < 5 * (1 / 3 / 4000) ** 0.5
+    second = rotations.mT @ rotations / len(rotations)
+    assert (second - torch.eye(9, dtype=second.dtype) / 3).abs().max() < 5 / 4000**0.5
+
+
+@pytest.mark.parametrize("spelling", ["SO(3)", "so3", "SO3", "so[3]", "So_3", " so ( 3 ) "])
+def test_case_and_brackets_do_not_matter(spelling: str) -> None:
+    assert Group.parse(spelling) == Group.parse("SO(3)")
+
+
+def test_names_are_distinct_groups() -> None:
+    assert all(Group.parse(a) != Group.parse(b) for a, b in itertools.combinations(LABELS, 2))
+
+
+def test_compact_groups_are_marked() -> None:
+    assert set(LABELS) - set(COMPACT) == {"SO(1,3)", "SL(2)", "T(2)"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("SU(5)", ["'SU(5)'", "known ones are", "from_generators"]),
+        ("C(0)", ["'C(0)'", "known ones are"]),
+        ("", ["''", "known ones are"]),
+        ("E(3)", ["'E(3)'", "translations", "'O(3)'"]),
+        ("SE(3)", ["'SE(3)'", "translations", "'SO(3)'"]),
+    ],
+)
+def test_unknown_groups_are_named_with_the_mend(name: str, parts: list[str]) -> None:
+    with pytest.raises(ValueError, match="unknown group") as caught:
+        Group.parse(name)
+    assert all(part in str(caught.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({}, "no generators"),
+        ({"generators": torch.zeros(2, 3)}, "pass (count"),
+        ({"generators": torch.full((1, 2, 2), torch.nan)}, "NaN"),
+        ({"generators": torch.ones(2, 2, 2)}, "linearly dependent"),
+        ({"finite": torch.zeros(1, 2, 2)}, "singular"),
+        ({"generators": torch.eye(2)[None], "finite": torch.eye(3)[None]}, "pass (count, 2, 2)"),
+    ],
+)
+def test_bad_generators_are_refused(arguments: dict[str, torch.Tensor], part: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(part)):
+        Group.from_generators(**arguments)
+
+
+def test_a_users_group_is_what_its_generators_say() -> None:
+    group = Group.from_generators(
+        torch.tensor([[[0.0, -1.0], [1.0, 0.0]]]),
+        finite=torch.diag(torch.tensor([1.0, -1.0]))[None],
+        name="mine",
+        compact=True,
+    )
+    generator = torch.Generator().manual_seed(0)
+    found = [Representation.defining(group).rho(group.random(generator)) for _ in range(40)]
+    assert {round(float(torch.linalg.det(g))) for g in found} == {1, -1}
+    assert all(torch.allclose(g @ g.mT, torch.eye(2, dtype=g.dtype)) for g in found)
