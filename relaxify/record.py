@@ -41,8 +41,8 @@ class Record:
     `path` is the site's module in the relaxed model, `aliases` the other modules that share its weight. W, of shape
     (dim rep_out, dim rep_in), is stored as the keys `weight_keys`: ("weight",), or ("up", "down") where W = up @ down.
     `axes_in` and `axes_out` say which axes of the layer's tensors hold the features. `paths` say what of W the layer's
-    own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. CheckpointError if these
-    disagree.
+    own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. `updates` is where resumed
+    training goes on in the stream of sampled rows. CheckpointError if these disagree.
 
     >>> vectors = (Block("1o", 2, 3),)
     >>> record = Record(
@@ -67,6 +67,7 @@ class Record:
     paths: tuple[Path, ...]
     base_shapes: dict[str, tuple[int, ...]]
     unfoldable: str | None
+    updates: int = 0
 
     def __post_init__(self) -> None:
         if self.weight_keys not in (("weight",), ("up", "down")):
@@ -108,6 +109,7 @@ class Record:
             "paths": [asdict(path) for path in self.paths],
             "base_shapes": dict(sorted(self.base_shapes.items())),
             "unfoldable": self.unfoldable,
+            "updates": self.updates,
         }
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(data) > MAX_BYTES:
@@ -282,4 +284,5 @@ _RECORD: dict[str, Reader[Any]] = {
     "paths": _list(_object(Path, _PATH)),
     "base_shapes": _shapes,
     "unfoldable": _optional_text,
+    "updates": _integer,
 }

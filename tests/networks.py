@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from e3nn import o3
-from models.vector_neurons import VNLinear, VNLinearLeakyReLU, VNMaxPool
 from torch import Tensor, nn
 
+from models.vector_neurons import VNLinear, VNLinearLeakyReLU, VNMaxPool
 from relaxify import penalty, set_theta
 from relaxify.relaxation.term import terms_of
 
@@ -100,3 +102,13 @@ def anatomy(model: nn.Module) -> list[Any]:
         )
         for path, module in model.named_modules(remove_duplicate=False)
     ]
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the test run's own type checks, as users run the library."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -96,7 +96,8 @@ class Relaxed:
     def _coefficients(self) -> Tensor:
         columns = torch.stack([matrix.flatten() for *_, matrix in expressible(self.record)], dim=1)
         # by singular values, least squares has the least norm where two paths express the same
-        return torch.linalg.lstsq(columns, self.relaxation.flatten()[:, None], driver="gelsd").solution.flatten()
+        solution: Tensor = torch.linalg.lstsq(columns, self.relaxation.flatten()[:, None], driver="gelsd").solution
+        return solution.flatten()
 
 
 def expressible(record: Record) -> list[tuple[str, int, Tensor]]:

@@ -16,7 +16,7 @@ from relaxed_states import IRREPS, VECTORS
 from torch import Tensor
 
 from relaxify.record import MAX_BYTES, CheckpointError, Record
-from relaxify.representations import Block
+from relaxify.representations import Block, Layout
 from relaxify.sites import Path
 
 names = st.text(st.characters(categories=["L", "N"], include_characters="_.()/ Ã©"), min_size=1, max_size=20)
@@ -25,7 +25,8 @@ names = st.text(st.characters(categories=["L", "N"], include_characters="_.()/ Ã
 @st.composite
 def records(draw: st.DrawFn) -> Record:
     dimensions = draw(st.lists(st.integers(1, 7), min_size=1, max_size=3))
-    multiplicities, layouts = st.integers(0, 4), st.sampled_from(["channel_major", "component_major"])
+    multiplicities = st.integers(0, 4)
+    layouts: st.SearchStrategy[Layout] = st.sampled_from(["channel_major", "component_major"])
     rep_in, rep_out = (
         tuple(Block(draw(names), draw(multiplicities), d, draw(layouts)) for d in dimensions) for _ in range(2)
     )
@@ -49,6 +50,7 @@ def records(draw: st.DrawFn) -> Record:
         paths=tuple(paths),
         base_shapes={"weight": (offset,), "bias": tuple(draw(st.lists(st.integers(0, 9), max_size=3)))},
         unfoldable=draw(st.none() | names),
+        updates=draw(st.integers(0, 2**40)),
     )
 
 
@@ -73,7 +75,7 @@ def test_a_record_survives_its_tensor(record: Record) -> None:
 
 def test_the_format_is_as_documented() -> None:
     document = document_of(VECTORS)
-    promised = "format path aliases adapter op group rep_in rep_out layout weight_key paths base_shapes unfoldable"
+    promised = "format path aliases adapter op group rep_in rep_out layout weight_key paths base_shapes unfoldable updates"
     assert list(document) == promised.split()
     assert document["format"] == "relaxify/1"
     assert document["rep_in"] == [{"name": "vector", "multiplicity": 3, "dimension": 3, "layout": "component_major"}]
@@ -145,6 +147,7 @@ HOSTILE = {
     "shape is negative": (edit("base_shapes", "weight", to=[-26]), "base_shapes is no integer from 0"),
     "shape is a number": (edit("base_shapes", "weight", to=26), "base_shapes is no list"),
     "shapes are a list": (edit("base_shapes", to=[]), "base_shapes is no object"),
+    "updates are negative": (edit("updates", to=-1), "updates is no integer from 0"),
     "unfoldable is a number": (edit("unfoldable", to=1), "unfoldable is no printable text"),
 }
 
@@ -169,7 +172,7 @@ def test_every_field_is_checked(change: Callable[[Any], None], reason: str) -> N
         b"{",
         b"[" * 100_000,
         b'{"a":' * 100_000,
-        b'{"format":"relaxify/1","format":"relaxify/1"}',
+        bytes(IRREPS.encode().tolist()).replace(b'"op":', b'"op":"hidden","op":'),
         bytes(IRREPS.encode().tolist()).replace(b'"scale":0.5', b'"scale":NaN'),
         bytes(IRREPS.encode().tolist()).replace(b'"scale":0.5', b'"scale":1e999'),
         bytes(IRREPS.encode().tolist()).replace(b'"offset":0', b'"offset":' + b"9" * 10_000),

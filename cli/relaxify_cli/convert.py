@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,15 +15,21 @@ from relaxify_cli.errors import ThresholdError
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
-    from relaxify.checkpoint.report import Mode
+
+
+class Mode(enum.StrEnum):
+    """What becomes of the terms."""
+
+    drop = "drop"
+    fold = "fold"
 
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of a relaxed model: .safetensors or .pt.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The plain model's checkpoint.")],
     mode: Annotated[
-        str, typer.Option(metavar="drop|fold", help="Leave the terms out, or add to the layers what these can express.")
-    ] = "drop",
+        Mode, typer.Option(help="Leave the terms out, or first add to the layers what these can express.")
+    ] = Mode.drop,
     max_theta: Annotated[
         float | None, typer.Option(metavar="X", help="Exit with 1 if a |theta| is above X; 0 after a finished schedule.")
     ] = None,
@@ -45,7 +52,7 @@ def convert(
         conversion = convert_checkpoint(
             source,
             output,
-            mode=cast("Mode", mode),
+            mode=mode.value,
             max_theta=max_theta,
             force=force,
             strip_prefix=strip_prefix,

@@ -22,7 +22,7 @@ def sentence(error: BaseException) -> str:
 
 def _text(error: BaseException) -> str:
     if hasattr(error, "format_message"):
-        return f"{error.format_message()} (--help lists what there is)"
+        return f"{error.format_message().removesuffix('.')} (--help lists what there is)."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, ImportError):

@@ -42,7 +42,7 @@ def load_factory(spec: str) -> Callable[[], Any]:
             raise ValueError(f"{location} has no {name}; give the name of a function or class in it.")
         factory = getattr(factory, part)
     if not callable(factory):
-        raise ValueError(f"{spec} is a {type(factory).__name__}, which cannot be called; give a function or class.")
+        raise ValueError(f"{spec} cannot be called ({type(factory).__name__}); give the name of a function or class.")
     return factory
 
 

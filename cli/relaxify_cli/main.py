@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from relaxify_cli.errors import INTERRUPTED, exit_code, sentence
+from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, sentence
 
 # the function `convert` of relaxify_cli.convert is `relaxify convert`
 COMMANDS = ("plan", "convert", "demo", "doctor")
@@ -63,15 +63,17 @@ def run(arguments: Sequence[str]) -> int:
             prog_name="relaxify",
             standalone_mode=False,
         )
+        code = result if isinstance(result, int) else FINE
     except (typer.Abort, KeyboardInterrupt):
-        sys.stderr.write("relaxify: interrupted.\n")
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
         if debug:
             raise
         sys.stderr.write(f"relaxify: {sentence(error)}\n")
         return exit_code(error)
-    return result if isinstance(result, int) else 0
+    if code == INTERRUPTED:
+        sys.stderr.write("relaxify: interrupted.\n")
+    return code
 
 
 def main() -> None:

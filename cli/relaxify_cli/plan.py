@@ -57,7 +57,9 @@ def _sites(result: Plan) -> Table:
 
 def _rejected(result: Plan) -> Table:
     """Candidates with one reason stand together: a model has many, for few reasons."""
-    table = Table(Column("op", overflow="fold"), Column("why not", ratio=2), Column("candidates", ratio=3, overflow="fold"), box=None)
+    table = Table(
+        Column("op", overflow="fold"), Column("why not", ratio=2), Column("candidates", ratio=3, overflow="fold"), box=None
+    )
     reasons: dict[tuple[str, str], list[str]] = {}
     for rejected in result.rejected:
         reasons.setdefault((rejected.op, rejected.reason), []).append(rejected.path or "(the model)")

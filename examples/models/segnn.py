@@ -1,8 +1,8 @@
 """SEGNN: message passing whose multilayer perceptrons are steered by geometry (Brandstetter et al. 2021, arXiv 2110.02905).
 
-Every linear map of an ordinary message-passing network becomes a Clebsch-Gordan tensor product with an attribute, a sum of spherical
-harmonics of the relative positions and velocities at hand, and every nonlinearity a gate. Written from the paper (sec. 3 and 4.1)
-for the N-body task; translations act on positions alone, rotations and reflections on positions and velocities.
+Every linear map of an ordinary message-passing network becomes a Clebsch-Gordan tensor product with an attribute, spherical
+harmonics of positions and velocities, and every nonlinearity a gate. Written from the paper, for its N-body task:
+translations act on positions alone, rotations and reflections on positions and velocities.
 """
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 
 class SteerableLinear(nn.Module):
-    """h -> W_a h + b: for every attribute a, a linear map of h, equivariant in h and a together (SEGNN eq. 8).
+    """h -> W_a h + b: for every attribute a, a linear map of h, equivariant in h and a together.
 
-    W is a fully connected tensor product; b acts on the leading `0e` scalars alone. Both start as `torch.nn.Linear` does, uniform in
-    +-1/sqrt(fan_in), and nothing divides by the fan-in afterwards, so an Adam step changes the map by what it would change a Linear.
+    W is a fully connected tensor product; b acts on the leading `0e` scalars alone. Both start as `torch.nn.Linear` does,
+    uniform in +-1/sqrt(fan_in), and nothing divides by the fan-in afterwards: an Adam step then moves the map as far as it
+    would move a Linear's, where e3nn's own normalisation would shrink it by sqrt(fan_in).
     """
 
     def __init__(self, irreps_in: o3.Irreps, irreps_attr: o3.Irreps, irreps_out: o3.Irreps) -> None:
@@ -38,13 +39,15 @@ class SteerableLinear(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -(fan_in[0] ** -0.5), fan_in[0] ** -0.5)
 
-    def forward(self, h: Float[Tensor, "rows irreps_in"], attribute: Float[Tensor, "rows irreps_attr"]) -> Float[Tensor, "rows irreps_out"]:
+    def forward(
+        self, h: Float[Tensor, "rows irreps_in"], attribute: Float[Tensor, "rows irreps_attr"]
+    ) -> Float[Tensor, "rows irreps_out"]:
         out: Tensor = self.tensor_product(h, attribute)
         return out if self.bias is None else out + nn.functional.pad(self.bias, (0, self.padding))
 
 
 class GatedSteerableLinear(nn.Module):
-    """A steerable linear map, then a gate: swish on scalars, a learned sigmoid gate on every other irrep (SEGNN sec. 3)."""
+    """A steerable linear map, then a gate: swish on scalars, a learned sigmoid gate on every other irrep."""
 
     def __init__(self, irreps_in: o3.Irreps, irreps_attr: o3.Irreps, irreps_out: o3.Irreps) -> None:
         super().__init__()
@@ -53,13 +56,15 @@ class GatedSteerableLinear(nn.Module):
         self.gate = Gate(scalars, [nn.functional.silu], gates, [torch.sigmoid], gated)
         self.linear = SteerableLinear(irreps_in, irreps_attr, self.gate.irreps_in)
 
-    def forward(self, h: Float[Tensor, "rows irreps_in"], attribute: Float[Tensor, "rows irreps_attr"]) -> Float[Tensor, "rows irreps_out"]:
+    def forward(
+        self, h: Float[Tensor, "rows irreps_in"], attribute: Float[Tensor, "rows irreps_attr"]
+    ) -> Float[Tensor, "rows irreps_out"]:
         out: Tensor = self.gate(self.linear(h, attribute))
         return out
 
 
 class SEGNNLayer(nn.Module):
-    """One round of message passing (SEGNN eq. 9 and 10).
+    """One round of message passing, with a residual.
 
     m_ij = phi_m(f_i, f_j, |x_ij|, q_i q_j; a_ij),  f_i <- f_i + phi_f(f_i, sum_j m_ij; a_i)
     """
@@ -127,7 +132,7 @@ class SEGNN(nn.Module):
     ) -> Float[Tensor, "*batch n 3"]:
         """Later positions of n particles per graph.
 
-        `edge_index` holds (sender, receiver) pairs of rows of the flattened nodes; without it every particle of a graph sees all others.
+        `edge_index` holds (sender, receiver) rows of the flattened nodes; without it a graph's particles all see each other.
         """
         x, v, q = (a.reshape(-1, a.shape[-1]) for a in (positions, velocities, charges))
         if edge_index is None:
@@ -137,7 +142,7 @@ class SEGNN(nn.Module):
         edge_features = torch.cat([relative.norm(dim=-1, keepdim=True), q[receiver] * q[sender]], dim=-1)
         edge_attr = self.harmonics(relative)
         node_attr = mean_over_neighbours(edge_attr, receiver, len(x)) + self.harmonics(v)
-        # Seen from its neighbours a particle's place is free of the origin, and in a complete graph proportional to x_i - mean(x).
+        # A particle's place as its neighbours see it knows no origin; in a complete graph it is x_i - mean(x), up to scale.
         place = mean_over_neighbours(relative, receiver, len(x))
         features = self.embedding(torch.cat([v.norm(dim=-1, keepdim=True), place, v], dim=-1), node_attr)
         for layer in self.layers:
@@ -163,7 +168,9 @@ def fully_connected(graphs: int, n: int, device: torch.device | None = None) -> 
     return (one[:, None, :] + offsets[None, :, None]).reshape(2, -1)
 
 
-def mean_over_neighbours(values: Float[Tensor, "edge k"], receiver: Int[Tensor, " edge"], nodes: int) -> Float[Tensor, "node k"]:
+def mean_over_neighbours(
+    values: Float[Tensor, "edge k"], receiver: Int[Tensor, " edge"], nodes: int
+) -> Float[Tensor, "node k"]:
     """Mean of the values arriving at each node, zero for a node that nothing reaches."""
     total = values.new_zeros(nodes, values.shape[-1]).index_add(0, receiver, values)
     count = values.new_zeros(nodes).index_add(0, receiver, torch.ones_like(values[:, 0]))

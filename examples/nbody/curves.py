@@ -1,46 +1,62 @@
 """curves.png: how both trainings went, and what the relaxation did meanwhile."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 if TYPE_CHECKING:
     from nbody.experiment import Result
 
 
-def draw(result: "Result", path: Path) -> None:
-    """Validation error and training loss of both models over epochs; below, theta, relaxed share and penalty."""
-    figure = Figure(figsize=(7, 6.5), layout="constrained")
+def draw(result: Result, path: Path) -> None:
+    """Errors of both models over epochs; below them the relaxed share with theta, and the penalty. One line a seed."""
+    # Without pyplot: no window system, and no global state left behind.
+    figure = Figure(figsize=(7, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    errors, relaxation = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    penalties = relaxation.twinx()
-    for run in result.seeds:
-        first = run is result.seeds[0]
-        epochs = range(1, len(run.epochs) + 1)
-        for axes, name, color, style, label in (
-            (errors, "plain_validation", "tab:blue", "-", "plain, validation"),
-            (errors, "projected_validation", "tab:orange", "-", "relaxed, validation (equivariant part)"),
-            (errors, "plain_loss", "tab:blue", ":", "plain, training"),
-            (errors, "relaxed_loss", "tab:orange", ":", "relaxed, training (with its terms)"),
-            (relaxation, "theta", "black", "--", "theta"),
-            (relaxation, "share", "tab:green", "-", "relaxed share |theta W x| / |f(x)|"),
-            (penalties, "penalty", "tab:red", "-", "penalty"),
-        ):
-            values = [getattr(epoch, name) for epoch in run.epochs]
-            axes.plot(epochs, values, style, color=color, alpha=0.9 if len(result.seeds) == 1 else 0.6, label=label if first else None)
-    errors.set(yscale="log", ylabel="mean square error")
-    relaxation.set(xlabel="epoch", ylabel="theta and share", ylim=(0, None))
-    penalties.set(ylabel="penalty", ylim=(0, None))
+    errors, shares, penalties = figure.subplots(3, 1, sharex=True, height_ratios=[4, 2, 1.5])
+    thetas = shares.twinx()
+    _lines(errors, result, "plain_validation", "plain, validation", color="tab:blue")
+    _lines(errors, result, "projected_validation", "relaxed, validation (equivariant part)", color="tab:orange")
+    _lines(errors, result, "plain_loss", "plain, training", color="tab:blue", linestyle=":")
+    _lines(errors, result, "relaxed_loss", "relaxed, training (with its terms)", color="tab:orange", linestyle=":")
+    _lines(shares, result, "share", "share", color="tab:green")
+    _lines(thetas, result, "theta", "theta", color="black", linestyle="--")
+    _lines(penalties, result, "penalty", "penalty", color="tab:red")
     errors.legend(frameon=False)
-    handles = [*relaxation.get_lines(), *penalties.get_lines()]
-    shown = [line for line in handles if not line.get_label().startswith("_")]
-    relaxation.legend(shown, [line.get_label() for line in shown], frameon=False)
-    settings = result.settings
-    figure.suptitle(
-        f"Charged N-body: {settings.train_size:,} trajectories, {settings.epochs} epochs, "
-        f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}",
-        fontsize="medium",
-    )
+    errors.set(yscale="log", ylabel="mean square error")
+    shares.set_ylabel("relaxed share\n|theta W x| / |f(x)|", color="tab:green")
+    shares.set_ylim(bottom=0)
+    shares.yaxis.set_major_formatter(PercentFormatter(1))
+    thetas.set(ylabel="theta (dashed)", ylim=(0, None))
+    penalties.set_ylabel("penalty", color="tab:red")
+    penalties.set(xlabel="epoch", ylim=(0, None))
+    figure.suptitle(_title(result), fontsize="medium")
     figure.savefig(path, dpi=150)
+
+
+def _lines(axes: Axes, result: Result, field: str, label: str, *, color: str, linestyle: str = "-") -> None:
+    for run in result.seeds:
+        values = [getattr(epoch, field) for epoch in run.epochs]
+        axes.plot(
+            range(1, len(values) + 1),
+            values,
+            color=color,
+            linestyle=linestyle,
+            marker="." if len(values) == 1 else None,
+            alpha=1 if len(result.seeds) == 1 else 0.5,
+            label=label if run is result.seeds[0] else None,
+        )
+
+
+def _title(result: Result) -> str:
+    settings, seeds = result.settings, len(result.seeds)
+    return (
+        f"Charged N-body: {settings.train_size:,} trajectories, {settings.epochs} epochs, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}"
+    )

@@ -5,7 +5,6 @@ There is no model selection: what is measured is the model after the last step, 
 
 import contextlib
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -13,9 +12,10 @@ import tempfile
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
+import e3nn
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models.segnn import SEGNN
 from nbody.evaluate import Batch, equivariance_error, mean_square_error, parameter_count, predict, tensors
 from nbody.simulate import ChargedParticles, Split, load
-from nbody.training import Epoch, Pair, Step, Training, train_pair
+from nbody.training import Budget, Epoch, Pair, Step, train_pair
 from relaxify import project
 
 RESULTS = "results.json"
@@ -33,7 +33,7 @@ RESULTS = "results.json"
 class Settings:
     """What is run. The defaults take about a minute on one core; the paper's network is `width=32, num_layers=4`."""
 
-    epochs: int = 30
+    epochs: int = 25
     train_size: int = 1000
     validation_size: int = 500
     test_size: int = 2000
@@ -86,15 +86,9 @@ def run(settings: Settings, out: Path | None = None, *, force: bool = False) -> 
     ValueError, before anything is computed, if `out` holds results already and `force` is not given.
     """
     with _folder(out, force) as folder:
-        data: dict[Split, Batch] = {}
-        sizes: dict[Split, int] = {
-            "train": settings.train_size,
-            "valid": settings.validation_size,
-            "test": settings.test_size,
-        }
-        for split, size in sizes.items():
-            yield Stage(f"Simulating {size:,} trajectories ({split}), or reading them from the cache")
-            data[split] = tensors(load(ChargedParticles(), split, size))
+        sizes = f"{settings.train_size:,} train, {settings.validation_size:,} validation, {settings.test_size:,} test"
+        yield Stage(f"Simulating {sizes} trajectories, unless cached")
+        data = _load(settings)
         seeds: list[SeedResult] = []
         for seed in range(settings.seeds):
             pair, measured = yield from _run_seed(settings, seed, data, folder)
@@ -106,16 +100,23 @@ def run(settings: Settings, out: Path | None = None, *, force: bool = False) -> 
     return result
 
 
+def _load(settings: Settings) -> dict[Split, Batch]:
+    sizes: dict[Split, int] = {"train": settings.train_size, "valid": settings.validation_size, "test": settings.test_size}
+    return {split: tensors(load(ChargedParticles(), split, size)) for split, size in sizes.items()}
+
+
 def _run_seed(
     settings: Settings, seed: int, data: dict[Split, Batch], folder: Path
 ) -> Generator[Stage | Step, None, tuple[Pair, SeedResult]]:
-    budget = Training(settings.epochs, settings.batch_size, settings.learning_rate)
+    budget = Budget(settings.epochs, settings.batch_size, settings.learning_rate)
+    yield Stage(f"Seed {seed}: training plainly and relaxed, step by step in turn")
     pair = yield from train_pair(_model(settings, seed), data["train"], data["valid"], budget, seed)
     yield Stage(f"Seed {seed}: saving, converting, reloading and testing")
     checkpoints = {name: folder / f"seed{seed}-{name}.safetensors" for name in ("plain", "relaxed", "projected")}
     safetensors.torch.save_file(pair.plain.state_dict(), checkpoints["plain"])
     safetensors.torch.save_file(pair.relaxed.state_dict(), checkpoints["relaxed"])
     convert(checkpoints["relaxed"], checkpoints["projected"])
+    # A seed that no run has: what the reloaded model knows it has from the file.
     reloaded = _model(settings, seed=settings.seeds)
     reloaded.load_state_dict(safetensors.torch.load_file(checkpoints["projected"]), strict=True)
     return pair, SeedResult(
@@ -123,9 +124,9 @@ def _run_seed(
         test_mse_plain=mean_square_error(pair.plain, data["test"]),
         test_mse_projected=mean_square_error(reloaded, data["test"]),
         step_time_ratio=pair.step_time_ratio,
-        equivariance_error_plain=equivariance_error(pair.plain.eval(), data["test"]),
+        equivariance_error_plain=equivariance_error(pair.plain.eval(), data["valid"]),
         equivariance_error_relaxed=pair.peak_equivariance_error,
-        equivariance_error_projected=equivariance_error(reloaded.eval(), data["test"]),
+        equivariance_error_projected=equivariance_error(reloaded.eval(), data["valid"]),
         converted_equals_projected=identical(reloaded, project(pair.relaxed), data["test"]),
         epochs=pair.epochs,
     )
@@ -137,7 +138,7 @@ def _model(settings: Settings, seed: int) -> SEGNN:
 
 
 def convert(source: Path, target: Path) -> None:
-    """`relaxify convert`, in a process of its own that knows nothing of the model. RuntimeError with what it said if it fails."""
+    """`relaxify convert`, in a process that knows nothing of the model. RuntimeError with its words if it fails."""
     command = [sys.executable, "-m", "relaxify_cli", "convert", str(source), "-o", str(target), "--force"]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     if outcome.returncode:
@@ -153,7 +154,6 @@ def identical(a: nn.Module, b: nn.Module, data: Batch) -> bool:
 
 def _result(settings: Settings, pair: Pair, test: Batch, seeds: list[SeedResult]) -> Result:
     x, v, _, y = test
-    names = ("relaxify", "torch", "e3nn")
     return Result(
         settings=settings,
         parameters_plain=parameter_count(pair.plain),
@@ -162,7 +162,9 @@ def _result(settings: Settings, pair: Pair, test: Batch, seeds: list[SeedResult]
         linear_mse=float((x + v * ChargedParticles().horizon - y).square().mean()),
         seeds=tuple(seeds),
         environment={
-            **{name: version(name) for name in names},
+            "relaxify": version("relaxify"),
+            "torch": torch.__version__,
+            "e3nn": e3nn.__version__,
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
         },
@@ -177,7 +179,9 @@ def _folder(out: Path | None, force: bool) -> Iterator[Path]:
             yield Path(temporary)
         return
     if (out / RESULTS).exists() and not force:
-        raise ValueError(f"{out} holds the results of an earlier run; choose another folder, or overwrite them with --force.")
+        raise ValueError(
+            f"{out} holds the results of an earlier run; choose another folder, or overwrite them with --force."
+        )
     out.mkdir(parents=True, exist_ok=True)
     yield out
 
@@ -185,13 +189,13 @@ def _folder(out: Path | None, force: bool) -> Iterator[Path]:
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _draw(result: Result, folder: Path) -> Iterator[Stage]:
-    try:
-        from nbody.curves import draw
-    except ImportError:
+    if find_spec("matplotlib") is None:
         yield Stage("curves.png is not drawn, for matplotlib is not installed: pip install 'relaxify[plot]'")
         return
+    from nbody.curves import draw
+
     draw(result, folder / "curves.png")

@@ -1,10 +1,11 @@
 """The charged N-body benchmark: five particles in 3-D, attracting and repelling by Coulomb's law.
 
-Kipf et al. 2018 (arXiv 1802.04687) as made three-dimensional by EGNN (Satorras et al. 2021) and used by SEGNN (Brandstetter et al. 2021)
-and CR sec. 4.2: from positions, velocities and charges at one frame predict the positions ten frames, 1000 steps of 1e-3, later.
-The random stream and its cut into splits are those of that benchmark, so equal settings mean the same trajectories.
+Kipf et al. 2018 (arXiv 1802.04687), in three dimensions as in EGNN (arXiv 2102.09844), SEGNN (arXiv 2110.02905) and CR
+sec. 4.2: from positions, velocities and charges at one frame predict the positions ten frames, 1000 steps of 1e-3, later.
+The random stream, its cut into splits and the order of operations are that benchmark's, and so are the trajectories.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 
+Array = npt.NDArray[np.float64]
 Split = Literal["train", "valid", "test"]
 
 # The benchmark draws its three splits one after the other from a single stream: first and one-past-last trajectory of each.
@@ -65,10 +68,10 @@ class ChargedParticles:
 class Trajectories:
     """Input and target of the prediction task, one row a trajectory."""
 
-    positions: Float[np.ndarray, "trajectory particle 3"]
-    velocities: Float[np.ndarray, "trajectory particle 3"]
-    charges: Float[np.ndarray, "trajectory particle 1"]
-    targets: Float[np.ndarray, "trajectory particle 3"]
+    positions: Float[Array, "trajectory particle 3"]
+    velocities: Float[Array, "trajectory particle 3"]
+    charges: Float[Array, "trajectory particle 1"]
+    targets: Float[Array, "trajectory particle 3"]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -76,10 +79,10 @@ class Trajectories:
 
 def initial_states(
     system: ChargedParticles, start: int, stop: int
-) -> tuple[Float[np.ndarray, "t n 3"], Float[np.ndarray, "t n 3"], Float[np.ndarray, "t n"]]:
+) -> tuple[Float[Array, "t n 3"], Float[Array, "t n 3"], Float[Array, "t n"]]:
     """Positions, velocities and charges at time 0 of trajectories `start` to `stop` of the benchmark's random stream.
 
-    x ~ N(0, (n/5)^(2/3)), v uniform on the sphere of radius `speed`, q = +-1. The stream has to be walked from its beginning.
+    x ~ N(0, (n/5)^(2/3)), v uniform on the sphere of radius `speed`, q = +-1. The stream is walked from its beginning.
     """
     rng = np.random.RandomState(system.seed)
     n, rows = system.particles, []
@@ -98,23 +101,23 @@ def initial_states(
 
 def integrate(
     system: ChargedParticles,
-    positions: Float[np.ndarray, "t n 3"],
-    velocities: Float[np.ndarray, "t n 3"],
-    charges: Float[np.ndarray, "t n"],
+    positions: Float[Array, "t n 3"],
+    velocities: Float[Array, "t n 3"],
+    charges: Float[Array, "t n"],
     steps: int,
-) -> tuple[Float[np.ndarray, "t n 3"], Float[np.ndarray, "t n 3"]]:
+) -> tuple[Float[Array, "t n 3"], Float[Array, "t n 3"]]:
     """Positions after `steps` steps, and the velocities that carried the particles there.
 
     Leapfrog, started with a whole kick as in the benchmark: v <- v + dt F(x), x <- x + dt v with
     F_i = sum_j q_i q_j (x_i - x_j) / |x_i - x_j|^3, each component cut at `max_force`.
 
-    After a close encounter a trajectory magnifies the last bit to order one (one in twenty does within 4100 steps), so the benchmark's
-    data are reproduced by its arithmetic alone: |x_i - x_j|^2 = |x_i|^2 + |x_j|^2 - 2 x_i.x_j with the products from BLAS.
+    A close encounter magnifies the last bit to order one (one trajectory in twenty within 4100 steps), so only the
+    benchmark's own arithmetic reproduces its data: |x_i - x_j|^2 = |x_i|^2 + |x_j|^2 - 2 x_i.x_j, the products by BLAS.
     """
     t, n, _ = positions.shape
     first, second = np.triu_indices(n, k=1)
     pairs = np.arange(len(first))
-    # The signed incidence matrix takes particles to pair differences; its transpose adds pair forces up with Newton's third law.
+    # The signed incidence matrix takes particles to pair differences; its transpose adds the pairs' forces up.
     incidence = np.zeros((len(pairs), n))
     incidence[pairs, first], incidence[pairs, second] = 1.0, -1.0
     strength = (charges[:, first] * charges[:, second]).T
@@ -147,7 +150,9 @@ def simulate(system: ChargedParticles, split: Split, count: int) -> Trajectories
     """
     start, stop = SPLITS[split]
     if not 1 <= count <= stop - start:
-        raise ValueError(f"The split {split!r} holds 1 to {stop - start} trajectories, not {count}: ask for a number in that range.")
+        raise ValueError(
+            f"The split {split!r} holds 1 to {stop - start} trajectories, not {count}: ask for a number in that range."
+        )
     x, v, q = initial_states(system, start, start + count)
     before = (system.frame_in + 1) * system.frame_every
     between = (system.frame_out - system.frame_in) * system.frame_every
@@ -175,16 +180,15 @@ def load(system: ChargedParticles, split: Split, count: int, *, folder: Path | N
     if cached is not None:
         return cached
     data = simulate(system, split, count)
-    try:
+    # A cache that cannot be written costs the next run its time, this one nothing.
+    with contextlib.suppress(OSError):
         _write(path, data)
-    except OSError:
-        pass  # A cache that cannot be written costs the next run its time, this one nothing.
     return data
 
 
 def _read(path: Path, count: int, particles: int) -> Trajectories | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             data = Trajectories(**{field.name: arrays[field.name] for field in dataclasses.fields(Trajectories)})
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
@@ -195,11 +199,12 @@ def _read(path: Path, count: int, particles: int) -> Trajectories | None:
 
 def _write(path: Path, data: Trajectories) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+        try:
             np.savez(file, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            file.close()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink()
+            raise

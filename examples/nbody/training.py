@@ -1,17 +1,17 @@
-"""Training a model plainly and its twin relaxed, step by step in turn: same seed, same batches, same budget, same moments.
+"""Training a model plainly and its twin relaxed, step by step in turn: same seed, batches and budget, at the same time.
 
-The relaxed twin minimises CR eq. 5 with terms in the update nets only (CR sec. 3.4), theta rising and falling (CR sec. 3.2).
+The relaxed twin minimises CR eq. 5 with terms in the update nets only (CR sec. 3.4), theta rising and falling (sec. 3.2).
 """
 
 import copy
+import math
 import statistics
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from nbody.evaluate import Batch, equivariance_error, mean_square_error
 from relaxify import Triangle, penalty, relaxify, summary
@@ -26,8 +26,8 @@ SHARE_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Training:
-    """The budget that both models get, and how it is spent."""
+class Budget:
+    """What both models get: Adam, its rate falling from `learning_rate` to 0 as a cosine."""
 
     epochs: int
     batch_size: int
@@ -53,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean training losses, validation errors in `eval()`, and the relaxation at its end."""
+    """One epoch: mean training losses, errors on the validation set in `eval()`, and the relaxation at its end."""
 
     plain_loss: float
     relaxed_loss: float
@@ -69,7 +69,7 @@ class Pair:
     """Both models after training.
 
     `step_time_ratio` is the median over pairs of steps, relaxed over plain; `peak_equivariance_error` that of the
-    relaxed model in `train()` halfway, where theta is 1.
+    relaxed model in `train()` halfway, where theta is largest.
     """
 
     plain: nn.Module
@@ -79,62 +79,78 @@ class Pair:
     peak_equivariance_error: float
 
 
-def train_pair(
-    model: nn.Module, train: Batch, validation: Batch, budget: Training, seed: int
-) -> Generator[Step, None, Pair]:
-    """Train `model` plainly and a relaxed copy of it, yielding after every pair of steps."""
-    plain, relaxed = model, relaxify(copy.deepcopy(model), "O(3)", include=UPDATE_NETS)
-    steps = budget.epochs * -(-len(train[0]) // budget.batch_size)
-    theta = Triangle(relaxed, total_steps=steps)
-    take_plain, take_relaxed = _stepper(plain, budget, steps), _stepper(relaxed, budget, steps, penalty, theta.step)
-    order = torch.Generator().manual_seed(seed)
-    epochs, ratios, share, peak, step = [], [], 0.0, float("nan"), 0
-    for _ in range(budget.epochs):
-        losses = []
-        for rows in torch.randperm(len(train[0]), generator=order).split(budget.batch_size):
-            if step == steps // 2:
-                peak = equivariance_error(relaxed, validation)
-            batch, theta_now = tuple(a[rows] for a in train), theta.theta
-            # Which of the two goes first alternates, so that neither always finds the caches warm.
-            takes = (take_plain, take_relaxed) if step % 2 else (take_relaxed, take_plain)
-            outcomes = {take: take(batch) for take in takes}
-            (plain_loss, _, plain_time), (relaxed_loss, penalty_now, relaxed_time) = outcomes[take_plain], outcomes[take_relaxed]
-            ratios.append(relaxed_time / plain_time)
-            losses.append((plain_loss, relaxed_loss))
-            step += 1
-            if step % SHARE_EVERY == 0:
-                share = summary(relaxed).share or 0.0
-            yield Step(seed, step, steps, plain_loss, relaxed_loss, penalty_now, theta_now, share)
-        means = [statistics.fmean(column) for column in zip(*losses, strict=True)]
-        validations = [mean_square_error(each, validation) for each in (plain, relaxed)]
-        epochs.append(Epoch(*means, *validations, penalty_now, theta_now, share))
-    ratio = statistics.median(ratios[WARM_UP:] or ratios)
-    return Pair(plain, relaxed, tuple(epochs), ratio, peak)
+class Trainer:
+    """One model, its optimiser and, if it is relaxed, its theta."""
 
+    def __init__(self, model: nn.Module, budget: Budget, steps: int, *, relaxed: bool) -> None:
+        self.model = model
+        self.theta = Triangle(model, total_steps=steps) if relaxed else None
+        self.optimizer = torch.optim.Adam(model.parameters(), budget.learning_rate)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
 
-def _stepper(
-    model: nn.Module,
-    budget: Training,
-    steps: int,
-    regulariser: Callable[[nn.Module], Float[Tensor, ""]] | None = None,
-    after: Callable[[], None] | None = None,
-) -> Callable[[tuple[Tensor, ...]], tuple[float, float, float]]:
-    """A function that takes one Adam step on a batch and returns (loss, penalty, seconds); the rate falls as a cosine."""
-    optimizer = torch.optim.Adam(model.parameters(), budget.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-
-    def take(batch: tuple[Tensor, ...]) -> tuple[float, float, float]:
+    def step(self, batch: tuple[torch.Tensor, ...]) -> tuple[float, float, float]:
+        """One optimiser step: the loss without the penalty, the penalty, and the seconds taken. ValueError on divergence."""
         start = time.perf_counter()
         *inputs, target = batch
-        loss = (model(*inputs) - target).square().mean()
-        extra = loss.new_zeros(()) if regulariser is None else regulariser(model)
+        loss = (self.model(*inputs) - target).square().mean()
+        extra = loss.new_zeros(()) if self.theta is None else penalty(self.model)
         (loss + extra).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if after is not None:
-            after()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.theta is not None:
+            self.theta.step()
         seconds = time.perf_counter() - start
-        schedule.step()
-        return float(loss.detach()), float(extra.detach()), seconds
+        self.schedule.step()
+        task_loss = loss.item()
+        if not math.isfinite(task_loss):
+            raise ValueError(f"training diverged: the loss became {task_loss}; use a smaller learning rate.")
+        return task_loss, extra.item(), seconds
 
-    return take
+
+def train_pair(model: nn.Module, train: Batch, validation: Batch, budget: Budget, seed: int) -> Generator[Step, None, Pair]:
+    """Train `model` plainly and a relaxed copy of it, yielding after every pair of steps."""
+    relaxed_model = relaxify(copy.deepcopy(model), "O(3)", include=UPDATE_NETS)
+    steps = budget.epochs * math.ceil(len(train[0]) / budget.batch_size)
+    plain = Trainer(model, budget, steps, relaxed=False)
+    relaxed = Trainer(relaxed_model, budget, steps, relaxed=True)
+    order = torch.Generator().manual_seed(seed)
+    share_every = max(1, min(SHARE_EVERY, steps // 20))
+    step, share, peak_error = 0, 0.0, math.nan
+    ratios: list[float] = []
+    epochs: list[Epoch] = []
+    for _ in range(budget.epochs):
+        taken: list[Step] = []
+        for batch in _batches(train, budget.batch_size, order):
+            if step == steps // 2:
+                peak_error = equivariance_error(relaxed.model, validation)
+            theta = relaxed.theta.theta if relaxed.theta else 0.0
+            # Which of the two goes first alternates, so that neither always finds the caches warm.
+            first, second = (plain, relaxed) if step % 2 else (relaxed, plain)
+            outcome = {first: first.step(batch), second: second.step(batch)}
+            ratios.append(outcome[relaxed][2] / outcome[plain][2])
+            step += 1
+            if step % share_every == 0:
+                share = summary(relaxed.model).share or 0.0
+            taken.append(Step(seed, step, steps, outcome[plain][0], *outcome[relaxed][:2], theta, share))
+            yield taken[-1]
+        epochs.append(
+            _epoch(taken, mean_square_error(plain.model, validation), mean_square_error(relaxed.model, validation))
+        )
+    return Pair(plain.model, relaxed.model, tuple(epochs), statistics.median(ratios[WARM_UP:] or ratios), peak_error)
+
+
+def _batches(data: Batch, size: int, order: torch.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
+    for rows in torch.randperm(len(data[0]), generator=order).split(size):
+        yield tuple(values[rows] for values in data)
+
+
+def _epoch(taken: list[Step], plain_validation: float, projected_validation: float) -> Epoch:
+    return Epoch(
+        plain_loss=statistics.fmean(step.plain_loss for step in taken),
+        relaxed_loss=statistics.fmean(step.relaxed_loss for step in taken),
+        plain_validation=plain_validation,
+        projected_validation=projected_validation,
+        penalty=taken[-1].penalty,
+        theta=taken[-1].theta,
+        share=taken[-1].share,
+    )

@@ -66,11 +66,20 @@ def convert(
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
     except (OSError, RuntimeError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "out of memory"
         raise CheckpointError(
-            f"{source} could not be converted to {target}: {reason}; nothing was written: free some space, or choose "
-            f"another folder."
+            f"{source} could not be converted to {target}: {_reason(error)}; nothing was written: free some space, or "
+            f"choose another folder."
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said: torch wraps it in an error of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split()) or "out of memory"
 
 
 class _Output:

@@ -64,7 +64,7 @@ def plan_states(states: Iterable[StateDict], options: Options) -> tuple[StatePla
     """The plans of all state dicts. CheckpointError if none has a term, ThetaError if a theta is above the bound."""
     found = [(state, terms) for state in states if (terms := find_terms(state))]
     if not found:
-        raise CheckpointError("it holds no relaxify records and so nothing to convert; is it already clean?")
+        raise CheckpointError("it holds no relaxify records, so there is nothing to convert (is it already clean?).")
     _check_theta([term for _, terms in found for term in terms], options)
     return tuple(_plan(state, terms, options) for state, terms in found)
 

@@ -122,6 +122,4 @@ def open_safetensors(path: Path) -> Iterator[SafetensorsFile]:
 
 
 def _bytes(tensor: Tensor) -> Iterator[memoryview]:
-    if tensor.numel():
-        flat = tensor.detach().cpu().resolve_neg().contiguous().flatten()
-        yield flat.view(torch.uint8).numpy().data
+    yield tensor.detach().cpu().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().data

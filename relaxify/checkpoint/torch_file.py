@@ -128,7 +128,8 @@ def identity(tensor: Tensor) -> tuple[object, ...]:
 def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan, folded: Memory) -> None:
     """Carry out the plan on a state dict in memory."""
     _fold(mapping, plan, folded)
-    entries = [(key, value) for key, value in mapping.items() if key not in set(plan.report.removed)]
+    removed = set(plan.report.removed)
+    entries = [(key, value) for key, value in mapping.items() if key not in removed]
     mapping.clear()
     for key, value in entries:
         mapping[key.removeprefix(plan.prefix) if isinstance(key, str) else key] = value

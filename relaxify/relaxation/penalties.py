@@ -58,28 +58,25 @@ def penalties(model: nn.Module) -> dict[str, LayerPenalty]:
 
 
 def layer_penalty(term: Term) -> LayerPenalty:
-    """Both regularisers of one term on its sketch."""
-    rep_in, rep_out = term.map.rep_in, term.map.rep_out
-    if term.sketch.keeps_moment and (moment := term.sketch.moment) is not None:
-        weight = term.matrix.to(moment.dtype)
-        maps = torch.cat([weight[None], lie_derivative(weight, rep_in, rep_out)])
-        sizes = _root(torch.einsum("aij,aij->a", maps @ moment, maps))
-    elif (rows := term.sketch.rows) is not None:
-        with torch.no_grad():
-            moved = torch.cat([rows[None], rep_in.act(rows)])
-        images = _forward_as(term, moved)
-        values = torch.cat([images[:1], images[1:] - rep_out.act(images[0])])
-        squares = values.square().sum(-1)
-        sizes = _root(squares.mean(-1)) if term.config.reduction == "rms" else _root(squares).mean(-1)
-    else:
-        sizes = term.matrix.sum() * term.theta.new_zeros(1 + term.map.group.actions)
+    """Both regularisers of one term on its sketch, in full precision whatever autocast does: L_A(W) is a small difference."""
+    with torch.autocast(term.theta.device.type, enabled=False):
+        sizes = _sizes(term)
     return LayerPenalty(sizes[0], sizes[1:], term.config.weight)
 
 
-def _forward_as(term: Term, rows: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
-    """W x in the rows' precision, whatever autocast is doing: the penalty's small differences need it."""
-    with torch.autocast(rows.device.type, enabled=False):
-        return term(rows.to(term.theta.dtype))
+def _sizes(term: Term) -> Float[Tensor, " sizes"]:
+    rep_in, rep_out, dtype = term.map.rep_in, term.map.rep_out, term.theta.dtype
+    if term.sketch.keeps_moment and (moment := term.sketch.moment) is not None:
+        maps = torch.cat([term.matrix[None], lie_derivative(term.matrix, rep_in, rep_out)])
+        return _root(torch.einsum("aij,aij->a", maps @ moment.to(dtype), maps))
+    if (rows := term.sketch.rows) is None:
+        return term.matrix.sum() * term.theta.new_zeros(1 + term.map.group.actions)
+    rows = rows.to(dtype)
+    with torch.no_grad():
+        moved = torch.cat([rows[None], rep_in.act(rows)])
+    images = term(moved)
+    squares = torch.cat([images[:1], images[1:] - rep_out.act(images[0])]).square().sum(-1)
+    return _root(squares.mean(-1)) if term.config.reduction == "rms" else _root(squares).mean(-1)
 
 
 def _root(squares: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -27,7 +27,8 @@ def hashed_integers(counter: int, count: int, high: int, device: torch.device) -
 class Sketch:
     """A running summary of input rows x and of the size of the equivariant output.
 
-    `seen` counts the rows since the last `read`; the summary itself stays available until the next row arrives.
+    `seen` counts the rows since the last `read`; the summary itself stays available until the next row arrives. `updates`
+    is the place in the stream of sampled rows, which resumed training goes on from.
     """
 
     def __init__(self, config: RelaxConfig) -> None:
@@ -35,7 +36,7 @@ class Sketch:
         self.keeps_moment = config.rows is None and config.reduction == "rms"
         self.seen = 0
         self.stale = False
-        self._updates = 0
+        self.updates = 0
         self._rows: Tensor | None = None
         self._moment: Tensor | None = None
         self._output_square: Tensor | None = None
@@ -53,11 +54,11 @@ class Sketch:
         self._output_square = square if self._output_square is None else self._output_square + square
         if self.keeps_moment:
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            self._moment = x.mT @ x if self._moment is None else self._moment.addmm_(x.mT, x)
+            self._moment = x.mT @ x if self._moment is None else self._moment.to(x.dtype) + x.mT @ x
         else:
             self._rows = self._kept(x)
         self.seen += len(x)
-        self._updates += 1
+        self.updates += 1
 
     def _kept(self, x: Float[Tensor, "rows n"]) -> Float[Tensor, "kept n"]:
         """Every slot of a full reservoir holds a uniformly chosen row of all rows seen, so means over it are unbiased."""
@@ -65,7 +66,7 @@ class Sketch:
         if k is None or self.seen + len(x) <= k:
             x = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
             return x if old is None else torch.cat([old, x])
-        index = hashed_integers(self._updates, k, self.seen + len(x), x.device)
+        index = hashed_integers(self.updates, k, self.seen + len(x), x.device)
         fresh = x[(index - self.seen).clamp(min=0)].to(torch.promote_types(x.dtype, torch.float32))
         if old is None:
             return fresh

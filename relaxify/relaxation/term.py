@@ -96,10 +96,12 @@ class Term(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _observe(self, rows: Tensor, output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep what the penalty needs, but not inside a functorch transform or activation checkpointing's second pass."""
-        if torch._C._functorch.peek_interpreter_stack() is None and torch._C._current_graph_task_id() == -1:
+        if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._current_graph_task_id() != -1:
+            return
+        with torch.autocast(rows.device.type, enabled=False):
             self.sketch.update(rows, output)
-            self._watch_attribute(args, kwargs)
-            self.largest_theta = torch.maximum(self.theta.abs(), self.largest_theta)
+        self._watch_attribute(args, kwargs)
+        self.largest_theta = torch.maximum(self.theta.abs(), self.largest_theta)
 
     def _watch_attribute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.map.attribute is None:
@@ -144,6 +146,7 @@ class Term(nn.Module):
             paths=paths,
             base_shapes=self.base_shapes,
             unfoldable=unfoldable,
+            updates=self.sketch.updates,
         )
 
     def get_extra_state(self) -> Tensor:
@@ -158,6 +161,7 @@ class Term(nn.Module):
                     f"the checkpoint's relaxation of {self.path!r} has {name} {_words(theirs)} but the model's has "
                     f"{_words(ours)}; relax the model as it was when the checkpoint was saved."
                 )
+        self.sketch.updates = saved.updates
         if self.map.attribute is not None and saved.paths:
             constant = saved.paths[0].scale / self.map.paths[0].scale
             self.attribute_range = torch.tensor([constant, constant], dtype=self.theta.dtype, device=self.theta.device)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from relaxify.checkpoint import Conversion, convert
 from relaxify.record import CheckpointError
+from relaxify.sites import Path as FoldPath
 
 FORMATS = pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 State = dict[str, Tensor]
@@ -85,7 +86,7 @@ BAD_STATES: dict[str, tuple[Callable[[State], None], str]] = {
     ),
     "already clean": (
         without("lin.relaxation._extra_state", "lin.relaxation.theta", "lin.relaxation.weight"),
-        r"holds no relaxify records .*is it already clean\?",
+        r"holds no relaxify records.*is it already clean\?",
     ),
 }
 
@@ -98,7 +99,6 @@ def test_a_state_dict_that_does_not_fit_its_records(
 ) -> None:
     state: State = {"first": torch.ones(2), **relaxed_layer(replace(IRREPS, path="lin")).state("lin.")}
     change(state)
-    match = match.replace("already clean?", "already clean")
     fails(save(state, tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}", match, mode=mode)
 
 
@@ -110,27 +110,29 @@ def test_factors_that_do_not_multiply(mode: str, tmp_path: Path) -> None:
 
 
 def test_a_small_file_cannot_ask_for_a_huge_product(tmp_path: Path) -> None:
-    block = replace(IRREPS.rep_in[0], multiplicity=200_000)
-    record = replace(IRREPS, rep_in=(block,), rep_out=(block,), paths=(IRREPS.paths[0].__class__("w", 0, 0, 0),),
-                     base_shapes={"w": (block.dim**2,)}, weight_keys=("up", "down"))  # fmt: skip
+    block, n = replace(IRREPS.rep_in[0], multiplicity=200_000), 200_000
+    record = replace(
+        IRREPS,
+        rep_in=(block,),
+        rep_out=(block,),
+        weight_keys=("up", "down"),
+        paths=(FoldPath("w", 0, 0, 0),),
+        base_shapes={"w": (n * n,)},
+    )
     state = {
-        "w": torch.zeros(1).expand(block.dim**2),
-        "relaxation.up": torch.ones(block.dim, 1),
-        "relaxation.down": torch.ones(1, block.dim),
+        "w": torch.zeros(1).expand(n * n),
+        "relaxation.up": torch.ones(n, 1),
+        "relaxation.down": torch.ones(1, n),
         "relaxation.theta": torch.tensor(1.0),
         "relaxation._extra_state": record.encode(),
     }
     fails(save(state, tmp_path / "in.pt"), tmp_path / "out.pt", "200000 x 200000 is too large to fold", mode="fold")
 
 
-def test_a_term_that_is_not_all_in_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["drop", "fold"])
+def test_a_term_that_is_not_all_in_the_file(mode: str, tmp_path: Path) -> None:
     state = {**relaxed_layer().state("lin."), "lin.relaxation.weight": torch.ones(1).expand(10, 12)}
-    fails(
-        save(state, tmp_path / "in.pt"),
-        tmp_path / "out.pt",
-        r"lin\.relaxation\.weight has fewer entries in the file",
-        mode="fold",
-    )
+    fails(save(state, tmp_path / "in.pt"), tmp_path / "out.pt", r"weight has fewer entries in the file", mode=mode)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
@@ -232,6 +234,12 @@ def test_an_input_that_is_no_checkpoint_file(name: str, match: str, tmp_path: Pa
         convert(tmp_path / name, tmp_path / "out.pt")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.pt")
+    with pytest.raises(CheckpointError, match="is no regular file"):
+        convert(tmp_path / "in.pt", tmp_path / "out.pt")
+
+
 def test_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "in.pt").touch()
     fails(tmp_path / "in.pt", tmp_path / "out.pt", "is empty")
@@ -241,7 +249,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_an_unreadable_file(tmp_path: Path) -> None:
     source = save(relaxed_layer().state(), tmp_path / "in.pt")
     source.chmod(0)
-    with pytest.raises(CheckpointError, match="cannot read .*Permission denied"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*Permission denied"):
         convert(source, tmp_path / "out.pt")
 
 
@@ -296,13 +304,9 @@ def test_an_output_in_no_folder_or_of_no_format(tmp_path: Path) -> None:
 
 def test_options_that_make_no_sense(tmp_path: Path) -> None:
     source = save(relaxed_layer().state(), tmp_path / "in.pt")
-    for options, match in (
-        ({"mode": "fit"}, "unknown mode 'fit'; pass 'drop' or 'fold'"),
-        ({"max_theta": -1.0}, "max_theta is -1.0"),
-        ({"max_theta": float("nan")}, "max_theta is nan"),
-    ):
-        with pytest.raises(CheckpointError, match=match):
-            convert(source, tmp_path / "out.pt", **options)  # type: ignore[arg-type]
+    for bound in (-1.0, float("nan")):
+        with pytest.raises(CheckpointError, match=f"max_theta is {bound}"):
+            convert(source, tmp_path / "out.pt", max_theta=bound)
 
 
 @pytest.mark.parametrize("value", [torch.ones(2, dtype=torch.complex64), torch.ones(2).to_sparse(), {"an": "object"}])
@@ -332,7 +336,11 @@ def test_whatever_stops_it_at_the_end_leaves_nothing(error: Any, suffix: str, tm
 @FORMATS
 def test_a_file_that_appears_meanwhile_is_not_overwritten(suffix: str, tmp_path: Path) -> None:
     source, target = save(relaxed_layer().state(), tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}"
+
+    def appear(path: Path, conversion: Conversion) -> None:
+        target.write_text("precious")
+
     with pytest.raises(CheckpointError, match="exists"):
-        convert(source, target, check=lambda path, conversion: target.write_text("precious") and None)
+        convert(source, target, check=appear)
     assert target.read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 2

@@ -23,7 +23,7 @@ FORMATS = pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def optimizer_state() -> dict[str, Any]:
     parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
     optimizer = torch.optim.Adam(parameters)
-    sum(p.sum() for p in parameters).backward()
+    (parameters[0].sum() + parameters[1].sum()).backward()
     optimizer.step()
     return optimizer.state_dict()
 

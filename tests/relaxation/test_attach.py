@@ -66,7 +66,7 @@ def test_terms_do_something_once_trained(make: Make) -> None:
 
 @NETWORKS
 @CONFIGS
-def test_a_base_checkpoint_loads_strictly_and_means_that_W_is_zero(make: Make, config: RelaxConfig) -> None:
+def test_a_base_checkpoint_loads_strictly_and_means_that_w_is_zero(make: Make, config: RelaxConfig) -> None:
     model, group, batch = make()
     base = copy.deepcopy(model)
     train(relaxify(model, group, config=config), batch)
@@ -77,7 +77,7 @@ def test_a_base_checkpoint_loads_strictly_and_means_that_W_is_zero(make: Make, c
 
 @NETWORKS
 @CONFIGS
-def test_a_relaxed_checkpoint_loads_strictly_with_W_and_theta(make: Make, config: RelaxConfig) -> None:
+def test_a_relaxed_checkpoint_loads_strictly_with_w_and_theta(make: Make, config: RelaxConfig) -> None:
     model, group, batch = make()
     other = relaxify(copy.deepcopy(model), group, config=config)
     train(relaxify(model, group, config=config), batch, theta=0.25)
@@ -205,7 +205,7 @@ def test_a_hook_set_before_sees_the_equivariant_output_and_one_set_after_the_rel
 
 
 def through_pickle(model: nn.Module) -> nn.Module:
-    return pickle.loads(pickle.dumps(model))  # noqa: S301
+    return pickle.loads(pickle.dumps(model))
 
 
 def through_torch_save(model: nn.Module) -> nn.Module:

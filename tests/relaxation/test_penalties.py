@@ -89,7 +89,7 @@ def test_sampled_rows_are_unbiased(reduction: str) -> None:
     estimates = []
     for run in range(600):
         term = term_between(*pair, RelaxConfig(reduction=reduction, rows=8), weight)
-        term.sketch._updates = 3 * run
+        term.sketch.updates = 3 * run
         for x in batches:
             term.sketch.update(x, x)
         estimates.append(sizes(term))

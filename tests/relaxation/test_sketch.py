@@ -34,7 +34,7 @@ def test_every_row_is_kept_equally_often() -> None:
     hits = torch.zeros(30)
     for run in range(3000):
         sketch, start = Sketch(RelaxConfig(rows=4)), 0
-        sketch._updates = 4 * run
+        sketch.updates = 4 * run
         for count in (2, 1, 15, 12):
             sketch.update(numbered(start, count), numbered(start, count))
             start += count

@@ -1,0 +1,1 @@
+"""Models to relax, each written from its paper."""

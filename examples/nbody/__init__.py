@@ -1,0 +1,1 @@
+"""The charged N-body experiment that `relaxify demo` runs."""

@@ -1,0 +1,68 @@
+"""A model's inputs and outputs, whatever they come in: tensors in tuples, dicts, dataclasses and data objects."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def tensors_of(value: Any, name: str = "input") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a nest of containers, with a name that says where it stands.
+
+    >>> import torch
+    >>> [name for name, _ in tensors_of(({"pos": torch.zeros(2, 3)}, 5))]
+    ['input.0.pos']
+    """
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    for key, item in _parts(value):
+        yield from tensors_of(item, f"{name}.{key}")
+
+
+def map_tensors(function: Callable[[str, Tensor], Tensor], value: Any, name: str = "input") -> Any:
+    """A copy of a nest of containers with every tensor replaced by `function(name, tensor)`; the original is not changed."""
+    if isinstance(value, Tensor):
+        return function(name, value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(function, item, f"{name}.{key}") for key, item in _parts(value)))
+    if isinstance(value, tuple | list):
+        return type(value)(map_tensors(function, item, f"{name}.{key}") for key, item in _parts(value))
+    if isinstance(value, dict):
+        changed = copy.copy(value)
+        changed.update({key: map_tensors(function, item, f"{name}.{key}") for key, item in value.items()})
+        return changed
+    if not any(True for _ in tensors_of(value)):
+        return value
+    twin = copy.copy(value)
+    for key, item in list(_parts(value)):
+        _set(twin, key, map_tensors(function, item, f"{name}.{key}"))
+    return twin
+
+
+def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)
+    elif isinstance(value, tuple | list):
+        yield from enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    elif hasattr(value, "to_dict") and hasattr(value, "keys"):
+        # torch_geometric's Data
+        yield from value.to_dict().items()
+    elif hasattr(value, "tensor") and isinstance(getattr(value, "tensor", None), Tensor):
+        # escnn's GeometricTensor
+        yield "tensor", value.tensor
+
+
+def _set(value: Any, key: Any, item: Any) -> None:
+    if dataclasses.is_dataclass(value) or key == "tensor":
+        object.__setattr__(value, key, item)
+    else:
+        value[key] = item

@@ -1,0 +1,366 @@
+"""Bad input: every message names the thing, says why, and tells the mend, in one line, and nothing is changed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from e3nn import o3
+from networks import VNNet, anatomy, unchecked, vn_net
+from torch import nn
+
+from models.vector_neurons import VNLinear
+from relaxify import (
+    Constant,
+    Cosine,
+    RelaxConfig,
+    Triangle,
+    penalties,
+    penalty,
+    plan,
+    project,
+    projected,
+    relaxed,
+    relaxify,
+    set_theta,
+    summary,
+)
+
+
+def says(error: pytest.ExceptionInfo[Exception], *parts: str) -> bool:
+    message = str(error.value)
+    assert "\n" not in message
+    return all(part in message for part in parts)
+
+
+@pytest.fixture(name="unchecked")
+def _unchecked() -> Iterator[None]:
+    with unchecked():
+        yield
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "SE(3)": ({"group": "SE(3)"}, ["unknown group 'SE(3)'", "translations", "pass 'SO(3)'"]),
+    "E(3)": ({"group": "e3"}, ["unknown group 'e3'", "translations", "pass 'O(3)'"]),
+    "unknown group": ({"group": "SU(3)"}, ["unknown group 'SU(3)'", "SO(3), O(3)", "Group.from_generators"]),
+    "include": ({"include": ["conv", "hed"]}, ["include", "'hed' matches no equivariant layer", "conv.map_to_feat"]),
+    "exclude": ({"exclude": ["*.nothing"]}, ["exclude", "'*.nothing' matches no", "head.map_to_feat"]),
+    "overrides": ({"overrides": {"hed": RelaxConfig()}}, ["overrides", "'hed' matches no", "head.map_to_feat"]),
+    "regex that matches nothing": ({"include": ["re:hea"]}, ["include", "'re:hea' matches no", "head.map_to_feat"]),
+    "bad regex": ({"exclude": ["re:(head"]}, ["exclude", "'re:(head' is no regular expression", "unterminated", "mend"]),
+    "type": ({"exclude": [nn.Conv2d]}, ["exclude", "Conv2d'> matches no equivariant layer", "head.map_to_feat"]),
+    "predicate": (
+        {"include": [lambda path, module: False]},
+        ["include", "matches no equivariant layer", "head.map_to_feat"],
+    ),
+    "one string": ({"include": "head"}, ["include='head'", "a sequence", "include=['head']"]),
+    "one string, excluded": ({"exclude": "head"}, ["exclude='head'", "a sequence", "exclude=['head']"]),
+    "everything excluded": ({"exclude": ["*"]}, ["no layer of the model can be relaxed", "'conv.map_to_feat'", "excluded"]),
+    "another group": ({"group": "SO(2)"}, ["no layer of the model can be relaxed for SO(2)", "3 components", "acts on 2"]),
+}
+
+
+@pytest.mark.parametrize("problem", REFUSALS)
+def test_arguments(problem: str) -> None:
+    arguments, parts = REFUSALS[problem]
+    model, before = (net := VNNet()), anatomy(net)
+    with pytest.raises(ValueError, match=r".") as error:
+        relaxify(model, **{"group": "SO(3)", **arguments})
+    assert says(error, *parts)
+    assert anatomy(model) == before
+
+
+WRONG_TYPES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "one type": ({"include": VNLinear}, ["include=<class", "a sequence"]),
+    "one number": ({"exclude": [3]}, ["exclude: 3 is no pattern", "globs"]),
+    "list of overrides": ({"overrides": ["head"]}, ["overrides=['head']", "a dict"]),
+    "override": ({"overrides": {"head": {"rank": 2}}}, ["overrides['head']={'rank': 2}", "RelaxConfig(rank=16)"]),
+    "config": ({"config": {"rank": 2}}, ["config={'rank': 2}", "RelaxConfig(rank=16)"]),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("problem", WRONG_TYPES)
+def test_arguments_of_the_wrong_type(problem: str) -> None:
+    arguments, parts = WRONG_TYPES[problem]
+    model, before = (net := VNNet()), anatomy(net)
+    with pytest.raises(ValueError, match=r".") as error:
+        relaxify(model, "SO(3)", **arguments)
+    assert says(error, *parts)
+    assert anatomy(model) == before
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("thing", "name"), [("model.pt", "str"), (None, "NoneType"), (VNLinear, "type"), ({}, "dict")])
+def test_not_a_module(thing: object, name: str) -> None:
+    for verb in (relaxify, plan):
+        with pytest.raises(ValueError, match=r".") as error:
+            verb(thing, "SO(3)")
+        assert says(error, f"not {name}", "nn.Module", "pass the model itself")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_patterns_may_come_from_a_generator() -> None:
+    result = plan(VNNet(), "SO(3)", include=(name for name in ["head"]))
+    assert [site.path for site in result.sites] == ["head.map_to_feat"]
+
+
+def test_no_equivariant_layer_lists_what_was_looked_at() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    for arguments in ({}, {"include": ["0"]}):
+        with pytest.raises(ValueError, match="no equivariant layer found for SO") as error:
+            relaxify(model, "SO(3)", **arguments)
+        assert says(error, "among 2 Linear, 1 ReLU, 1 Sequential", "install the adapter for its library")
+
+
+def test_layers_that_cannot_break_the_symmetry_are_named() -> None:
+    with pytest.raises(ValueError, match="no layer of the model can be relaxed") as error:
+        relaxify(nn.Sequential(o3.Linear("4x0e", "2x0e"), nn.ReLU()), "SO(3)")
+    assert says(error, "'0' (o3.Linear)", "invariant -> invariant")
+
+
+def test_at_most_five_reasons_are_spelled_out() -> None:
+    with pytest.raises(ValueError, match="and 2 more") as error:
+        relaxify(nn.Sequential(*(VNLinear(2, 2) for _ in range(7))), "SO(2)")
+    assert says(error, "'4.map_to_feat'")
+    assert "'5.map_to_feat'" not in str(error.value)
+
+
+def compiled_in_place() -> nn.Module:
+    model = VNNet()
+    model.compile()
+    return model
+
+
+def compiled_inside() -> nn.Module:
+    model = VNNet()
+    model.head = torch.compile(model.head)
+    return model
+
+
+class Engine(nn.DataParallel):
+    """Some trainer's own wrapper."""
+
+
+WRAPPED = {
+    "torch.compile": (lambda: torch.compile(VNNet()), ["the model", "torch.compile after it"]),
+    "compile()": (compiled_in_place, ["the model", "compile() after it"]),
+    "a compiled layer": (compiled_inside, ["module 'head'", "torch.compile after it"]),
+    "DataParallel": (lambda: nn.DataParallel(VNNet()), ["the model", "DataParallel after it"]),
+    "a subclass": (lambda: Engine(VNNet()), ["the model", "DataParallel after it"]),
+    "a wrapped part": (lambda: nn.Sequential(nn.DataParallel(VNNet())), ["module '0'", "DataParallel after it"]),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_a_wrapped_model_is_refused_with_the_order_to_follow(wrapper: str) -> None:
+    wrap, parts = WRAPPED[wrapper]
+    model = wrap()
+    before = anatomy(model)
+    with pytest.raises(ValueError, match="already wrapped") as error:
+        relaxify(model, "SO(3)")
+    assert says(error, "ignore hooks", "call relaxify(model, ...) on the bare model first", *parts)
+    assert anatomy(model) == before
+
+
+def test_a_distributed_model_is_refused_and_a_relaxed_one_can_be_distributed() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match="DistributedDataParallel after it"):
+            relaxify(nn.parallel.DistributedDataParallel(VNNet()), "SO(3)")
+        model, group, batch = vn_net()
+        wrapped = nn.parallel.DistributedDataParallel(relaxify(model, group, exclude=["pool", "conv.map_to_dir"]))
+        theta = Triangle(wrapped, total_steps=2)
+        theta.step()
+        (wrapped(*batch).square().mean() + penalty(wrapped)).backward()
+        assert model.head.map_to_feat.relaxation.weight.grad.any()
+        assert summary(wrapped).layers.keys() == {"module.conv.map_to_feat", "module.head.map_to_feat"}
+    finally:
+        dist.destroy_process_group()
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(VNLinear(3, 4), torch.randn(2, 3, 3, 5))
+
+
+def with_value(name: str, value: float) -> nn.Module:
+    model = VNNet()
+    model.get_parameter(name).data[0, 0] = value
+    return model
+
+
+def part(dtype: torch.dtype) -> nn.Module:
+    model = VNNet()
+    model.head.to(dtype)
+    return model
+
+
+UNFIT: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
+    "scripted": (scripted, ["TorchScript", "takes no hooks", "relaxify the Python model"]),
+    "lazy": (lambda: nn.Sequential(VNNet(), nn.LazyLinear(2)), ["'1.weight' is lazy", "no shape", "run one forward pass"]),
+    "meta": (
+        lambda: VNNet().to("meta"),
+        ["'conv.map_to_feat.weight' is on the meta device", "no values", "load or"],
+    ),
+    "half": (lambda: part(torch.float16), ["'head.map_to_feat.weight' is float16", "too coarse", "torch.autocast"]),
+    "bfloat16": (lambda: part(torch.bfloat16), ["'head.map_to_feat.weight' is bfloat16", "too coarse", "torch.autocast"]),
+    "NaN": (lambda: with_value("conv.map_to_dir.weight", float("nan")), ["'conv.map_to_dir.weight' has NaN", "restore"]),
+    "infinite": (lambda: with_value("head.map_to_feat.weight", float("inf")), ["'head.map_to_feat.weight' has NaN or inf"]),
+}
+
+
+@pytest.mark.parametrize("state", UNFIT)
+def test_models_that_are_not_ready(state: str) -> None:
+    build, parts = UNFIT[state]
+    model = build()
+    before = [] if state == "scripted" else anatomy(model)
+    for verb in (relaxify, plan):
+        with pytest.raises(ValueError, match=r".") as error:
+            verb(model, "SO(3)")
+        assert says(error, *parts)
+    assert state == "scripted" or anatomy(model) == before
+
+
+def test_the_bias_of_a_tied_layer_is_looked_at_too() -> None:
+    model = nn.ModuleList(o3.Linear("2x0e+2x1o", "2x0e+2x1o", biases=True) for _ in range(2))
+    model[1].weight = model[0].weight
+    model[1].bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"'1\.bias' has NaN"):
+        relaxify(model, "O(3)")
+
+
+def test_layers_left_out_may_be_in_any_state() -> None:
+    model = relaxify(part(torch.float16), "SO(3)", exclude=["head"])
+    assert hasattr(model.conv.map_to_feat, "relaxation")
+
+
+@pytest.mark.parametrize("taken", [nn.Identity(), "text"])
+def test_a_child_or_attribute_named_relaxation(taken: object) -> None:
+    model = VNNet()
+    model.head.map_to_feat.relaxation = taken
+    before = anatomy(model)
+    with pytest.raises(ValueError, match=r".") as error:
+        relaxify(model, "SO(3)")
+    assert says(error, "'head.map_to_feat'", "already has an attribute named 'relaxation'", "rename it, or exclude")
+    assert anatomy(model) == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "mend"),
+    [
+        ("weight", -0.1, ">= 0"),
+        ("weight", float("nan"), "finite"),
+        ("weight", float("inf"), "finite"),
+        ("reduction", "l2", "'rms' or 'norm'"),
+        ("rows", 0, "None for every row"),
+        ("rows", -3, "None for every row"),
+        ("rank", 0, "at least 1, or None"),
+        ("rank", -1, "at least 1, or None"),
+        ("theta", float("nan"), "finite"),
+        ("theta", float("inf"), "finite"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_configs(field: str, value: object, mend: str) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        RelaxConfig(**{field: value})
+    assert says(error, f"RelaxConfig({field}={value!r})", mend)
+
+
+UNRELAXED: dict[str, Callable[[nn.Module], object]] = {
+    "set_theta": lambda model: set_theta(model, 1.0),
+    "penalty": penalty,
+    "penalties": penalties,
+    "project": project,
+    "summary": summary,
+    "Constant": Constant,
+    "Triangle": lambda model: Triangle(model, 10),
+    "Cosine": lambda model: Cosine(model, 10),
+    "relaxed": lambda model: relaxed(model).__enter__(),
+}
+
+
+@pytest.mark.parametrize("verb", UNRELAXED)
+def test_verbs_for_relaxed_models_on_a_model_that_is_not(verb: str) -> None:
+    with pytest.raises(RuntimeError, match=r".") as error:
+        UNRELAXED[verb](VNNet())
+    assert says(error, "the model has no relaxation terms", "call relaxify(model, group) first")
+
+
+def test_a_model_that_is_not_relaxed_is_projected() -> None:
+    model, _, batch = vn_net()
+    with projected(model.eval()):
+        assert model(*batch).isfinite().all()
+
+
+def silent_forward(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> None:
+    with torch.no_grad():
+        model(*batch)
+
+
+def eval_forward(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> None:
+    model.eval()(*batch)
+    model.train()
+
+
+@pytest.mark.parametrize("before", [lambda model, batch: None, silent_forward, eval_forward])
+@pytest.mark.parametrize("verb", [penalty, penalties])
+def test_a_penalty_before_any_training_pass(before: Callable, verb: Callable) -> None:
+    model, group, batch = vn_net()
+    before(relaxify(model, group), batch)
+    with pytest.raises(RuntimeError, match=r".") as error:
+        verb(model)
+    assert says(error, "no relaxed layer has seen a training batch", "train() mode", "after a forward pass")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_projection_of_an_unknown_kind() -> None:
+    model = relaxify(VNNet(), "SO(3)")
+    before = anatomy(model)
+    with pytest.raises(ValueError, match=r".") as error:
+        project(model, mode="round", inplace=True)
+    assert says(error, "project(mode='round')", "unknown", "'drop', 'fold' or 'fit'")
+    assert anatomy(model) == before
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_projection_of_a_model_that_is_not_annealed(sign: int, inplace: bool) -> None:
+    model = relaxify(VNNet(), "SO(3)")
+    set_theta(model, sign * 0.5)
+    before = anatomy(model)
+    with pytest.raises(ValueError, match=r".") as error:
+        project(model, max_theta=0.1, inplace=inplace)
+    assert says(error, "theta of 'conv.map_to_feat' is", "above max_theta=0.1", "anneal it", "or raise max_theta")
+    assert anatomy(model) == before
+    assert project(model, max_theta=0.5) is not model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_theta_that_is_not_finite(value: float) -> None:
+    model = relaxify(VNNet(), "SO(3)", config=RelaxConfig(theta=0.5))
+    with pytest.raises(ValueError, match=r".") as error:
+        set_theta(model, value)
+    assert says(error, f"set_theta(model, {value})", "finite", "0 switches")
+    assert float(model.head.map_to_feat.relaxation.theta) == 0.5
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("total_steps", [0, -1, 2.5])
+def test_a_schedule_without_steps(total_steps: float) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        Triangle(relaxify(VNNet(), "SO(3)"), total_steps)
+    assert says(error, f"total_steps={total_steps}", "at least one", "optimiser steps")
+
+
+@pytest.mark.parametrize("schedule", [Constant, Triangle, Cosine])
+def test_a_schedule_to_infinity(schedule: type) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        schedule(relaxify(VNNet(), "SO(3)"), 10, peak=float("inf"))
+    assert says(error, "peak=inf", "finite")

@@ -1,0 +1,187 @@
+"""Schedules of theta: their formulas, their ends, and resuming as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+import math
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import NETWORKS, Batch, Make, e3nn_net, train, vn_net
+from torch import nn
+
+from relaxify import Constant, Cosine, RelaxConfig, Triangle, penalty, project, relaxify
+from relaxify.relaxation.controllers import Schedule
+from relaxify.relaxation.term import terms_of
+
+SCHEDULES = pytest.mark.parametrize("schedule", [Constant, Triangle, Cosine])
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return relaxify(vn_net()[0], "SO(3)")
+
+
+def values(controller: Schedule, steps: int) -> list[float]:
+    """theta at each of the next steps, as the terms have it."""
+    seen = []
+    for _ in range(steps):
+        (theta,) = {float(term.theta) for term in terms_of(controller.model).values()}
+        assert theta == pytest.approx(controller.theta, rel=1e-6, abs=1e-6)
+        seen.append(controller.theta)
+        controller.step()
+    return seen
+
+
+@given(st.integers(1, 60), st.floats(-2, 2))
+def test_triangle_is_the_papers_formula(model: nn.Module, n: int, peak: float) -> None:
+    """theta_i = 2i/N for i < N/2 and 2 - 2i/N for i >= N/2 (CR sec. 3.2), times the peak; odd and even N."""
+    exact = [Fraction(2 * i, n) if 2 * i < n else 2 - Fraction(2 * i, n) for i in range(n)]
+    controller = Triangle(model, n, peak=peak)
+    assert values(controller, n) == pytest.approx([peak * float(theta) for theta in exact])
+    assert controller.theta == 0
+
+
+@given(st.integers(1, 60))
+def test_cosine_goes_down_half_a_period(model: nn.Module, n: int) -> None:
+    assert values(Cosine(model, n), n) == pytest.approx([math.cos(math.pi * i / (2 * n)) ** 2 for i in range(n)])
+
+
+def test_constant_stays(model: nn.Module) -> None:
+    assert values(Constant(model, peak=0.25), 5) == [0.25] * 5
+
+
+@pytest.mark.parametrize("schedule", [Triangle, Cosine])
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 10, 64, 99])
+def test_annealed_schedules_end_at_exactly_zero_and_stay_there(model: nn.Module, schedule: type[Schedule], n: int) -> None:
+    controller = schedule(model, n)
+    values(controller, n)
+    assert values(controller, 2 * n) == [0.0] * 2 * n
+    assert all(float(term.theta) == 0 for term in terms_of(model).values())
+    project(model, max_theta=0)
+
+
+def test_triangle_starts_at_zero_and_rises_to_its_peak_in_the_middle(model: nn.Module) -> None:
+    thetas = values(Triangle(model, 10, peak=0.8), 10)
+    assert thetas[0] == 0
+    assert max(thetas) == thetas[5] == 0.8
+
+
+@SCHEDULES
+def test_making_a_schedule_sets_theta_at_once(model: nn.Module, schedule: type[Schedule]) -> None:
+    Constant(model, peak=0.3)
+    controller = schedule(model, 10)
+    assert {float(term.theta) for term in terms_of(model).values()} == {controller.theta}
+
+
+def start(
+    make: Make, schedule: type[Schedule], config: RelaxConfig
+) -> tuple[nn.Module, torch.optim.Optimizer, Schedule, Batch]:
+    torch.manual_seed(0)
+    model, group, batch = make()
+    relaxify(model, group, config=config)
+    return model, torch.optim.Adam(model.parameters(), 1e-2), schedule(model, 8), batch
+
+
+def go_on(model: nn.Module, optimizer: torch.optim.Optimizer, theta: Schedule, batch: Batch, steps: int) -> None:
+    for _ in range(steps):
+        loss = (model(*batch) - 1).square().mean() + penalty(model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        theta.step()
+
+
+def through_file(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@NETWORKS
+@SCHEDULES
+@pytest.mark.parametrize(
+    "config",
+    [
+        RelaxConfig(rows=None),
+        RelaxConfig(rank=2),
+        RelaxConfig(rows=4),
+    ],
+    ids=["exact", "rank", "sampled"],
+)
+def test_resumed_training_is_uninterrupted_training_bit_for_bit(
+    make: Make, schedule: type[Schedule], config: RelaxConfig
+) -> None:
+    """After saving and loading model, optimiser, controller and torch's random state in the middle."""
+    model, *rest = whole = start(make, schedule, config)
+    torch.manual_seed(5)
+    go_on(*whole, steps=6)
+    expected = {key: value.clone() for key, value in model.state_dict().items()}
+
+    first = start(make, schedule, config)
+    torch.manual_seed(5)
+    go_on(*first, steps=3)
+    saved = through_file({name: part.state_dict() for name, part in zip("moc", first, strict=False)})
+    rng = torch.get_rng_state()
+
+    again = start(make, schedule, config)
+    for name, part in zip("moc", again, strict=False):
+        part.load_state_dict(saved[name])
+    torch.set_rng_state(rng)
+    go_on(*again, steps=3)
+    assert again[2].theta == rest[1].theta
+    for key, value in expected.items():
+        assert torch.equal(again[0].state_dict()[key], value), key
+
+
+def test_the_state_of_a_schedule_is_plain_data(model: nn.Module) -> None:
+    theta = Triangle(model, 10, peak=0.5)
+    values(theta, 3)
+    assert theta.state_dict() == {"schedule": "Triangle", "steps": 3, "total_steps": 10, "peak": 0.5}
+
+
+def test_loading_a_state_sets_theta_at_once() -> None:
+    model, group, _ = e3nn_net()
+    relaxify(model, group)
+    saved = Triangle(model, 10, peak=0.5)
+    values(saved, 3)
+    theta = Triangle(model, 99)
+    theta.load_state_dict(saved.state_dict())
+    assert (theta.total_steps, theta.theta) == (10, pytest.approx(0.3))
+    assert [float(term.theta) for term in terms_of(model).values()] == pytest.approx([0.3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("state", "parts"),
+    [
+        (
+            {"schedule": "Cosine", "steps": 3, "total_steps": 5, "peak": 1.0},
+            ["schedule 'Cosine', not 'Triangle'", "resume with the controller that saved it"],
+        ),
+        ({}, ["None, not 'Triangle'"]),
+        ({"schedule": "Triangle", "steps": 3}, ["no peak, total_steps", "what state_dict() returned"]),
+    ],
+)
+def test_the_state_of_something_else_is_refused(model: nn.Module, state: dict[str, Any], parts: list[str]) -> None:
+    theta = Triangle(model, 10)
+    values(theta, 4)
+    before = theta.state_dict()
+    with pytest.raises(ValueError, match=r".") as error:
+        theta.load_state_dict(state)
+    assert all(part in str(error.value) for part in parts)
+    assert theta.state_dict() == before
+
+
+def test_theta_that_moved_is_what_training_sees() -> None:
+    """The same W at theta = 0 and after one step of the schedule gives different outputs."""
+    model, group, batch = e3nn_net()
+    train(relaxify(model, group), batch)
+    theta = Triangle(model, 2)
+    before = model(*batch)
+    theta.step()
+    assert not torch.allclose(model(*batch), before)

@@ -1,0 +1,322 @@
+"""plan says what relaxify will do and why not, changes nothing, and lets no layer through without proof."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from e3nn import o3
+from networks import NETWORKS, E3nnNet, Make, VNNet, anatomy, randomise_terms, run
+from torch import Tensor, nn
+
+from models import vector_neurons
+from models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNStdFeature, mix_channels
+from models.vn_pointnet import VNPointNet
+from relaxify import RelaxConfig, plan, project, relaxify
+from relaxify.relaxation.term import terms_of
+
+VN_PATHS = ["conv.map_to_feat", "conv.map_to_dir", "pool.map_to_dir", "head.map_to_feat"]
+
+
+def paths(model: nn.Module, group: str = "SO(3)", **arguments: Any) -> list[str]:
+    return [site.path for site in plan(model, group, **arguments).sites]
+
+
+def reasons(model: nn.Module, group: str = "SO(3)", **arguments: Any) -> dict[str, str]:
+    return {rejected.path: rejected.reason for rejected in plan(model, group, **arguments).rejected}
+
+
+@NETWORKS
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_planning_changes_nothing(make: Make, training: bool) -> None:
+    """Neither modules, tensors, hooks, batch-norm statistics, flags and gradients, nor the random state."""
+    model, group, batch = make()
+    run(model, batch).sum().backward()
+    model.train(training)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    values = {key: value.clone() for key, value in model.state_dict().items()}
+    before, rng = anatomy(model), torch.get_rng_state()
+    plan(model, group)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert anatomy(model) == before
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in values.items())
+    assert all(torch.equal(model.get_parameter(name).grad, gradient) for name, gradient in gradients.items())
+
+
+@NETWORKS
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"exclude": [lambda path, module: path > "k"], "config": RelaxConfig(rank=2)},
+        {"include": [lambda path, module: path > "g"], "overrides": {lambda path, module: "o" in path: RelaxConfig(rank=1)}},
+    ],
+)
+def test_relaxify_does_what_the_plan_says(make: Make, arguments: dict[str, Any]) -> None:
+    model, group, _ = make()
+    planned = plan(model, group, **arguments)
+    terms = terms_of(relaxify(model, group, **arguments))
+    assert list(terms) == [site.path for site in planned.sites]
+    assert {path: term.config for path, term in terms.items()} == planned.configs
+    for term, site in zip(terms.values(), planned.sites, strict=True):
+        assert (term.matrix.numel(), str(term.map.rep_in)) == (site.added_parameters, str(site.map.rep_in))
+        assert site.module.relaxation is term
+
+
+def test_real_models_are_relaxed_layer_by_layer() -> None:
+    """Every vector map of a published network, and none of its three invariant nn.Linears."""
+    model = VNPointNet(5, n_knn=5, width=12)
+    vector_maps = [path for path, module in model.named_modules() if type(module) is nn.Linear and path.startswith("feat.")]
+    assert sorted(paths(model)) == sorted(vector_maps)
+    assert len(vector_maps) == 23
+
+
+def test_the_plan_reads_as_a_list() -> None:
+    lines = str(plan(E3nnNet(), "O(3)", exclude=["last"])).splitlines()
+    assert lines[0] == "2 sites of O(3)"
+    assert "  first: o3.Linear 4x0e+3x1o -> 6x0e+4x1o+2x1e" in lines
+    assert "  not last: o3.Linear: excluded" in lines
+
+
+@NETWORKS
+def test_sites_carry_the_error_of_their_proof(make: Make) -> None:
+    model, group, _ = make()
+    assert all(site.proof is not None and site.proof < 1e-6 for site in plan(model, group).sites)
+
+
+def test_rejections_have_reasons() -> None:
+    model = nn.ModuleDict({"scalars": o3.Linear("4x0e", "2x0e"), "net": E3nnNet()})
+    found = reasons(model, "O(3)", include=["net"], exclude=["*.product"])
+    assert found == {"scalars": "not included", "net.product": "excluded"}
+    assert reasons(model, "O(3)") == {"scalars": "invariant -> invariant: it cannot break O(3)"}
+
+
+def test_pseudoscalars_break_reflections_but_not_rotations() -> None:
+    model = o3.Linear("4x0o", "2x0o")
+    assert paths(model, "O(3)") == [""]
+    assert "invariant -> invariant" in reasons(model, "SO(3)")[""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"include": ["head"]}, ["head.map_to_feat"]),
+        ({"include": ["head.map_to_feat"]}, ["head.map_to_feat"]),
+        ({"include": ["*.map_to_dir"]}, ["conv.map_to_dir", "pool.map_to_dir"]),
+        ({"include": ["re:(conv|pool).*dir"]}, ["conv.map_to_dir", "pool.map_to_dir"]),
+        ({"include": [nn.Linear]}, VN_PATHS),
+        ({"include": [lambda path, module: module.out_features == 2]}, ["head.map_to_feat"]),
+        ({"include": ["conv"], "exclude": ["*_dir"]}, ["conv.map_to_feat"]),
+        ({"include": ["*"], "exclude": ["re:.*feat", "pool"]}, ["conv.map_to_dir"]),
+        ({"exclude": ["conv", "head"]}, ["pool.map_to_dir"]),
+        ({"exclude": [lambda path, module: "dir" in path]}, ["conv.map_to_feat", "head.map_to_feat"]),
+        ({"include": ("head", "pool")}, ["pool.map_to_dir", "head.map_to_feat"]),
+    ],
+)
+def test_selection(arguments: dict[str, Any], expected: list[str]) -> None:
+    assert paths(VNNet(), **arguments) == expected
+    terms = terms_of(relaxify(VNNet(), "SO(3)", **arguments))
+    assert list(terms) == expected
+
+
+def test_the_first_override_that_matches_wins() -> None:
+    low, lower, default = RelaxConfig(rank=2), RelaxConfig(rank=1), RelaxConfig(weight=0.1)
+    overrides = {"head": low, "re:.*feat": lower, lambda path, module: "pool" in path: low}
+    configs = plan(VNNet(), "SO(3)", config=default, overrides=overrides).configs
+    assert configs == dict(zip(VN_PATHS, [lower, default, low, low], strict=True))
+
+
+class Broken(nn.Module):
+    """As a user may have written it: a ReLU on components in a layer that should commute with rotations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map_to_feat = nn.Linear(3, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mix_channels(self.map_to_feat, x).relu()
+
+
+def relu_on_components(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, str, list[str]]:
+    monkeypatch.setattr(vector_neurons, "leaky_relu_along", lambda x, direction, slope: x.relu())
+    model = nn.ModuleDict({"sound": VNLinear(3, 4), "bad": VNLinearLeakyReLU(4, 4, dim=4)})
+    return model, "SO(3)", ["bad.map_to_feat", "bad.map_to_dir"]
+
+
+def a_users_own_class(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, str, list[str]]:
+    kind = type("VNLinear", (Broken,), {})
+    return nn.ModuleDict({"sound": VNLinear(3, 4), "bad": kind()}), "SO(3)", ["bad.map_to_feat"]
+
+
+def a_bias(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, str, list[str]]:
+    layer = VNLinear(3, 4)
+    layer.map_to_feat = nn.Linear(3, 4)
+    return nn.ModuleDict({"sound": VNLinear(3, 4), "bad": layer}), "SO(3)", ["bad.map_to_feat"]
+
+
+def tampered_linear(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, str, list[str]]:
+    """An o3.Linear one of whose calls mixes a component into a scalar."""
+    layer = o3.Linear("2x0e+2x1o", "2x0e+2x1o")
+
+    def forward(self: nn.Module, features: Tensor) -> Tensor:
+        return type(self).forward(self, features) + 1e-3 * features.roll(1, -1)
+
+    layer.forward = MethodType(forward, layer)
+    return nn.ModuleDict({"sound": o3.Linear("2x1o", "2x1o"), "bad": layer}), "O(3)", ["bad"]
+
+
+def reflections(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, str, list[str]]:
+    """A frame completed by a cross product follows rotations only."""
+    model = nn.ModuleDict({"sound": VNLinear(3, 4), "bad": VNStdFeature(8, normalize_frame=True)})
+    return model, "O(3)", ["bad.vn_lin"]
+
+
+UNSOUND = pytest.mark.parametrize("tamper", [relu_on_components, a_users_own_class, a_bias, tampered_linear, reflections])
+
+
+@UNSOUND
+def test_a_layer_that_fails_the_proof_is_refused(tamper: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, group, bad = tamper(monkeypatch)
+    before = anatomy(model)
+    with pytest.raises(ValueError, match="should be equivariant but are not") as error:
+        relaxify(model, group)
+    assert all(f"{path!r}" in str(error.value) for path in bad)
+    assert "mend them, exclude them, or pass strict=False" in str(error.value)
+    assert anatomy(model) == before
+
+
+@UNSOUND
+def test_a_layer_that_fails_the_proof_can_be_left_as_it_is(tamper: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, group, bad = tamper(monkeypatch)
+    planned = plan(model, group)
+    assert [rejected.path for rejected in planned.unsound] == bad
+    assert all("commute" in rejected.reason or "breaks" in rejected.reason for rejected in planned.unsound)
+    assert list(terms_of(relaxify(model, group, strict=False))) == [site.path for site in planned.sites]
+    assert not set(bad) & {site.path for site in planned.sites}
+    assert any(site.path.startswith("sound") for site in planned.sites)
+
+
+def test_a_frame_completed_by_a_cross_product_follows_rotations() -> None:
+    assert "vn_lin" in paths(VNStdFeature(8, normalize_frame=True), "SO(3)")
+
+
+def test_layers_that_start_at_zero_pass_the_proof() -> None:
+    model = nn.ModuleList([VNLinear(3, 4), o3.Linear("2x1o", "2x1o")])
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    assert paths(model) == ["0.map_to_feat", "1"]
+
+
+def test_an_output_that_is_not_finite_proves_nothing() -> None:
+    model = VNLinearLeakyReLU(3, 4, dim=4)
+    model.batchnorm.bn.running_var.fill_(float("nan"))
+    assert paths(model) == []
+    assert [rejected.path for rejected in plan(model, "SO(3)").unsound] == ["map_to_feat", "map_to_dir"]
+
+
+def shared() -> tuple[nn.Module, list[str]]:
+    """One layer under two names."""
+    model = nn.Sequential(VNLinear(3, 3), VNLeakyReLU(3))
+    model.append(model[0])
+    return model, ["0.map_to_feat", "1.map_to_dir"]
+
+
+def tied() -> tuple[nn.Module, list[str]]:
+    """Two layers with one weight."""
+    model = nn.Sequential(VNLinear(3, 3), VNLeakyReLU(3), VNLinear(3, 3))
+    model[2].map_to_feat.weight = model[0].map_to_feat.weight
+    return model, ["0.map_to_feat", "1.map_to_dir"]
+
+
+SHARING = pytest.mark.parametrize("build", [shared, tied])
+
+
+@SHARING
+def test_a_shared_weight_is_one_site_with_one_term(build: Callable) -> None:
+    """Both uses are relaxed by the same W."""
+    model, expected = build()
+    x = torch.randn(2, 3, 3, 5)
+    assert paths(model) == expected
+    relaxify(model, "SO(3)")
+    terms = terms_of(model)
+    assert list(terms) == expected
+    term = terms["0.map_to_feat"]
+    assert sum(p is term.weight for p in model.parameters()) == 1
+    randomise_terms(model)
+    hidden = model[1](model[0](x))
+    w, f = term.weight, model[0].map_to_feat
+    rows = hidden.transpose(1, -1)
+    by_hand = nn.functional.linear(rows, f.weight) + 0.5 * (rows.flatten(-2) @ w.T).view_as(rows)
+    torch.testing.assert_close(model(x), by_hand.transpose(1, -1))
+
+
+@SHARING
+@pytest.mark.parametrize("name", ["0", "2", "2.map_to_feat"])
+def test_a_shared_layer_is_selected_by_any_of_its_names(build: Callable, name: str) -> None:
+    model, _ = build()
+    assert paths(model, exclude=[name]) == ["1.map_to_dir"]
+    assert paths(model, include=[name]) == ["0.map_to_feat"]
+    assert plan(model, "SO(3)", overrides={name: RelaxConfig(rank=1)}).configs["0.map_to_feat"].rank == 1
+
+
+@SHARING
+@pytest.mark.parametrize("mode", ["drop", "fold"])
+def test_a_shared_layer_is_projected_once(build: Callable, mode: str) -> None:
+    """fold is exact for an equivariant W, for both uses."""
+    model, _ = build()
+    x, base = torch.randn(2, 3, 3, 5), copy.deepcopy(model)
+    relaxify(model, "SO(3)", config=RelaxConfig(theta=0.5))
+    with torch.no_grad():
+        model[0].map_to_feat.relaxation.weight.copy_(torch.kron(torch.eye(3), torch.randn(3, 3)))
+    clean = project(model, mode=mode)
+    assert not terms_of(clean)
+    assert not any(module._forward_hooks for module in clean.modules())
+    assert clean.state_dict().keys() == base.state_dict().keys()
+    torch.testing.assert_close(clean(x), (base if mode == "drop" else model)(x))
+
+
+def test_layers_that_share_a_weight_but_not_the_bias_are_one_site() -> None:
+    model = nn.ModuleList(o3.Linear("2x0e+2x1o", "2x0e+2x1o", biases=True) for _ in range(2))
+    model[1].weight = model[0].weight
+    (site,) = plan(model, "O(3)").sites
+    assert (site.path, [path for path, _ in site.aliases]) == ("0", ["1"])
+
+
+def test_layers_that_share_a_weight_but_use_it_on_other_features_are_two_sites() -> None:
+    model = nn.ModuleList([o3.Linear("4x0e", "4x0e"), o3.Linear("4x1o", "4x1o"), o3.Linear("4x1e", "4x1e")])
+    for layer in model[1:]:
+        layer.weight = model[0].weight
+    assert paths(model, "O(3)") == ["1", "2"]
+    assert relaxify(model, "O(3)")[1](torch.randn(5, 12)).shape == (5, 12)
+
+
+def test_every_layer_that_shares_a_weight_is_proved() -> None:
+    sound, bad = VNLinear(3, 3), type("VNLinear", (Broken,), {})()
+    bad.map_to_feat = nn.Linear(3, 3, bias=False)
+    bad.map_to_feat.weight = sound.map_to_feat.weight
+    (rejected,) = plan(nn.ModuleList([sound, bad]), "SO(3)").unsound
+    assert rejected.path == "0.map_to_feat"
+
+
+def test_a_model_that_is_one_layer() -> None:
+    model = o3.Linear("2x0e+3x1o", "2x0e+3x1o")
+    x, base = torch.randn(4, 11), copy.deepcopy(model)
+    assert paths(model, "O(3)", include=[""]) == [""]
+    relaxify(model, "O(3)", overrides={"": RelaxConfig(theta=1.0)})
+    assert list(terms_of(model)) == [""]
+    randomise_terms(model)
+    assert not torch.allclose(model(x), base(x))
+    assert torch.equal(project(model)(x), base(x))
+    assert "relaxation.weight" in model.state_dict()
+
+
+def test_equal_but_distinct_modules_are_told_apart() -> None:
+    """Some libraries' modules compare equal if they are built alike."""
+    alike = {"__eq__": lambda self, other: type(self) is type(other), "__hash__": lambda self: 7}
+    kind = type("VNLinear", (VNLinear,), alike)
+    model = nn.Sequential(kind(3, 3), kind(3, 3))
+    assert list(terms_of(relaxify(model, "SO(3)"))) == ["0.map_to_feat", "1.map_to_feat"]

@@ -1,0 +1,107 @@
+"""mace-torch: messages and products of e3nn's irreps, forces by autograd inside forward, dicts in and out."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from zoo.entry import Entry, along, paths
+from zoo.graphs import CUTOFF, SIZES, batch_index, neighbours, positions, stand_in
+
+# Plots of the training run need pandas, which models do not; the package sets a variable that lets torch.load unpickle.
+with mock.patch.dict(os.environ), stand_in({"mace.cli.visualise_train": {"TrainingPlotter": None}}):
+    from mace import modules
+
+ELEMENTS = 4
+POLYNOMIAL = "a coefficient of an equivariant polynomial in the features, one set an element"
+
+
+def _make() -> nn.Module:
+    return modules.MACE(
+        r_max=CUTOFF,
+        num_bessel=6,
+        num_polynomial_cutoff=5,
+        max_ell=2,
+        interaction_cls_first=modules.RealAgnosticInteractionBlock,
+        interaction_cls=modules.RealAgnosticResidualInteractionBlock,
+        num_interactions=2,
+        num_elements=ELEMENTS,
+        hidden_irreps=o3.Irreps("4x0e+4x1o"),
+        MLP_irreps=o3.Irreps("4x0e"),
+        atomic_energies=np.linspace(-1, 1, ELEMENTS),
+        avg_num_neighbors=5.0,
+        atomic_numbers=[1, 6, 7, 8],
+        correlation=2,
+        gate=nn.functional.silu,
+        radial_MLP=[8],
+    )
+
+
+def _inputs() -> tuple[dict[str, Tensor], bool]:
+    atoms, batch = positions(), batch_index()
+    edges = neighbours(atoms, CUTOFF, batch)
+    data = {
+        "positions": atoms,
+        "node_attrs": torch.eye(ELEMENTS)[torch.randint(ELEMENTS, (len(atoms),))],
+        "edge_index": edges,
+        "shifts": torch.zeros(edges.shape[1], 3),
+        "cell": torch.zeros(3 * len(SIZES), 3),
+        "batch": batch,
+        "ptr": torch.tensor([0, *SIZES]).cumsum(0),
+    }
+    return data, True
+
+
+def _output(g: Tensor, result: dict[str, Any]) -> dict[str, Any]:
+    scalars, vectors, last = result["node_feats"].split([4, 12, 4], dim=-1)
+    vectors = along(-1)(g, vectors.unflatten(-1, (4, 3))).flatten(-2)
+    return {**result, "forces": along(-1)(g, result["forces"]), "node_feats": torch.cat([scalars, vectors, last], dim=-1)}
+
+
+ENTRIES = (
+    Entry(
+        name="MACE",
+        source="Batatia et al., MACE (arXiv 2206.07697); PyPI mace-torch 0.3.16",
+        group="O(3)",
+        make=_make,
+        inputs=_inputs,
+        expected=paths(
+            "interactions.{i}.linear",
+            "interactions.{i}.skip_tp",
+            "interactions.1.linear_up",
+            "products.0.linear",
+            "readouts.0.linear",
+            i=range(2),
+        ),
+        invariant=paths(
+            "node_embedding.linear",
+            "interactions.0.linear_up",
+            "interactions.{i}.conv_tp_weights.layer{j}.weight",
+            "products.1.linear",
+            "readouts.1.linear_{k}",
+            i=range(2),
+            j=range(2),
+            k=(1, 2),
+        ),
+        impossible=dict.fromkeys(
+            paths(
+                "products.0.symmetric_contractions.contractions.{i}.{weights}",
+                "products.1.symmetric_contractions.contractions.0.{weights}",
+                i=range(2),
+                weights=("weights_max", "weights.0"),
+            ),
+            POLYNOMIAL,
+        )
+        | dict.fromkeys(
+            paths("interactions.{i}.conv_tp", i=range(2)), "a network of edge lengths makes its weights, one set an edge"
+        ),
+        output=_output,
+        notes="It makes its input positions require gradients. The first products' weights differ by element.",
+    ),
+)
