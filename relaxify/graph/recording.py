@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as module_hooks
@@ -22,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from relaxify.graph.inputs import tensors_of
 
-_LIBRARIES = tuple(str(Path(path).parent) for path in (torch.__file__, __file__))
+_LIBRARIES = tuple(str(Path(path).parent) for path in (torch.__file__, jaxtyping.__file__, __file__))
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class Recording:
         return list(self.graph.nodes)
 
 
-def record(model: nn.Module, inputs: tuple[Any, ...], *, keep: Callable[[Tensor], bool] = torch.is_floating_point) -> Recording:
+def record(
+    model: nn.Module, inputs: tuple[Any, ...], *, keep: Callable[[Tensor], bool] = torch.is_floating_point
+) -> Recording:
     """Run the model once on the inputs and record every operation. `keep` says which values to snapshot."""
     recorder = _Recorder(model, inputs, keep)
     with _calls_seen_by(recorder), recorder:
         output = model(*inputs)
-    recorder.graph.output(fx.node.map_aggregate(_as_tree(output), recorder.reference))
+    last = recorder.graph.output(recorder.reference(_as_tree(output)))
+    last.meta.update(value=None, module="", location="", parameters=())
     return Recording(recorder.graph, output)
 
 

@@ -82,12 +82,12 @@ Update = tuple[str, int, Float[Tensor, "_"]]
 def _updates(term: Term, mode: Mode) -> list[Update]:
     """What to add to which slice (from this offset on) of which of the layer's parameters."""
     paths, reason = term.fold_paths()
+    if not paths or reason is not None:
+        _log.info("%s is dropped: %s cannot be used, because %s", term.path, mode, reason)
+        return []
     relaxation = (term.theta.double() * term.matrix.double()).detach().cpu()
     if not relaxation.isfinite().all():
         raise ValueError(f"the relaxation of {term.path!r} has NaN or infinite values; project with mode='drop' instead.")
-    if not paths:
-        _log.info("%s is dropped, not %sed: %s", term.path, mode, reason)
-        return []
     blocks = (term.map.rep_in.blocks, term.map.rep_out.blocks)
     moment = term.sketch.moment
     if mode == "fit" and moment is not None:

@@ -8,8 +8,17 @@ import pkgutil
 
 from zoo.entry import Entry
 
-_MODULES = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("test_")]
 
-ENTRIES: dict[str, Entry] = {
-    entry.name: entry for name in _MODULES for entry in getattr(importlib.import_module(f"zoo.{name}"), "ENTRIES", ())
-}
+def _entries() -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("test_"):
+            continue
+        for entry in getattr(importlib.import_module(f"zoo.{module.name}"), "ENTRIES", ()):
+            if entry.name in found:
+                raise ValueError(f"two entries of the zoo are called {entry.name!r}; rename one of them.")
+            found[entry.name] = entry
+    return found
+
+
+ENTRIES = _entries()

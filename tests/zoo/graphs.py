@@ -16,7 +16,7 @@ SIZES = (11, 14)
 then join some atoms to themselves, other ones after a rotation, and are not equivariant."""
 
 CUTOFF = 2.0
-"""A distance within which an atom of `positions` has about five neighbours."""
+"""A distance within which each atom of `positions` has neighbours: the forces of ViSNet have no gradient where there are none."""
 
 
 def batch_index() -> Tensor:
@@ -24,7 +24,7 @@ def batch_index() -> Tensor:
 
 
 def positions() -> Tensor:
-    return torch.randn(sum(SIZES), 3)
+    return 3 * torch.rand(sum(SIZES), 3)
 
 
 def neighbours(positions: Tensor, cutoff: float, batch: Tensor | None = None, *, loop: bool = False) -> Tensor:

@@ -167,7 +167,7 @@ ENTRIES = (
         inputs=molecule,
         expected=UPDATES,
         invariant=PERCEPTRONS | READOUT,
-        notes="U and V act on the last axis of [atoms, 3, F] as it is; the last layer's vectors reach the energy through U only.",
+        notes="U and V act on the last axis of [atoms, 3, F] as it is; the vectors after the last layer are not used.",
     ),
     Entry(
         name="PaiNN forces",

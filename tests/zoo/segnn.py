@@ -30,7 +30,7 @@ def entry(name: str, width: int, lmax: int) -> Entry:
             gated=("message_1", "message_2", "update_1"),
         ),
         output=along(-1),
-        notes="FullyConnectedTensorProducts of features with geometric attributes; biases on scalars are in SteerableLinear.",
+        notes="FullyConnectedTensorProducts of features with geometric attributes; SteerableLinear adds biases to scalars.",
     )
 
 

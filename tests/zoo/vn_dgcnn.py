@@ -39,7 +39,7 @@ ENTRIES = (
         inputs=clouds,
         expected=MAPS,
         invariant=HEAD,
-        notes="The graph of each layer is found in the output of the one before; conv5's direction map has one output channel.",
+        notes="Each layer's graph is found in the output of the one before; conv5's direction map has one output channel.",
     ),
     Entry(
         name="VN-DGCNN max",

@@ -18,13 +18,13 @@ def model(pooling: str) -> nn.Module:
     return generic_norms(VNPointNet(5, n_knn=6, pooling=pooling, width=12))
 
 
+FSTN = paths("fstn.{name}", name=("conv1", "conv2", "conv3", "fc1", "fc2"))
 MAPS = paths(
     "feat.{layer}.map_to_{kind}",
     "feat.conv3.map_to_feat",
     "feat.fstn.fc3.map_to_feat",
     "feat.std_feature.vn_lin",
-    layer=("conv_pos", "conv1", "conv2", *(f"fstn.{name}" for name in ("conv1", "conv2", "conv3", "fc1", "fc2")))
-    + ("std_feature.vn1", "std_feature.vn2"),
+    layer=("conv_pos", "conv1", "conv2", *FSTN, "std_feature.vn1", "std_feature.vn2"),
     kind=("feat", "dir"),
 )
 POOLS = paths("feat.pool.map_to_dir", "feat.fstn.pool.map_to_dir")
@@ -39,7 +39,7 @@ ENTRIES = (
         inputs=clouds,
         expected=MAPS,
         invariant=paths("fc1", "fc2", "fc3"),
-        notes="Cross products among the edge features: rotations only. Channels trade places with the last axis around each map.",
+        notes="Cross products among the edge features: rotations only. Channels and the last axis trade places around a map.",
     ),
     Entry(
         name="VN-PointNet max",

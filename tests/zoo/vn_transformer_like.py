@@ -134,6 +134,6 @@ ENTRIES = (
             part=("expand", "relu.W", "relu.U", "contract"),
         ),
         output=each(along(-1), None),
-        notes="The representation on the last axis, of size 8, is g + identity; einsum, F.linear on .mT, tensordot, and W @ x.",
+        notes="On the last axis, of size 8, g acts as g + identity. Maps by einsum, F.linear on .mT, tensordot, and W @ x.",
     ),
 )

@@ -1,0 +1,99 @@
+"""A recorded graph holds every operation of a run, with values, places and parameters, whatever the model does in forward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from e3nn import o3
+from models.segnn import SEGNN
+from models.vn_dgcnn import VNDGCNN
+from torch import Tensor, nn
+
+from relaxify.graph.inputs import map_tensors, tensors_of
+from relaxify.graph.recording import opaque, record
+
+
+class Forces(nn.Module):
+    """A scripted part, a loop of data-dependent length, an in-place update, dict input, and a gradient inside forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripted = torch.jit.script(nn.Linear(3, 3))
+        self.weight = nn.Parameter(torch.ones(3, 3))
+
+    def forward(self, data: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        x = data["positions"].requires_grad_()
+        y = self.scripted(x) @ self.weight
+        while y.norm() < 10:
+            y = y * 2
+        z = y.clone()
+        z += 1
+        (force,) = torch.autograd.grad(z.sum(), x, create_graph=True)
+        return z, force
+
+
+def test_the_run_is_the_models_own() -> None:
+    model, inputs = Forces(), ({"positions": torch.randn(4, 3)},)
+    expected = model(map_tensors(lambda _, t: t.clone(), inputs)[0])
+    for a, b in zip(record(model, inputs).output, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_operation_has_its_value_place_and_parameters() -> None:
+    recording = record(Forces(), ({"positions": torch.randn(4, 3)},))
+    by_name = {getattr(node.target, "__name__", str(node.target)): node for node in recording.nodes}
+    assert by_name["matmul"].meta["parameters"] == ("weight",)
+    path, line = by_name["matmul"].meta["location"].rsplit(":", 1)
+    assert "self.scripted(x) @ self.weight" in Path(path).read_text().splitlines()[int(line) - 1]
+    assert {"grad", "norm", "mul", "clone"} <= by_name.keys()
+    assert all(node.meta["value"].isfinite().all() for node in recording.nodes if node.meta.get("value") is not None)
+
+
+def test_a_scripted_module_is_one_opaque_node_with_its_inputs() -> None:
+    recording = record(Forces(), ({"positions": torch.randn(4, 3)},))
+    (node,) = [node for node in recording.nodes if node.target is opaque]
+    (source,) = node.all_input_nodes
+    assert source.name == "requires_grad_"
+    assert [source.op for source in source.all_input_nodes] == ["placeholder"]
+    assert node.meta["module"] == "scripted"
+
+
+def test_an_update_in_place_does_not_change_what_was_recorded() -> None:
+    recording = record(Forces(), ({"positions": torch.randn(4, 3)},))
+    names = [getattr(node.target, "__name__", "") for node in recording.nodes]
+    nodes = recording.nodes
+    cloned, updated = nodes[names.index("clone")], nodes[names.index("__iadd__") if "__iadd__" in names else names.index("add_")]
+    torch.testing.assert_close(updated.meta["value"], cloned.meta["value"] + 1)
+
+
+def test_nodes_name_the_innermost_module() -> None:
+    model = SEGNN(width=2, num_layers=1)
+    recording = record(model, (torch.randn(2, 5, 3), torch.randn(2, 5, 3), torch.ones(2, 5, 1)))
+    modules = {node.meta["module"] for node in recording.nodes if node.op == "call_function"}
+    assert {"", "embedding", "layers.0.update_1.linear"} <= modules
+    assert all(path == "" or model.get_submodule(path) for path in modules)
+
+
+def test_dynamic_graphs_are_recorded_whole() -> None:
+    """kNN inside forward, and every parameter of a linear map is read by some node."""
+    model = VNDGCNN(num_classes=3, n_knn=3, width=12)
+    recording = record(model, (torch.randn(2, 3, 8),))
+    read = {name for node in recording.nodes for name in node.meta["parameters"]}
+    assert read >= {name for name, _ in model.named_parameters() if "map_to" in name}
+    assert any(getattr(node.target, "__name__", "") == "topk" for node in recording.nodes)
+
+
+def test_recording_leaves_no_hooks_behind() -> None:
+    layer = o3.Linear("2x1o", "2x1o")
+    record(layer, (torch.randn(2, 6),))
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+
+
+def test_map_tensors_copies_containers() -> None:
+    inputs = ({"a": torch.ones(2), "b": [torch.zeros(1), 3]}, "name")
+    doubled = map_tensors(lambda _, t: t * 2, inputs)
+    assert torch.equal(doubled[0]["a"], torch.full((2,), 2.0))
+    assert torch.equal(inputs[0]["a"], torch.ones(2))
+    assert [name for name, _ in tensors_of(inputs)] == ["input.0.a", "input.0.b.0"]

@@ -1,0 +1,179 @@
+"""Every model of the zoo runs, is equivariant, and does what its entry says of its linear ops."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from relaxify.groups import Group
+from relaxify.representations import Representation
+from zoo import ENTRIES
+from zoo.entry import Entry, Inputs
+
+each_model = pytest.mark.parametrize("name", ENTRIES)
+
+
+@functools.cache
+def built(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Inputs]:
+    """The model in eval mode, and one input, the same every time."""
+    torch.manual_seed(0)
+    with default_dtype(dtype):
+        return ENTRIES[name].make().eval(), ENTRIES[name].inputs()
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def call(entry: Entry, model: nn.Module, inputs: Inputs) -> Any:
+    """The model's output in double precision. Inputs are copied: some models set flags on them."""
+    with default_dtype(torch.float64):
+        return entry.call(model, tree_map_only(Tensor, lambda value: value.detach().clone(), inputs))
+
+
+def elements(group: Group) -> list[Tensor]:
+    """Two random elements, and one more in each component of the group."""
+    defining, generator = Representation.defining(group), torch.Generator().manual_seed(0)
+    first, second = (defining.rho(group.random(generator)) for _ in range(2))
+    return [first, second, *(first @ g for g in group.finite)]
+
+
+def flat(output: Any) -> Tensor:
+    return torch.cat([leaf.detach().flatten() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
+
+
+@each_model
+def test_model_commutes_with_its_group(name):
+    entry, (model, x) = ENTRIES[name], built(name)
+    y = call(entry, model, x)
+    other = tree_map_only(Tensor, lambda value: value + torch.randn_like(value) if value.is_floating_point() else value, x)
+    response = (flat(call(entry, model, other)) - flat(y)).norm()
+    assert response > 1e-3 * flat(y).norm()
+    for g in elements(Group.parse(entry.group)):
+        moved = call(entry, model, entry.transform(g, x))
+        assert (flat(moved) - flat(entry.output(g, y))).norm() < entry.tolerance * response
+
+
+@each_model
+def test_copy_computes_the_same(name):
+    entry, (model, x) = ENTRIES[name], built(name)
+    assert torch.equal(flat(call(entry, copy.deepcopy(model), x)), flat(call(entry, model, x)))
+
+
+@each_model
+def test_gradients_reach_the_sites(name):
+    entry, (model, x) = ENTRIES[name], built(name, torch.float32)
+    model.train()
+    outputs = [leaf for leaf in tree_leaves(entry.call(model, x)) if isinstance(leaf, Tensor)]
+    assert all(leaf.dtype == torch.float32 and leaf.isfinite().all() for leaf in outputs)
+    sum(leaf.square().sum() for leaf in outputs).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    reached = {path for path in entry.expected if any(p.grad is not None and p.grad.any() for p in owned(model, path))}
+    assert entry.expected - reached == set(entry.without_effect)
+
+
+def owned(model: nn.Module, path: str) -> list[nn.Parameter]:
+    """The parameter of that name, or those of the module at that path."""
+    parameters = dict(model.named_parameters())
+    return [parameters[path]] if path in parameters else list(model.get_submodule(path).parameters(recurse=False))
+
+
+def learned_matrices(model: nn.Module) -> set[str]:
+    """Names of all parameters that may mix channels: those of several axes, and e3nn's flat ones."""
+    found = set()
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            axes = sum(size > 1 for size in parameter.shape)
+            linear = isinstance(module, nn.Linear) and name == "weight"
+            if linear or (axes > 1 and not isinstance(module, nn.Embedding)) or hasattr(module, "weight_numel"):
+                found.add(f"{path}.{name}".lstrip("."))
+    return found
+
+
+@each_model
+def test_entry_speaks_of_every_learned_matrix_once(name):
+    entry, (model, _) = ENTRIES[name], built(name)
+    read = [*entry.expected, *entry.invariant, *entry.impossible]
+    assert len(read) == len(set(read))
+    assert set(entry.without_effect) <= entry.expected
+    known = set(dict(model.named_parameters())) | set(dict(model.named_modules()))
+    assert set(read) <= known
+    silent = {parameter for parameter in learned_matrices(model) if not {parameter, parameter.rpartition(".")[0]} & set(read)}
+    assert not silent
+
+
+class Operands(TorchFunctionMode):
+    """Collects all that each op reads and returns: a module by its hooks, a Parameter by the functions it is passed to."""
+
+    def __init__(self, model: nn.Module, paths: frozenset[str]) -> None:
+        super().__init__()
+        self.seen: dict[str, list[Tensor]] = defaultdict(list)
+        parameters = dict(model.named_parameters())
+        self.weights = {id(parameters[path]): (path, parameters[path]) for path in paths & set(parameters)}
+        self.handles = [
+            model.get_submodule(path).register_forward_hook(functools.partial(self._hook, path))
+            for path in paths - set(parameters)
+        ]
+
+    def _hook(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        self._keep(path, (args, output))
+
+    def _keep(self, path: str, values: Any) -> None:
+        self.seen[path] += [leaf.detach().clone() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        paths = {self.weights[id(tensor)][0] for tensor in tensors if id(tensor) in self.weights}
+        features = [tensor for tensor in tensors if id(tensor) not in self.weights]
+        for path in paths:
+            if features:
+                self._keep(path, (features, output))
+            elif isinstance(output, Tensor):  # a weight still, scaled or reshaped
+                self.weights[id(output)] = (path, output)
+        return output
+
+    def __exit__(self, *exception: Any) -> None:
+        for handle in self.handles:
+            handle.remove()
+        super().__exit__(*exception)
+
+
+@each_model
+def test_sites_transform_and_the_others_do_not(name):
+    entry, (model, x) = ENTRIES[name], built(name)
+    paths = entry.expected | entry.invariant
+
+    def values(inputs: Inputs) -> dict[str, list[Tensor]]:
+        with Operands(model, paths) as operands:
+            call(entry, model, inputs)
+        return operands.seen
+
+    before = values(x)
+    assert set(before) == paths
+    for g in elements(Group.parse(entry.group)):
+        after = values(entry.transform(g, x))
+        moving = {path for path in paths if not same(before[path], after[path], entry.tolerance)}
+        assert not moving & entry.invariant
+        assert entry.expected - moving <= set(entry.without_effect)
+
+
+def same(before: list[Tensor], after: list[Tensor], tolerance: float) -> bool:
+    pairs = zip(before, after, strict=True)
+    return all((a - b).norm() <= 100 * tolerance * a.norm() for a, b in pairs if a.is_floating_point())
