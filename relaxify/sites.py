@@ -97,7 +97,6 @@ class EquivariantMap:
     paths: tuple[Path, ...] = ()
     unfoldable: str | None = None
     attribute: Attribute | None = None
-    intercepts: tuple[str, ...] = ()
 
     @property
     def group(self) -> Group:

@@ -1,21 +1,23 @@
 """Sites by data flow: linear operations whose type proves nothing, found equivariant by how their values transform.
 
-A bare nn.Linear, or an einsum with a Parameter in somebody's forward, is an equivariant map if its data carry a representation
-on another axis than the one it mixes (Vector Neurons, PaiNN, GVP), or on the very axis that it mixes, before and after.
+A bare nn.Linear, or an einsum with a Parameter in somebody's forward, is an equivariant map if its data carry a
+representation on another axis than the one it mixes (Vector Neurons, PaiNN, GVP), or on the very axis that it mixes.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from relaxify.graph.evidence import Evidence, Transformation
+from relaxify.graph.actions import InputAction
+from relaxify.graph.evidence import Evidence, Transformation, observe
 from relaxify.graph.linear_ops import Contraction, contraction, parameters_behind
+from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
 
@@ -47,16 +49,34 @@ def linear_calls(model: nn.Module, evidence: Evidence) -> dict[str, list[Call]]:
     return calls
 
 
-def find_sites(
-    model: nn.Module, evidence: Evidence, claimed: Callable[[str], bool] = lambda path: False
+def sites_by_data_flow(
+    model: nn.Module, group: Group, inputs: tuple[Any, ...], action: InputAction | None, claimed: Collection[str]
 ) -> list[Site | Rejected]:
-    """A site, or why there is none, for each linear operation that is not already `claimed` by an adapter."""
-    calls = linear_calls(model, evidence)
-    return [
-        _merge(model, evidence, path, of_path)
-        for path, of_path in calls.items()
-        if not claimed(path) and not claimed(of_path[0].owner)
-    ]
+    """A site, or why there is none, for each linear operation that no adapter has `claimed` (a path, and all below it).
+
+    If the output of the model does not transform, the operation that breaks it is among the rejected, as unsound.
+    """
+    for samples in (2, 8):
+        evidence = observe(model, group, inputs, action, samples=samples)
+        calls = {
+            path: of_path
+            for path, of_path in linear_calls(model, evidence).items()
+            if not any(f"{path}.".startswith(f"{taken}.") for taken in claimed)
+        }
+        # more inputs give more samples for the fits; most models need no more
+        if not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
+            break
+    entries = [_merge(model, evidence, path, of_path) for path, of_path in calls.items()]
+    broken = first_break(evidence)
+    if broken is not None and not any(isinstance(entry, Rejected) and entry.unsound for entry in entries):
+        reason = f"from {broken.location} on the output no longer transforms under {group.name}"
+        entries.append(Rejected(broken.module, broken.op, reason, unsound=True))
+    return entries
+
+
+def _undecided(evidence: Evidence, call: Call) -> bool:
+    """Whether more samples could tell more about an operation's input or output."""
+    return any(evidence.of(node).kind == "undecided" for node in (call.contraction.data, call.node))
 
 
 def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple[str, ...]) -> Call:
@@ -71,7 +91,7 @@ def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple
 
 
 def _merge(model: nn.Module, evidence: Evidence, path: str, calls: list[Call]) -> Site | Rejected:
-    """What all calls of one operation agree on."""
+    """What all calls of one operation say together."""
     results = [_judge(model, evidence, call) for call in calls]
     for result in results:
         if isinstance(result, Rejected):
@@ -96,8 +116,14 @@ def _judge(model: nn.Module, evidence: Evidence, call: Call) -> Site | Rejected:
     op, before, after = _op(model, call), evidence.of(call.contraction.data), evidence.of(call.node)
     if before.kind == "invariant":
         return Rejected(call.path, op, f"invariant -> invariant: it cannot break {evidence.group.name}")
+    if not call.is_module:
+        return Rejected(
+            call.path, op, f"a function call on a Parameter at {_where(call.node)}: terms are added to modules only"
+        )
     if before.kind == "undecided":
-        return Rejected(call.path, op, "too few samples in the example inputs to tell how its input transforms; pass larger ones")
+        return Rejected(
+            call.path, op, "too few samples in the example inputs to tell how its input transforms; pass larger ones"
+        )
     if before.kind == "none":
         return Rejected(call.path, op, f"its input does not transform linearly at {_where(call.node)}")
     if after.kind != "linear":
@@ -107,7 +133,9 @@ def _judge(model: nn.Module, evidence: Evidence, call: Call) -> Site | Rejected:
         return Rejected(call.path, op, reason, unsound=True)
     map_ = _map(model, evidence, call, op, before, after)
     if map_ is None:
-        return Rejected(call.path, op, "its input and output carry different representations on the axes that it leaves alone")
+        return Rejected(
+            call.path, op, "its input and output carry different representations on the axes that it leaves alone"
+        )
     error = functools.partial(max, before.residual, after.residual)
     module = model.get_submodule(call.owner)
     return Site(call.path, module, map_, error, evidence=f"data flow at {_where(call.node)}")
@@ -129,7 +157,9 @@ def _map(
             return None
         rep_in = Representation.of(group, name, 1, before.actions)
         rep_out = Representation.of(group, _name(evidence, after.actions), 1, after.actions)
-        return _describe(model, call, EquivariantMap("data_flow", op, rep_in, rep_out, Features((axis_in,)), Features((axis_out,))))
+        return _describe(
+            model, call, EquivariantMap("data_flow", op, rep_in, rep_out, Features((axis_in,)), Features((axis_out,)))
+        )
     place = _place(before.axis, n_in, axis_in, n_out, axis_out)
     if after.axis != place or not torch.allclose(before.actions, after.actions, atol=1e-6):
         return None
@@ -147,18 +177,13 @@ def _place(axis: int, n_in: int, axis_in: int, n_out: int, axis_out: int) -> int
 
 
 def _describe(model: nn.Module, call: Call, map_: EquivariantMap) -> EquivariantMap:
-    """Add how the op is reached at run time, and what its own weight can express."""
-    if len(call.parameters) > 1 or call.contraction.weight.op != "get_attr":
-        map_ = replace(map_, unfoldable="its weight is computed from other parameters")
-    elif map_.rep_in.blocks[0].multiplicity == 1 and map_.rep_in.blocks[0].dimension > 1:
-        map_ = replace(map_, unfoldable="it mixes the very axis that the group acts on")
-    else:
-        name = call.parameters[0].removeprefix(f"{call.owner}.") if call.owner else call.parameters[0]
-        map_ = replace(map_, paths=(Path(name, 0, 0, 0, order=call.contraction.order),))
-    if call.is_module:
-        return map_
-    names = tuple(name.removeprefix(f"{call.owner}.") if call.owner else name for name in call.parameters)
-    return replace(map_, intercepts=names)
+    """Add what the op's own weight can express."""
+    if call.contraction.weight.op != "get_attr":
+        return replace(map_, unfoldable="its weight is computed from other parameters")
+    if map_.features_in.axes == (call.contraction.axis_in,):
+        return replace(map_, unfoldable="it mixes the very axis that the group acts on")
+    name = call.parameters[0].rpartition(".")[-1]
+    return replace(map_, paths=(Path(name, 0, 0, 0, order=call.contraction.order),))
 
 
 def _name(evidence: Evidence, actions: Tensor) -> str:
@@ -231,8 +256,3 @@ def first_break(evidence: Evidence) -> Break | None:
 
 def _sound(evidence: Evidence, node: fx.Node) -> bool:
     return node.op != "call_function" or evidence.of(node).kind in ("invariant", "linear")
-
-
-def undecided(evidence: Evidence, calls: Iterable[Call]) -> bool:
-    """Whether more samples could tell more about the operations' inputs or outputs."""
-    return any(evidence.of(node).kind == "undecided" for call in calls for node in (call.contraction.data, call.node))

@@ -33,7 +33,7 @@ Kind = Literal["invariant", "linear", "none", "undecided"]
 
 @dataclass(frozen=True)
 class Transformation:
-    """How a value transforms: not at all, by a representation on one axis (counted from the end), in no linear way, or unknown.
+    """How a value transforms: not at all, by a representation on one axis (from the end), in no linear way, or unknown.
 
     `actions` are the generators' matrices on that axis, as in Representation.
     """
@@ -62,7 +62,9 @@ class Evidence:
     transformed inputs first took another course, or is None.
     """
 
-    def __init__(self, group: Group, recording: Recording, samples: Sequence[_Sample], diverged: str | None, length: int) -> None:
+    def __init__(
+        self, group: Group, recording: Recording, samples: Sequence[_Sample], diverged: str | None, length: int
+    ) -> None:
         self.group = group
         self.recording = recording
         self.nodes = recording.nodes
@@ -84,14 +86,12 @@ class Evidence:
         pairs = [(_value(sample.base[index]), [_value(run[index]) for run in sample.moved]) for sample in self._samples]
         if all(_close(moved, base) for base, runs in pairs for moved in runs):
             return Transformation("invariant")
-        best = Transformation("none")
-        for axis in range(-pairs[0][0].ndim, 0):
-            found = _fit(self.group, pairs, axis)
-            if found.kind == "linear":
-                return found
-            if found.kind == "undecided":
-                best = found
-        return best
+        shape = pairs[0][0].shape
+        fits = {axis: _fit(self.group, pairs, axis) for axis in range(-len(shape), 0)}
+        # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
+        kinds = {fit.kind for axis, fit in fits.items() if shape[axis] == self.group.dim} or {f.kind for f in fits.values()}
+        linear = next((fit for fit in fits.values() if fit.kind == "linear"), None)
+        return linear or Transformation("none" if kinds == {"none"} else "undecided")
 
 
 def observe(
@@ -142,18 +142,18 @@ def _elements(group: Group) -> Iterator[Element]:
 def _fit(group: Group, pairs: Sequence[tuple[Tensor, Sequence[Tensor]]], axis: int) -> Transformation:
     d = pairs[0][0].shape[axis]
     before = torch.cat([base.movedim(axis, 0).reshape(d, -1) for base, _ in pairs], dim=1)
-    if d > LARGEST_AXIS or before.shape[1] < 2 * d:
+    if d > LARGEST_AXIS:
         return Transformation("undecided")
     chosen = _columns(before.shape[1], min(before.shape[1], 8 * d + 64))
-    design = before[:, chosen].mT
-    singular = torch.linalg.svdvals(design)
-    if not singular[0] > 0 or singular[-1] < 1e-6 * singular[0]:
-        return Transformation("undecided")
+    inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-6)
     after = [torch.cat([runs[e].movedim(axis, 0).reshape(d, -1) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
-    matrices = [torch.linalg.lstsq(design, moved[:, chosen].mT).solution.mT for moved in after[:-1]]
+    matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
     fits = [float((m @ before - moved).norm() / moved.norm()) for m, moved in zip(matrices, after, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:
         return Transformation("none", residual=max(fits))
+    # too few samples, or samples that do not span the axis, fit anything
+    if len(chosen) < 2 * d or int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) < d:
+        return Transformation("undecided")
     actions = _actions(group, matrices)
     predicted = Representation.of(group, "fitted", 1, actions).rho(list(_elements(group))[-1])
     residual = float((predicted @ before - after[-1]).norm() / after[-1].norm())
@@ -161,7 +161,7 @@ def _fit(group: Group, pairs: Sequence[tuple[Tensor, Sequence[Tensor]]], axis: i
 
 
 def _actions(group: Group, matrices: Sequence[Float[Tensor, "d d"]]) -> Float[Tensor, "actions d d"]:
-    """Each Lie generator is log M(exp(t A)) / t; each finite generator is M itself. Rounding is cleaned from the defining one."""
+    """log M(exp(t A)) / t for each Lie generator A, M itself for each finite one; the defining matrices exactly."""
     lie = len(group.generators)
     logs = [torch.as_tensor(logm(m.numpy()).real) / ANGLE for m in matrices[:lie]]
     actions = torch.stack([*logs, *matrices[lie:]])
@@ -239,4 +239,3 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(default)
-

@@ -32,7 +32,11 @@ class Contraction:
 
 
 def contraction(
-    function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], is_weight: Callable[[Any], bool], ndim: Callable[[Any], int]
+    function: object,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    is_weight: Callable[[Any], bool],
+    ndim: Callable[[Any], int],
 ) -> Contraction | None:
     """The contraction that a call computes, if exactly one operand is a weight of two axes; else None.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from relaxify.graph.actions import InputAction
 from relaxify.groups import Group
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.planning import Plan, plan
@@ -26,6 +27,8 @@ def relaxify(
     exclude: Sequence[Pattern] = (),
     config: RelaxConfig = RelaxConfig(),
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    input_action: InputAction | None = None,
     keep_relaxed: bool = False,
     strict: bool = True,
 ) -> Model:
@@ -37,6 +40,7 @@ def relaxify(
     - `include`, `exclude`: globs on module paths, `re:` patterns, types, or predicates `(path, module) -> bool`; exclusion
       wins.
     - `config`, `overrides`: how to relax; the first matching pattern of `overrides` replaces `config`.
+    - `example_inputs`, `input_action`: see `plan`; with them, bare nn.Linear layers on vector channels are found too.
     - `keep_relaxed`: the terms act in `eval()` too, for models that stay approximately equivariant (CR sec. 4.4).
     - `strict`: raise if a layer that should be equivariant fails the numeric proof, rather than leave it as it is.
 
@@ -45,7 +49,16 @@ def relaxify(
 
         model = relaxify(model, "SO(3)", config=RelaxConfig(rank=16), exclude=["head"])
     """
-    result = plan(model, group, include=include, exclude=exclude, config=config, overrides=overrides)
+    result = plan(
+        model,
+        group,
+        include=include,
+        exclude=exclude,
+        config=config,
+        overrides=overrides,
+        example_inputs=example_inputs,
+        input_action=input_action,
+    )
     if strict and result.unsound:
         raise ValueError(
             f"these layers should be equivariant but are not: {_reasons(result.unsound)}; mend them, exclude them, "
@@ -79,7 +92,7 @@ def _check_same(existing: Mapping[str, Term], result: Plan, keep_relaxed: bool) 
         if term is None or config is None:
             change = "relaxed before but not now" if config is None else "not relaxed before but now"
         elif (term.map.group, term.config, term.keep_relaxed) != (result.group, config, keep_relaxed):
-            change = f"relaxed before with {term.map.group.name}, {term.config}"
+            change = f"relaxed before with {term.map.group.name}, {term.config}, keep_relaxed={term.keep_relaxed}"
         else:
             continue
         raise ValueError(f"the model is already relaxed in another way ({path!r} was {change}); project(model) it first.")
@@ -96,5 +109,6 @@ def _no_site(result: Plan) -> str:
     types = ", ".join(f"{count} {name}" for name, count in sorted(result.looked_at.items()))
     return (
         f"no equivariant layer found for {result.group.name} among {types}; "
-        "install the adapter for its library, or write one (see docs/adapters.md)."
+        "pass example_inputs=(...) so that layers can be judged by their values, install the adapter for its library, "
+        "or write one (see docs/adapters.md)."
     )

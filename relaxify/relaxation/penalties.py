@@ -58,7 +58,7 @@ def penalties(model: nn.Module) -> dict[str, LayerPenalty]:
 
 
 def layer_penalty(term: Term) -> LayerPenalty:
-    """Both regularisers of one term on its sketch, in full precision whatever autocast does: L_A(W) is a small difference."""
+    """Both regularisers of one term on its sketch, in full precision whatever autocast does: L_A(W) is a difference."""
     with torch.autocast(term.theta.device.type, enabled=False):
         sizes = _sizes(term)
     return LayerPenalty(sizes[0], sizes[1:], term.config.weight)

@@ -6,10 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+from relaxify.graph.actions import InputAction
+from relaxify.graph.detection import sites_by_data_flow
 from relaxify.groups import Group
 from relaxify.registry import adapters
 from relaxify.relaxation.config import RelaxConfig
@@ -50,11 +53,17 @@ def plan(
     exclude: Sequence[Pattern] = (),
     config: RelaxConfig = RelaxConfig(),
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    input_action: InputAction | None = None,
 ) -> Plan:
     """Every equivariant linear op that `relaxify` would relax, each numerically proved to commute with the group.
 
     - `include`, `exclude`, `config`, `overrides`: see `relaxify`. A layer with several names, or one that shares its weight
       with others, is selected by any of them.
+    - `example_inputs`: arguments of the model's forward. With them, layers whose type proves nothing (a bare nn.Linear on
+      vector channels) are judged by how their values transform when the inputs do.
+    - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g; by default every axis that has the size
+      of g is a vector.
 
     ValueError for an unknown group, a model that cannot be changed (compiled, wrapped, lazy, half precision, NaN weights),
     or a pattern that matches nothing. The model is not changed.
@@ -65,6 +74,8 @@ def plan(
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
     found = _find(model, group)
+    if example_inputs is not None:
+        found += sites_by_data_flow(model, group, tuple(example_inputs), input_action, [entry.path for entry in found])
     names = _names(model, found)
     patterns = {"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)}
     check_patterns(patterns, [name for of_entry in names.values() for name in of_entry])
@@ -136,9 +147,17 @@ def _names(model: nn.Module, found: Iterable[Site | Rejected]) -> dict[str, Name
     names: defaultdict[str, list[tuple[str, nn.Module]]] = defaultdict(list)
     for entry in found:
         tied = [module for _, module in entry.aliases] if isinstance(entry, Site) else []
-        for module in (model.get_submodule(entry.path), *tied):
+        for module in (_module_at(model, entry.path), *tied):
             names[entry.path] += [(path, module) for path in paths[id(module)]]
     return dict(names)
+
+
+def _module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at this path, or that holds the parameter at this path."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return model.get_submodule(path.rpartition(".")[0])
 
 
 def _selected(patterns: Iterable[Pattern], names: Names) -> bool:

@@ -1,4 +1,4 @@
-"""A recorded graph holds every operation of a run, with values, places and parameters, whatever the model does in forward."""
+"""A recorded graph holds every operation of a run, with values, places and parameters, whatever forward does."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from e3nn import o3
-from models.segnn import SEGNN
-from models.vn_dgcnn import VNDGCNN
 from torch import Tensor, nn
 
+from models.segnn import SEGNN
+from models.vn_dgcnn import VNDGCNN
 from relaxify.graph.inputs import map_tensors, tensors_of
 from relaxify.graph.recording import opaque, record
 
@@ -61,10 +61,9 @@ def test_a_scripted_module_is_one_opaque_node_with_its_inputs() -> None:
 
 def test_an_update_in_place_does_not_change_what_was_recorded() -> None:
     recording = record(Forces(), ({"positions": torch.randn(4, 3)},))
-    names = [getattr(node.target, "__name__", "") for node in recording.nodes]
-    nodes = recording.nodes
-    cloned, updated = nodes[names.index("clone")], nodes[names.index("__iadd__") if "__iadd__" in names else names.index("add_")]
-    torch.testing.assert_close(updated.meta["value"], cloned.meta["value"] + 1)
+    by_name = {getattr(node.target, "__name__", ""): node.meta["value"] for node in recording.nodes}
+    updated = by_name["__iadd__"] if "__iadd__" in by_name else by_name["add_"]
+    torch.testing.assert_close(updated, by_name["clone"] + 1)
 
 
 def test_nodes_name_the_innermost_module() -> None:

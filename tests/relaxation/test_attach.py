@@ -143,7 +143,7 @@ def test_relaxing_again_in_the_same_way_does_nothing() -> None:
         ({"config": RelaxConfig(rank=3)}, ["'first'", "relaxed before with O(3)", "RelaxConfig(weight=0.01"]),
         ({"overrides": {"last": RelaxConfig(rank=3)}}, ["'last'", "relaxed before with O(3)"]),
         ({"group": "SO(3)"}, ["'first'", "relaxed before with O(3)"]),
-        ({"keep_relaxed": True}, ["'first'"]),
+        ({"keep_relaxed": True}, ["'first'", "keep_relaxed=False"]),
         ({"exclude": ["last"]}, ["'last'", "relaxed before but not now"]),
     ],
 )

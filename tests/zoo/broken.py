@@ -239,7 +239,7 @@ BROKEN = {
             PAINN[0],
             wrong_parity,
             where="layers.0.update",
-            op="linalg_cross",
+            op="add",
             untouched=r".*\.message\..*|layers\.0\..*",
         ),
         broken(

@@ -79,13 +79,13 @@ SOURCE = "Zaheer et al. 2017, arXiv 1703.06114"
 
 
 def entry(name: str, make: type[nn.Module], layer: type[nn.Module], layers: frozenset[str], notes: str) -> Entry:
-    """Elements are on axis 1 of the input [4, 5, 4], and of the output if there is one score for each."""
+    """Elements are on axis 1 of the input [16, 5, 4], and of the output if there is one score for each."""
     return Entry(
         name=name,
         source=SOURCE,
         group="S(5)",
         make=partial(make, layer),
-        inputs=lambda: (torch.randn(4, 5, 4),),
+        inputs=lambda: (torch.randn(16, 5, 4),),
         expected=frozenset(f"{path}.A" for path in layers),
         invariant=frozenset(f"{path}.B" for path in layers if layer is not MaxLayer)
         | (paths("rho.0", "rho.2") if make is SetToLabel else frozenset()),

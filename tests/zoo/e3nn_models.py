@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
-import torch_geometric.data  # before its optional packages have stand-ins, or it would take them for real
 from e3nn.nn.models.gate_points_2101 import Network
 from e3nn.nn.models.v2106.gate_points_networks import NetworkForAGraphWithAttributes, SimpleNetwork
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.entry import Entry, Inputs, along, paths
 from zoo.graphs import CUTOFF, SIZES, batch_index, neighbours, positions, radius_graph, scatter, stand_in
 
+import_module("torch_geometric.data")  # it looks for its optional packages, and must not find their stand-ins
 with stand_in({"torch_cluster": {"radius_graph": radius_graph}, "torch_scatter": {"scatter": scatter}}):
     from e3nn.nn.models.v2103.gate_points_networks import SimpleNetwork as SimpleNetwork2103
 
@@ -130,7 +131,7 @@ ENTRIES = (
         impossible=dict.fromkeys(_convolutions("tp", prefix="mp.", hidden=1), PER_EDGE),
         input_action=on_keys(pos=along(-1), x=irreps((3, "0e"), (2, "1o"))),
         output=irreps((2, "0e"), (1, "1o")),
-        notes="lin3 maps all features to the invariant angle that mixes self-connection and convolution. Sums over a molecule.",
+        notes="lin3 maps all features to an invariant angle, which mixes two of the others. One output a molecule.",
     ),
     Entry(
         name="e3nn v2106",
@@ -146,7 +147,7 @@ ENTRIES = (
         ),
         input_action=on_keys(pos=along(-1), x=irreps((3, "0e"), (2, "1o"))),
         output=irreps((2, "0e"), (1, "1o")),
-        notes="Initialised as the package does it, with alpha = 0.",
+        notes="Initialised as the package does it, with alpha = 0. One output a molecule.",
     ),
     Entry(
         name="e3nn v2106 with attributes",

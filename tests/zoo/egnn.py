@@ -60,6 +60,7 @@ ENTRIES = (
             map=("q", "kv", "out"),
             position=(1, 3),
         ),
+        features=frozenset({"global_tokens"}),
         output=each(unchanged, along(-1)),
         notes=WHY,
     ),
@@ -70,9 +71,7 @@ ENTRIES = (
         make=_sparse,
         inputs=_graph,
         expected=frozenset(),
-        invariant=paths(
-            "{mlp}.{layer}", "edge_weight.0", mlp=("edge_mlp", "coors_mlp", "node_mlp"), layer=(0, 3)
-        ),
+        invariant=paths("{mlp}.{layer}", "edge_weight.0", mlp=("edge_mlp", "coors_mlp", "node_mlp"), layer=(0, 3)),
         input_action=_first_input,
         output=_first_three,
         notes=WHY + " Coordinates and features share one axis of size 9, cut apart in forward.",

@@ -1,4 +1,4 @@
-"""What the zoo records of a model from the wild: how to make and call it, how it transforms, and what a reader finds in it."""
+"""What the zoo records of a model from the wild: how to call it, how it transforms, and what a reader finds in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -21,6 +20,7 @@ def unchanged(g: Tensor, value: Any) -> Any:
 def along(*axes: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The action of a matrix on these axes of a tensor, each of which carries vectors.
 
+    >>> import torch
     >>> along(-1)(torch.diag(torch.tensor([1.0, 2.0])), torch.ones(1, 2))
     tensor([[1., 2.]])
     """
@@ -58,7 +58,8 @@ class Entry:
 
     `make` and `inputs` draw from torch's global generator and use torch's default dtype, so that the caller seeds them and
     can have either in float64. `expected`, `invariant` and `impossible` hold module paths, or parameter names where a
-    forward method applies a Parameter by itself; every op with a learned matrix is in just one of them.
+    forward method applies a Parameter by itself; every op with a learned matrix is in just one of them, under the first
+    of its names.
     """
 
     name: str
@@ -74,6 +75,8 @@ class Entry:
     """Linear ops from invariants to invariants: listed, not relaxed."""
     impossible: Mapping[str, str] = field(default_factory=dict)
     """Ops on features that transform, with the reason why no term can be added to them."""
+    features: frozenset[str] = frozenset()
+    """Parameters of several axes that are learned features, not maps."""
     without_effect: Mapping[str, str] = field(default_factory=dict)
     """Those of `expected` whose weights have no gradient, with the reason: to be reported, not to be counted as missed."""
     input_action: Callable[[Tensor, Inputs], Inputs] | None = None

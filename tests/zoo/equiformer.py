@@ -213,8 +213,8 @@ class Equiformer(nn.Module):
 
 
 def molecule() -> tuple[Tensor, ...]:
-    positions = 1.5 * torch.randn(24, 3)
-    return torch.randint(4, (24,)), positions, neighbours(positions, 3.0)
+    positions = 2 * torch.randn(60, 3)
+    return torch.randint(4, (60,)), positions, neighbours(positions, 2.0)
 
 
 PER_EDGE = "its weights are an argument of the call, made for each edge from its length"

@@ -16,7 +16,7 @@ SIZES = (11, 14)
 then join some atoms to themselves, other ones after a rotation, and are not equivariant."""
 
 CUTOFF = 2.0
-"""A distance within which each atom of `positions` has neighbours: the forces of ViSNet have no gradient where there are none."""
+"""A distance within which each atom of `positions` has neighbours: without any, ViSNet's forces have NaN for a gradient."""
 
 
 def batch_index() -> Tensor:
@@ -24,7 +24,7 @@ def batch_index() -> Tensor:
 
 
 def positions() -> Tensor:
-    return 3 * torch.rand(sum(SIZES), 3)
+    return 2 * torch.rand(sum(SIZES), 3)
 
 
 def neighbours(positions: Tensor, cutoff: float, batch: Tensor | None = None, *, loop: bool = False) -> Tensor:

@@ -1,9 +1,9 @@
-"""torch_geometric's molecular models: ViSNet mixes channels of [N, components, C]; the others only have invariant features."""
+"""torch_geometric's molecular models: ViSNet mixes the channels of [N, components, C]; the others have invariants only."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.nn.models import dimenet, gnnff, schnet, visnet
 
 from zoo.entry import Entry, Inputs, along, each, paths, unchanged
@@ -14,7 +14,7 @@ ZERO = "the vectors that the first layer reads are zero"
 
 
 def triplets(edge_index: Tensor, num_nodes: int) -> tuple[Tensor, ...]:
-    """The pairs of edges k -> j -> i with k != i: i and j of each edge, then i, j, k, and the edges kj and ji of each pair."""
+    """The pairs of edges k -> j -> i with k != i: i and j of each edge, then i, j, k, and edges kj and ji of each pair."""
     j, i = edge_index
     ji, kj = ((j[:, None] == i) & (i[:, None] != j)).nonzero().T
     return i, j, i[ji], j[ji], j[kj], kj, ji
@@ -105,7 +105,7 @@ ENTRIES = (
         invariant=_visnet_invariant(""),
         without_effect=_visnet_first_layer("", "w_src", "w_trg", "t_src", "t_trg"),
         output=each(unchanged, _harmonics),
-        notes="Vectors and harmonics of degree 2 share axis 1, of size 3 + 5. The norm of zero vectors takes another branch.",
+        notes="Vectors and harmonics of degree 2 share axis 1, of size 3 + 5. Zero vectors take another branch of a norm.",
     ),
     Entry(
         name="SchNet",
@@ -115,7 +115,12 @@ ENTRIES = (
         inputs=_molecules,
         expected=frozenset(),
         invariant=paths(
-            "interactions.{i}.mlp.{j}", "interactions.{i}.{map}", "lin1", "lin2", i=range(2), j=(0, 2),
+            "interactions.{i}.mlp.{j}",
+            "interactions.{i}.{map}",
+            "lin1",
+            "lin2",
+            i=range(2),
+            j=(0, 2),
             map=("conv.lin1", "conv.lin2", "lin"),
         ),
         notes="Invariant features only. Each interaction's mlp is one module under two names, mlp and conv.nn.",
@@ -125,8 +130,15 @@ ENTRIES = (
         source=f"Gasteiger et al., DimeNet (arXiv 2003.03123); {PYG}",
         group="O(3)",
         make=lambda: dimenet.DimeNet(
-            hidden_channels=8, out_channels=1, num_blocks=1, num_bilinear=4, num_spherical=2, num_radial=4, cutoff=CUTOFF,
-            num_output_layers=1, output_initializer="glorot_orthogonal",
+            hidden_channels=8,
+            out_channels=1,
+            num_blocks=1,
+            num_bilinear=4,
+            num_spherical=2,
+            num_radial=4,
+            cutoff=CUTOFF,
+            num_output_layers=1,
+            output_initializer="glorot_orthogonal",
         ),
         inputs=_molecules,
         expected=frozenset(),
@@ -143,7 +155,7 @@ ENTRIES = (
             out=("lin_rbf", "lins.0", "lin"),
             map=("lin_rbf", "lin_sbf", "lin_kj", "lin_ji", "W", "lin"),
         ),
-        notes="Invariant features only: distances and angles. W is applied by an einsum. The package starts its output at zero.",
+        notes="Distances and angles only. W is applied by an einsum. The package's default, a zero output, is not used.",
     ),
     Entry(
         name="GNNFF",
@@ -153,8 +165,14 @@ ENTRIES = (
         inputs=_molecules,
         expected=frozenset(),
         invariant=paths(
-            "node_emb.{i}", "node_blocks.{j}.lin_c1", "edge_blocks.{j}.lin_c{k}", "force_predictor.{l}",
-            i=(2, 4), j=range(2), k=(2, 3), l=(0, 2, 4),
+            "node_emb.{i}",
+            "node_blocks.{j}.lin_c1",
+            "edge_blocks.{j}.lin_c{k}",
+            "force_predictor.{l}",
+            i=(2, 4),
+            j=range(2),
+            k=(2, 3),
+            l=(0, 2, 4),
         ),
         output=along(-1),
         notes="Forces are unit vectors scaled by invariants: vectors out, and nothing to relax.",

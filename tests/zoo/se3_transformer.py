@@ -39,7 +39,7 @@ def _radial(convolution: str, degrees_in: int, degrees_out: int) -> frozenset[st
 
 
 def _entry(name: str, degrees: int, linear: frozenset[str], convolutions: list[str], **fields: Any) -> Entry:
-    """The model whose trunk has these LinearSE3s and ConvSE3s, between conv_in, from scalars, and conv_out, to degrees 0, 1."""
+    """The model whose trunk has these LinearSE3s and ConvSE3s, between conv_in from scalars and conv_out to degrees 0, 1."""
     radial = [_radial("conv_in", 1, degrees), _radial("conv_out", degrees, 2)]
     ends = frozenset({"conv_out.self_interact", "linear_out"})
     return Entry(
@@ -47,8 +47,7 @@ def _entry(name: str, degrees: int, linear: frozenset[str], convolutions: list[s
         source=SOURCE,
         group="SO(3)",
         inputs=_inputs,
-        expected=paths("{map}.weights.{degree}", map=linear, degree=range(1, degrees))
-        | paths("{map}.weights.1", map=ends),
+        expected=paths("{map}.weights.{degree}", map=linear, degree=range(1, degrees)) | paths("{map}.weights.1", map=ends),
         invariant=paths("{map}.weights.0", map=linear | ends | {"conv_in.self_interact"}).union(
             *radial, *(_radial(convolution, degrees, degrees) for convolution in convolutions)
         ),
@@ -105,6 +104,6 @@ ENTRIES = (
         impossible={"conv_in": KERNEL},
         output=_output,
         tolerance=TOLERANCE,
-        notes="Vectors move along differences of vectors, scaled by invariants; the feed-forward block mixes their channels.",
+        notes="Vectors move along differences of vectors, scaled by invariants; the feed-forward block mixes channels.",
     ),
 )

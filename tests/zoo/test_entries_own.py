@@ -1,4 +1,7 @@
-"""The models written here: they run, they commute with their groups, and what was read from their code is what they do."""
+"""The broken models run and break their groups, and in all models written here each op reads what its entry says.
+
+Stricter than "it changes with the input": what an equivariant op reads transforms by an isometry on one of its axes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,6 @@ ALL = SOUND | {name: case.entry for name, case in BROKEN.items()}
 E3NN = (o3.Linear, o3.TensorProduct, o3.FullyConnectedTensorProduct)
 
 each_model = pytest.mark.parametrize("name", ALL)
-each_sound_model = pytest.mark.parametrize("name", SOUND)
 each_broken_model = pytest.mark.parametrize("name", BROKEN)
 
 
@@ -74,13 +76,8 @@ def error(name: str) -> float:
     return max(float((flat(got) - flat(expected)).norm() / response) for got, expected in moved)
 
 
-@each_sound_model
-def test_model_commutes_with_its_group(name):
-    assert error(name) < SOUND[name].tolerance
-
-
 @each_broken_model
-def test_broken_model_does_not(name):
+def test_broken_model_does_not_commute_with_its_group(name):
     assert error(name) > 1e-5
 
 
@@ -91,8 +88,8 @@ def test_fault_is_a_module_of_a_sound_model(name):
     assert case.where in dict(model.named_modules())
 
 
-@each_model
-def test_model_trains_in_single_precision(name):
+@each_broken_model
+def test_broken_model_trains_in_single_precision(name):
     entry, (model, x) = ALL[name], built(name, torch.float32)
     model = copy.deepcopy(model).train()
     y = entry.call(model, x)
@@ -104,8 +101,8 @@ def test_model_trains_in_single_precision(name):
     assert entry.expected - reached == set(entry.without_effect)
 
 
-@each_model
-def test_copy_computes_the_same(name):
+@each_broken_model
+def test_copy_of_a_broken_model_computes_the_same(name):
     entry, (model, x) = ALL[name], built(name)
     assert torch.equal(flat(entry.call(copy.deepcopy(model), x)), flat(entry.call(model, x)))
 
@@ -125,13 +122,12 @@ def learned(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     return found
 
 
-@each_model
-def test_reading_is_complete_and_counts_nothing_twice(name):
-    entry, case = ALL[name], BROKEN.get(name)
-    read = [*entry.expected, *entry.invariant, *entry.impossible, *(case.spoilt if case else ())]
-    ops = set(learned(built(name)[0]))
+@each_broken_model
+def test_reading_of_a_broken_model_is_complete_and_counts_nothing_twice(name):
+    case, entry = BROKEN[name], ALL[name]
+    read = [*entry.expected, *entry.invariant, *entry.impossible, *case.spoilt]
     assert len(read) == len(set(read))
-    assert set(read) == ops - ({case.where} if case else set())
+    assert set(read) == set(learned(built(name)[0])) - {case.where}
     assert entry.expected
 
 

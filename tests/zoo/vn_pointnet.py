@@ -39,7 +39,7 @@ ENTRIES = (
         inputs=clouds,
         expected=MAPS,
         invariant=paths("fc1", "fc2", "fc3"),
-        notes="Cross products among the edge features: rotations only. Channels and the last axis trade places around a map.",
+        notes="Its edge features have cross products: rotations only. Channels and the last axis trade places around maps.",
     ),
     Entry(
         name="VN-PointNet max",

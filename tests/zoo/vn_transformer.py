@@ -56,7 +56,7 @@ ENTRIES = (
         source=SOURCE,
         group="O(3)",
         make=lambda: VNTransformer(dim=8, depth=2, dim_head=4, heads=2, dim_feat=8, l2_dist_attn=True),
-        inputs=lambda: (torch.randn(2, 10, 3), torch.randn(2, 10, 8)),
+        inputs=lambda: (torch.randn(4, 12, 3), torch.randn(4, 12, 8)),
         keywords=("feats",),
         expected=_ENCODER - paths("encoder.layers.{i}.0.to_k.weight", i=range(2)),
         output=each(along(-1), unchanged),

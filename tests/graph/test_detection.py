@@ -1,0 +1,135 @@
+"""Bare nn.Linear layers are found, or refused, by how their values transform; what breaks the symmetry is named."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.vn_pointnet import VNPointNet
+from relaxify import Group, plan, project, relaxify
+from relaxify.graph.evidence import observe
+from relaxify.sites import Features
+
+
+class ScalarVector(nn.Module):
+    """A PaiNN-like update: vectors [nodes, 3, F] mixed over the last axis, scalars gated by their norms and products."""
+
+    def __init__(self, width: int = 6, fault: str = "") -> None:
+        super().__init__()
+        self.embed = nn.Linear(1, width, bias=False)
+        self.u = nn.Linear(width, width, bias=fault == "bias")
+        self.v = nn.Linear(width, width, bias=False)
+        self.gate = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.out = nn.Linear(width, 1, bias=False)
+        self.norm = nn.LayerNorm(3)
+        self.fault = fault
+
+    def forward(self, x: Tensor) -> Tensor:
+        vectors = self.embed((x - x.mean(0)).unsqueeze(-1))
+        if self.fault == "component norm":
+            vectors = self.norm(vectors.transpose(1, 2)).transpose(1, 2)
+        u, v = self.u(vectors), self.v(vectors)
+        if self.fault == "component relu":
+            u = u.relu()
+        scalars = self.gate(torch.cat([v.norm(dim=1), (u * v).sum(1)], dim=-1))
+        result: Tensor = self.out(vectors + u * scalars.unsqueeze(1)).squeeze(-1)
+        return result
+
+
+X = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+VECTOR_MAPS = ["embed", "u", "v", "out"]
+
+
+def test_every_map_on_vectors_is_found_and_no_other() -> None:
+    result = plan(ScalarVector(), "O(3)", example_inputs=[X])
+    assert [site.path for site in result.sites] == VECTOR_MAPS
+    assert all(site.map.features_in == site.map.features_out == Features((-2, -1)) for site in result.sites)
+    assert [str(site.map.rep_in) for site in result.sites] == ["1xvector", "6xvector", "6xvector", "6xvector"]
+    assert {r.path: r.reason for r in result.rejected} == dict.fromkeys(
+        ["gate.0", "gate.2"], "invariant -> invariant: it cannot break O(3)"
+    )
+
+
+def test_without_example_inputs_a_bare_linear_proves_nothing() -> None:
+    with pytest.raises(ValueError, match=r"no equivariant layer found .* pass example_inputs"):
+        relaxify(ScalarVector(), "O(3)")
+
+
+def test_relax_train_project_by_evidence() -> None:
+    model = ScalarVector()
+    plain = copy.deepcopy(model)
+    relaxify(model, "O(3)", example_inputs=[X])
+    assert torch.equal(model(X), plain(X))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+    model.u.relaxation.theta.fill_(1.0)
+    for _ in range(3):
+        model(X).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert model.u.relaxation.weight.any()
+    clean = project(model)
+    plain.load_state_dict(clean.state_dict(), strict=True)
+    assert torch.equal(plain(X), clean(X))
+
+
+def test_the_walk_agrees_with_the_adapter_on_vector_neurons() -> None:
+    """23 of 26 linears carry vectors; the head's three are invariant."""
+    model, x = VNPointNet(num_classes=4, n_knn=4, width=12), torch.randn(4, 3, 16)
+    by_type = {site.path for site in plan(model, "SO(3)").sites}
+    evidence = observe(model, Group.parse("SO(3)"), (x,))
+    from relaxify.graph.detection import sites_by_data_flow
+    from relaxify.sites import Site
+
+    by_flow = {e.path for e in sites_by_data_flow(model, evidence.group, (x,), None, []) if isinstance(e, Site)}
+    assert by_flow == by_type
+    assert len(by_flow) == 23
+
+
+@pytest.mark.parametrize(
+    ("fault", "path", "words", "line"),
+    [
+        ("bias", "u", "a bias on vector channels", "u, v = self.u(vectors), self.v(vectors)"),
+        ("component norm", "norm", "no longer transforms", "self.norm(vectors.transpose(1, 2))"),
+        ("component relu", "", "no longer transforms", "u = u.relu()"),
+    ],
+)
+def test_a_broken_claim_names_the_node_and_strict_refuses(fault: str, path: str, words: str, line: str) -> None:
+    model = ScalarVector(fault=fault)
+    (unsound,) = plan(model, "O(3)", example_inputs=[X]).unsound
+    assert unsound.path == path
+    assert words in unsound.reason
+    file, number = next(word.rstrip(":") for word in unsound.reason.split() if ".py:" in word).rsplit(":", 1)
+    assert line in Path(file).read_text().splitlines()[int(number) - 1]
+    with pytest.raises(ValueError, match=words):
+        relaxify(model, "O(3)", example_inputs=[X])
+    relaxify(model, "O(3)", example_inputs=[X], strict=False)
+    assert hasattr(model.embed, "relaxation")
+    assert not hasattr(model.out, "relaxation")
+
+
+def test_an_ambiguous_input_asks() -> None:
+    with pytest.raises(ValueError, match=r"which axis of size 3 carries vectors of O\(3\) is ambiguous; pass input_action"):
+        plan(ScalarVector(), "O(3)", example_inputs=[torch.randn(3, 3)])
+    action = lambda g, inputs: (inputs[0] @ g.mT.to(inputs[0]),)  # noqa: E731
+    few = plan(ScalarVector(), "O(3)", example_inputs=[torch.randn(3, 3)], input_action=action)
+    assert [site.path for site in few.sites] == VECTOR_MAPS
+
+
+def test_planning_leaves_no_trace() -> None:
+    model, x = ScalarVector(), X.clone()
+    state, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    plan(model, "O(3)", example_inputs=[x])
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert torch.equal(x, X)
+    assert torch.get_default_dtype() == torch.float32
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_model_that_does_not_run_says_so() -> None:
+    with pytest.raises(ValueError, match=r"does not run on the example inputs .*; pass example_inputs=\(...\)"):
+        plan(ScalarVector(), "O(3)", example_inputs=[X, X])
