@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from models.segnn import SEGNN, fully_connected
-from models.vn_pointnet import VNPointNet
 from torch import Tensor, nn
 
+from models.segnn import SEGNN, fully_connected
+from models.vn_pointnet import VNPointNet
 from relaxify import RelaxConfig, Triangle, penalty, project, relaxify, set_theta, summary
 
 Batch = tuple[Tensor, ...]
@@ -62,7 +62,9 @@ def convert(source: Path, target: Path, *options: str) -> None:
 
 
 def save(state: dict[str, Tensor], path: Path) -> None:
-    safetensors.torch.save_file(state, path) if path.suffix == ".safetensors" else torch.save({"model": state, "epoch": 3}, path)
+    safetensors.torch.save_file(state, path) if path.suffix == ".safetensors" else torch.save(
+        {"model": state, "epoch": 3}, path
+    )
 
 
 def load(path: Path) -> dict[str, Tensor]:

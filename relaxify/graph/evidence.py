@@ -146,7 +146,9 @@ def _fit(group: Group, pairs: Sequence[tuple[Tensor, Sequence[Tensor]]], axis: i
         return Transformation("undecided")
     chosen = _columns(before.shape[1], min(before.shape[1], 8 * d + 64))
     inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-6)
-    after = [torch.cat([runs[e].movedim(axis, 0).reshape(d, -1) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
+    after = [
+        torch.cat([runs[e].movedim(axis, 0).reshape(d, -1) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))
+    ]
     matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
     fits = [float((m @ before - moved).norm() / moved.norm()) for m, moved in zip(matrices, after, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:

@@ -139,13 +139,6 @@ def test_representations_are_those_of_e3nn(name):
         torch.testing.assert_close(rep.rho(element), expected, rtol=0, atol=1e-10)
 
 
-def test_inversion_acts_by_parity():
-    inversion = Element(torch.zeros(3), (0,))
-    torch.testing.assert_close(
-        representation(O3, IRREPS).rho(inversion), IRREPS.D_from_matrix(-torch.eye(3)), rtol=0, atol=1e-12
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_generators_are_exact_in_every_default_dtype(dtype):
     torch.set_default_dtype(dtype)
@@ -176,13 +169,6 @@ def test_paths_are_the_tensor_product_with_a_scalar(name):
     ran = layer(identity, attribute(layer, len(identity), others=0.0))
     assert ran.abs().max() > 0.1
     torch.testing.assert_close(CONSTANT * expressed(layer, site).mT, ran, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("build", [*LINEARS.values(), *PRODUCTS.values()], ids=[*LINEARS, *PRODUCTS])
-def test_what_the_paths_express_commutes_with_the_group(build):
-    layer = build()
-    site = only_site(layer)
-    assert lie_derivative(expressed(layer, site), site.map.rep_in, site.map.rep_out).abs().max() < 1e-12
 
 
 def test_layers_made_in_float32_are_proved_too():
@@ -239,30 +225,6 @@ def test_fold_is_the_nearest_map_that_the_layer_can_express(name, group):
         assert abs((rest * expressed(other, site)).sum()) < 1e-10
 
 
-@pytest.mark.parametrize("name", LINEARS)
-def test_fit_is_nearest_on_the_data(name):
-    layer = with_random_bias(LINEARS[name]())
-    x = torch.randn(30, layer.irreps_in.dim) @ torch.randn(layer.irreps_in.dim, layer.irreps_in.dim)
-    trained_once(layer, x)
-    drop, fold, fit = (project(layer, mode=mode) for mode in ("drop", "fold", "fit"))
-    rest = layer(x) - fit(x)
-    assert rest.norm() < (layer(x) - fold(x)).norm()
-    assert rest.norm() < (layer(x) - drop(x)).norm()
-    for _ in range(3):
-        other = copy.deepcopy(drop)
-        nn.init.normal_(other.weight)
-        change = other(x) - other(torch.zeros_like(x))
-        assert abs((rest * change).sum()) < 1e-9 * rest.norm() * change.norm()
-
-
-def test_fit_of_a_tensor_product_is_nearest_on_the_data():
-    layer = PRODUCTS["harmonics"]()
-    x, y = torch.randn(30, 8) @ torch.randn(8, 8), attribute(PRODUCTS["harmonics"](), 30)
-    trained_once(layer, x, y)
-    distance = {mode: (layer(x, y) - project(layer, mode=mode)(x, y)).norm() for mode in ("drop", "fold", "fit")}
-    assert distance["fit"] < min(distance["drop"], distance["fold"])
-
-
 def test_tensor_product_whose_scalar_varies_is_dropped_with_the_reason():
     layer = PRODUCTS["harmonics"]()
     x, y = torch.randn(10, 8), torch.randn(10, 4)
@@ -279,11 +241,6 @@ def test_tensor_product_without_a_single_scalar_is_dropped_with_the_reason(secon
     trained_once(layer, x, y)
     assert "no single scalar" in summary(layer).layers[""].foldable
     assert torch.equal(project(layer, mode="fold")(x, y), project(layer)(x, y))
-
-
-def test_tensor_product_that_was_never_called_is_dropped_with_the_reason():
-    layer = relaxify(PRODUCTS["harmonics"](), "O(3)")
-    assert "never seen" in summary(layer).layers[""].foldable
 
 
 # what is a site
@@ -345,57 +302,7 @@ def test_products_and_activations_without_weights_are_no_candidates():
     assert not plan(model, "O(3)").rejected
 
 
-def test_a_pseudoscalar_breaks_reflections_but_not_rotations():
-    layer = o3.FullyConnectedTensorProduct("2x0o", "1x0o", "2x0e")
-    assert len(plan(layer, "O(3)").sites) == 1
-    (rejected,) = plan(layer, "SO(3)").rejected
-    assert rejected.reason == "invariant -> invariant: it cannot break SO(3)"
-
-
-def test_layers_that_start_at_zero_are_sites():
-    layers = nn.ModuleList([LINEARS["one block"](), PRODUCTS["harmonics"]()])
-    for layer in layers:
-        nn.init.zeros_(layer.weight)
-    assert len(plan(layers, "O(3)").sites) == 2
-
-
-def test_one_module_under_two_names_is_one_site_and_folds_once():
-    layer = LINEARS["degrees 0 to 4"]()
-    model = nn.ModuleDict({"a": layer, "b": layer})
-    relaxify(model, "O(3)")
-    assert list(terms_of(model)) == ["a"]
-    set_theta(model, 1.0)
-    nn.init.normal_(layer.relaxation.weight)
-    alone = project(layer, mode="fold")
-    assert torch.equal(project(model, mode="fold")["b"].weight, alone.weight)
-
-
-def test_tied_weights_are_one_term_and_fold_once():
-    a, b = LINEARS["one block"](), LINEARS["one block"]()
-    b.weight = a.weight
-    model = relaxify(nn.ModuleDict({"a": a, "b": b}), "O(3)")
-    assert list(terms_of(model)) == ["a"]
-    set_theta(model, 1.0)
-    nn.init.normal_(a.relaxation.weight)
-    x = torch.randn(5, 9)
-    assert torch.equal(b(x), a(x))
-    folded = project(model, mode="fold")
-    assert folded["a"].weight is folded["b"].weight
-    assert torch.equal(folded["a"].weight, project(nn.ModuleDict({"a": a}), mode="fold")["a"].weight)
-
-
 # calls
-
-
-def test_the_term_acts_on_keyword_arguments():
-    linear, product = LINEARS["biases"](), PRODUCTS["harmonics"]()
-    x, y = torch.randn(5, 8), torch.randn(5, 4)
-    trained_once(linear, x)
-    trained_once(product, x, y)
-    assert torch.equal(linear(features=x), linear(x))
-    assert torch.equal(product(x=x, y=y), product(x, y))
-    assert torch.equal(product(y=y, x=x), product(x, y))
-    assert not torch.equal(linear(features=x), linear.eval()(x))
 
 
 def test_inputs_broadcast_as_they_do_without_a_term():
@@ -414,32 +321,6 @@ def test_a_call_with_weights_of_its_own_is_relaxed_and_projected():
     torch.testing.assert_close(layer(x, weight), expected + 0.7 * x @ layer.relaxation.weight.mT)
     for mode in ("drop", "fold"):
         assert torch.equal(project(layer, mode=mode)(x, weight), expected)
-
-
-class InPlaceNeighbours(nn.Module):
-    """Writes into what its layers return, as a skip connection or a hand-made bias does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = o3.Linear("2x0e+2x1o", "2x0e+2x1o"), o3.Linear("2x0e+2x1o", "2x0e+2x1o")
-        self.bias = nn.Parameter(torch.randn(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x)
-        h.narrow(-1, 0, 2).add_(self.bias)
-        out = self.second(h)
-        out += h
-        return out
-
-
-def test_neighbours_may_write_into_the_output():
-    model, x = InPlaceNeighbours(), torch.randn(5, 8)
-    expected = model(x)
-    relaxify(model, "O(3)")
-    y = model(x)
-    assert torch.equal(y, expected)
-    (y.square().sum() + penalty(model)).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 # TorchScript
@@ -463,20 +344,6 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.product(self.linear(x), y)
-
-
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
-)
-def test_copies_of_a_relaxed_model_have_terms_of_their_own(mode, duplicate):
-    x, y = torch.randn(5, 8), torch.randn(5, 4)
-    model = trained_once(Mixed(), x, y)
-    twin, before = duplicate(model), model(x, y)
-    assert torch.equal(twin(x, y), before)
-    for term in terms_of(twin).values():
-        nn.init.zeros_(term.weight)
-    assert torch.equal(twin(x, y), project(model)(x, y))
-    assert torch.equal(model(x, y), before)
 
 
 def test_projecting_works_in_both_modes(mode):
@@ -583,19 +450,6 @@ def test_real_model_is_relaxed_trained_projected_and_reloaded(name):
     assert equivariance_error(plain, run) < 1e-12
     with relaxed(model):
         assert equivariance_error(model, run) > 1e-3
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_folding_a_real_model_keeps_it_equivariant(name):
-    build, run, _ = MODELS[name]
-    model = relaxify(build(), "O(3)")
-    for term in terms_of(model).values():
-        nn.init.normal_(term.weight, std=0.1)
-    set_theta(model, 1.0)
-    run(model, IDENTITY)
-    folded, dropped = project(model, mode="fold"), project(model)
-    assert not torch.equal(run(folded, IDENTITY)[0], run(dropped, IDENTITY)[0])
-    assert equivariance_error(folded, run) < 1e-12
 
 
 def test_the_constant_harmonic_makes_every_layer_of_segnn_foldable():

@@ -17,9 +17,7 @@ WHY = "Every linear op acts on invariants. Coordinates move along differences of
 
 def _dense() -> nn.Module:
     # the package's weights start at 1e-3, where coordinates hardly move
-    return EGNN_Network(
-        depth=2, dim=8, num_tokens=5, num_nearest_neighbors=4, init_eps=0.3, global_linear_attn_every=2, norm_coors=True
-    )
+    return EGNN_Network(depth=2, dim=8, num_tokens=5, num_nearest_neighbors=4, init_eps=0.3, global_linear_attn_every=2)
 
 
 def _sparse() -> nn.Module:

@@ -104,6 +104,9 @@ ENTRIES = (
         impossible={"conv_in": KERNEL},
         output=_output,
         tolerance=TOLERANCE,
-        notes="Vectors move along differences of vectors, scaled by invariants; the feed-forward block mixes channels.",
+        notes=(
+            "Vectors move along differences of vectors, scaled by invariants; the feed-forward block mixes channels. Second "
+            "derivatives are NaN, from the length of a vector minus itself."
+        ),
     ),
 )
