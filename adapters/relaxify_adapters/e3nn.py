@@ -1,11 +1,12 @@
-"""e3nn: o3.Linear and o3.FullyConnectedTensorProduct, for e3nn 0.4.4 and from 0.6 on.
+"""e3nn: o3.Linear, o3.FullyConnectedTensorProduct and o3.TensorProduct, for e3nn 0.4.4 and from 0.6 on.
 
-Exact types only: `Gate.mul` and `Norm.tp` are TensorProducts too, without weights of their own to relax.
+Exact types only: `Gate.mul` and `Norm.tp` are tensor products too, without weights of their own to relax.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -26,13 +27,15 @@ class E3nnAdapter:
     name = "e3nn"
 
     def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
-        """The site of an o3.Linear or o3.FullyConnectedTensorProduct, or why there is none."""
+        """The site of an o3.Linear or of a tensor product with weights, or why there is none."""
         # a model with one of its layers has loaded the library
         o3 = sys.modules.get("e3nn.o3")
         if o3 is None:
             return
         builders = {o3.Linear: _linear, o3.FullyConnectedTensorProduct: _tensor_product}
         kind = next((kind for kind in builders if isinstance(module, kind) or _is_script_of(module, kind)), None)
+        if kind is None and type(module) is o3.TensorProduct and module.weight_numel:
+            kind, builders = o3.TensorProduct, {o3.TensorProduct: _tensor_product}
         if kind is None:
             return
         op = f"o3.{kind.__name__}"
@@ -96,20 +99,22 @@ def _tensor_product(path: str, module: Any, group: Group) -> Site:
     scalars = [i for i, (mul, ir) in enumerate(module.irreps_in2) if mul == 1 and ir.is_scalar()]
     paths, offset = [], 0
     for instruction in module.instructions:
-        if scalars and instruction.i_in2 == scalars[0] and instruction.path_weight:
+        if not instruction.has_weight:
+            continue
+        if scalars and instruction.i_in2 == scalars[0] and instruction.path_weight and instruction.connection_mode == "uvw":
             # the Clebsch-Gordan tensor of (l, 0, l) is the identity over sqrt(2l + 1)
             d = module.irreps_out[instruction.i_out].ir.dim
             scale = float(instruction.path_weight) / d**0.5
             paths.append(Path("weight", offset, instruction.i_in1, instruction.i_out, scale))
-        offset += instruction.path_shape[0] * instruction.path_shape[1] * instruction.path_shape[2]
+        offset += math.prod(instruction.path_shape)
     map_ = EquivariantMap(
         "e3nn",
-        "o3.FullyConnectedTensorProduct",
+        f"o3.{type(module).__name__}",
         rep_in,
         rep_out,
         argument="x",
         paths=tuple(paths),
-        unfoldable=None if paths else "its second input has no single scalar that could carry an intertwiner",
+        unfoldable=None if paths else "no path with weights for all pairs of channels goes through a single scalar of its second input",
         attribute=Attribute(1, "y", module.irreps_in2.slices()[scalars[0]].start) if paths else None,
     )
     return Site(path, module, map_, functools.partial(_tensor_product_error, module, map_))

@@ -1,0 +1,213 @@
+"""Adapters come from installed distributions: a third party's, the built-in ones, and broken ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from torch import nn
+
+from relaxify import plan
+from relaxify.registry import adapters
+
+THIRD_PARTY = Path(__file__).parent / "third_party"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the distribution of tests/third_party installed in it."""
+    target = tmp_path_factory.mktemp("site")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(THIRD_PARTY)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return target
+
+
+SETUP = """
+    import copy, torch
+    from torch import nn
+    from deep_sets_layers import DeepSetsLinear
+    from relaxify import Triangle, penalties, penalty, plan, project, relaxify, set_theta, summary
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    model = nn.Sequential(DeepSetsLinear(5, 3, 8), nn.Tanh(), DeepSetsLinear(5, 8, 2, bias=False))
+    x = torch.randn(16, 5, 3)
+"""
+
+
+def run(installed: Path, program: str) -> None:
+    """Run SETUP and the program where the distribution is installed, and not where it was built from."""
+    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", dedent(SETUP) + dedent(program)]
+    result = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_layers_of_an_installed_distribution_are_sites(installed: Path) -> None:
+    run(
+        installed,
+        """
+        found = plan(model, "S(5)")
+        assert [(site.path, site.map.adapter) for site in found.sites] == [("0", "deep_sets_layers"), ("2", "deep_sets_layers")]
+        assert [str(site.map.rep_out) for site in found.sites] == ["8xvector", "2xvector"]
+        assert all(site.proof < 1e-12 for site in found.sites)
+        """,
+    )
+
+
+def test_its_reasons_are_heard(installed: Path) -> None:
+    run(
+        installed,
+        """
+        found = plan(model, "S(4)")
+        assert not found.sites
+        assert {r.path: r.reason for r in found.rejected}["2"] == "it commutes with S(5); S(4) was asked for", found
+        """,
+    )
+
+
+def test_its_layers_train_relaxed_and_project_back(installed: Path) -> None:
+    run(
+        installed,
+        """
+        plain, order, target = copy.deepcopy(model), [1, 2, 3, 4, 0], torch.randn(16, 5, 2)
+        relaxify(model, "S(5)")
+        assert torch.equal(model(x), plain(x))
+        optimizer, theta, losses = torch.optim.Adam(model.parameters(), 1e-2), Triangle(model, 40), []
+        for step in range(40):
+            loss = (model(x) - target).square().mean() + penalty(model)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+            theta.step()
+        assert losses[-1] < losses[0]
+        assert all(model[i].relaxation.weight.any() for i in (0, 2))
+
+        clean = project(model)
+        assert torch.equal(clean(x), model(x)), "theta ends at 0"
+        assert torch.allclose(clean(x[:, order]), clean(x)[:, order])
+        assert list(clean.state_dict()) == list(plain.state_dict())
+        assert type(clean[0]) is DeepSetsLinear and not clean[0]._forward_hooks
+        plain.load_state_dict(clean.state_dict(), strict=True)
+        assert torch.equal(plain(x), clean(x))
+
+        set_theta(model, 1.0)
+        assert not torch.allclose(model(x[:, order]), model(x)[:, order])
+        """,
+    )
+
+
+def test_its_penalty_spares_intertwiners_alone(installed: Path) -> None:
+    """S(n)'s intertwiners are w (x) identity and w (x) mean, whether or not `fold` can express them."""
+    run(
+        installed,
+        """
+        relaxify(model, "S(5)")
+        first, last = model[0].relaxation, model[2].relaxation
+        w, v = torch.randn(2, 8, 3)
+        with torch.no_grad():
+            first.weight.copy_(torch.kron(torch.eye(5), w) + torch.kron(torch.ones(5, 5) / 5, v))
+            last.weight.normal_()
+        model(x)
+        sizes = penalties(model)
+        assert sizes["0"].norm > 1 and sizes["0"].lie.max() < 1e-12, sizes["0"]
+        assert sizes["2"].norm > 1 and sizes["2"].lie.min() > 1, sizes["2"]
+        assert penalty(model) > 0
+        """,
+    )
+
+
+def test_its_paths_fold(installed: Path) -> None:
+    """w (x) identity moves into A; B and the bias stay."""
+    run(
+        installed,
+        """
+        relaxify(model, "S(5)")
+        set_theta(model, 0.5)
+        w = torch.randn(8, 3)
+        with torch.no_grad():
+            model[0].relaxation.weight.copy_(torch.kron(torch.eye(5), w))
+        folded = project(model, mode="fold")
+        assert torch.allclose(folded(x), model(x))
+        assert torch.allclose(folded[0].A, model[0].A + 0.5 * w.T)
+        assert torch.equal(folded[0].B, model[0].B) and torch.equal(folded[0].bias, model[0].bias)
+        """,
+    )
+
+
+Declare = Callable[[str, str], None]
+
+
+@pytest.fixture
+def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Declare]:
+    """declare(name, value): install, by hand, a distribution whose one entry point has this name and value."""
+
+    def install(name: str, value: str) -> None:
+        folder = tmp_path / name / f"{name}_layers-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-layers\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[relaxify.adapters]\n{name} = {value}\n")
+        monkeypatch.syspath_prepend(folder.parent)
+        adapters.cache_clear()
+
+    yield install
+    adapters.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [("no_such_module:adapter", "No module named 'no_such_module'"), ("math:adapter", "has no attribute 'adapter'")],
+)
+def test_an_adapter_that_does_not_load_is_named(declare: Declare, value: str, cause: str) -> None:
+    declare("broken", value)
+    with pytest.raises(RuntimeError) as caught:
+        plan(nn.Linear(3, 3), "SO(3)")
+    message = str(caught.value)
+    assert message.startswith(f"adapter 'broken' ({value}, from broken-layers) does not load: ")
+    assert cause in message
+    assert message.endswith("; mend or uninstall its distribution.")
+
+
+def test_a_module_that_fails_for_any_reason_does_not_load(
+    declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "layers_without_driver.py").write_text("raise OSError('the driver is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    declare("broken", "layers_without_driver:adapter")
+    with pytest.raises(RuntimeError, match="does not load: the driver is missing; ") as caught:
+        adapters()
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("value", ["math", "math:pi", "torch.nn:Linear"])
+def test_what_is_no_adapter_is_named(declare: Declare, value: str) -> None:
+    declare("other", value)
+    with pytest.raises(RuntimeError) as caught:
+        adapters()
+    assert str(caught.value) == (
+        f"adapter 'other' ({value}, from other-layers) is no adapter: it needs `name` and `sites(path, module, group)`."
+    )
+
+
+def test_built_in_adapters_are_entry_points_of_relaxify() -> None:
+    built_in = {p.name: p.load() for p in entry_points(group="relaxify.adapters") if p.dist and p.dist.name == "relaxify"}
+    assert {"e3nn", "vector_neurons"} <= set(built_in)
+    assert all(adapter.name == name and adapter in adapters() for name, adapter in built_in.items())
+
+
+def test_the_order_is_that_of_names_wherever_adapters_are_installed(declare: Declare) -> None:
+    built_in = [adapter.name for adapter in adapters()]
+    assert built_in == sorted(built_in)
+    a, z = "relaxify_adapters.e3nn:adapter", "relaxify_adapters.vector_neurons:adapter"
+    declare("alpha", a)
+    declare("zeta", z)
+    assert [adapter.name for adapter in adapters()] == ["e3nn", *built_in, "vector_neurons"]
