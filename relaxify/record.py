@@ -68,6 +68,7 @@ class Record:
     base_shapes: dict[str, tuple[int, ...]]
     unfoldable: str | None
     updates: int = 0
+    functional: bool = False
 
     def __post_init__(self) -> None:
         if self.weight_keys not in (("weight",), ("up", "down")):
@@ -110,6 +111,7 @@ class Record:
             "base_shapes": dict(sorted(self.base_shapes.items())),
             "unfoldable": self.unfoldable,
             "updates": self.updates,
+            "functional": self.functional,
         }
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(data) > MAX_BYTES:
@@ -214,6 +216,12 @@ def _integer(value: object, what: str, *, low: int = 0) -> int:
     return value
 
 
+def _truth(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(f"{what} is neither true nor false")
+    return value
+
+
 def _positive(value: object, what: str) -> int:
     return _integer(value, what, low=1)
 
@@ -285,4 +293,5 @@ _RECORD: dict[str, Reader[Any]] = {
     "base_shapes": _shapes,
     "unfoldable": _optional_text,
     "updates": _integer,
+    "functional": _truth,
 }

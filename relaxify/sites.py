@@ -17,6 +17,9 @@ from relaxify.representations import Representation
 CHILD = "relaxation"
 """The name under which a term is a child of its site's module; checkpoint keys read `path.relaxation.weight`."""
 
+HOLDER = "functional_"
+"""A term of a functional op on the parameter `weight` hangs under `functional_weight` of the module that runs the op."""
+
 ChannelOrder = Literal["in_out", "out_in"]
 
 
@@ -84,7 +87,7 @@ class EquivariantMap:
 
     `paths` say how the layer's own parameters express intertwiners (what `fold` may use); `unfoldable` says why they
     cannot. `attribute` is the scalar in a second argument that scales every path: constant in most models, so its
-    constant is measured in training.
+    constant is measured in training. `intercepts` names the parameters of a functional op in the module's forward.
     """
 
     adapter: str
@@ -97,6 +100,7 @@ class EquivariantMap:
     paths: tuple[Path, ...] = ()
     unfoldable: str | None = None
     attribute: Attribute | None = None
+    intercepts: tuple[str, ...] = ()
 
     @property
     def group(self) -> Group:
@@ -120,6 +124,11 @@ class Site:
     aliases: tuple[tuple[str, nn.Module], ...] = field(default=(), repr=False)
 
     @property
+    def holder(self) -> str | None:
+        """The child of the module that holds the term of a functional op; None for a module's own term."""
+        return HOLDER + self.map.intercepts[0].replace(".", "_") if self.map.intercepts else None
+
+    @property
     def added_parameters(self) -> int:
         """Size of a dense term W."""
         return self.map.rep_in.dim * self.map.rep_out.dim
@@ -127,12 +136,16 @@ class Site:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A candidate that is not relaxed, and why."""
+    """A candidate that is not relaxed, and why.
+
+    `unsound`: it should be equivariant and is not. `unknown`: the adapter cannot say, so evidence may.
+    """
 
     path: str
     op: str
     reason: str
     unsound: bool = False
+    unknown: bool = False
 
 
 def probe(module: nn.Module) -> nn.Module:
@@ -141,8 +154,9 @@ def probe(module: nn.Module) -> nn.Module:
     for part in list(twin.modules()):
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
-        if CHILD in part._modules:
-            del part._modules[CHILD]
+        for name, child in list(part._modules.items()):
+            if name == CHILD or (name.startswith(HOLDER) and child is not None and CHILD in child._modules):
+                del part._modules[name]
     return twin
 
 

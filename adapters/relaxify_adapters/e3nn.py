@@ -114,7 +114,9 @@ def _tensor_product(path: str, module: Any, group: Group) -> Site:
         rep_out,
         argument="x",
         paths=tuple(paths),
-        unfoldable=None if paths else "no path with weights for all pairs of channels goes through a single scalar of its second input",
+        unfoldable=None
+        if paths
+        else "no path with weights for all pairs of channels goes through a single scalar of its second input",
         attribute=Attribute(1, "y", module.irreps_in2.slices()[scalars[0]].start) if paths else None,
     )
     return Site(path, module, map_, functools.partial(_tensor_product_error, module, map_))

@@ -41,9 +41,8 @@ class VectorNeuronsAdapter:
             op, inner = f"{kind}.{name}", f"{path}.{name}" if path else name
             if type(layer) is not nn.Linear:
                 where = inner if isinstance(layer, nn.Module) else path
-                yield Rejected(
-                    where, op, f"not the {kind} known here: its {name} should be an nn.Linear but is {_found(layer)}"
-                )
+                other = f"not the {kind} known here: its {name} should be an nn.Linear but is {_found(layer)}"
+                yield Rejected(where, op, other, unknown=True)
             elif reason := _unsupported(layer, group):
                 yield Rejected(inner, op, reason)
             elif reason := _unsound(module, layer):

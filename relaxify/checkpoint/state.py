@@ -65,6 +65,13 @@ class StoredTerm:
     aliases: tuple[str | None, ...]
 
     @property
+    def base_prefix(self) -> str:
+        """What is ahead of the names of the layer's own parameters: a functional op's term hangs one module deeper."""
+        if not self.record.functional:
+            return self.prefix
+        return "".join(f"{part}." for part in self.prefix.split(".")[:-2])
+
+    @property
     def path(self) -> str:
         return self.prefix.removesuffix(".") or "(root)"
 

@@ -45,7 +45,7 @@ def fold_targets(terms: Iterable[StoredTerm]) -> dict[str, tuple[StoredTerm, str
     own = {term.prefix: term for term in terms if term.record.is_foldable}
     targets: dict[str, tuple[StoredTerm, str]] = {}
     for term in own.values():
-        _claim(targets, term.prefix, term)
+        _claim(targets, term.base_prefix, term)
     for term in own.values():
         for alias in term.aliases:
             if alias is None:
@@ -152,7 +152,7 @@ def _check_term_shapes(term: StoredTerm) -> None:
 def _check_base_shapes(term: StoredTerm) -> None:
     shapes = term.state.shapes
     for name, wanted in term.record.base_shapes.items():
-        keys = [prefix + name for prefix in (term.prefix, *term.aliases) if prefix is not None]
+        keys = [prefix + name for prefix in (term.base_prefix, *term.aliases) if prefix is not None]
         if not any(key in shapes for key in keys):
             raise CheckpointError(f"{keys[0]} is missing though the record of its term names it; save the model again.")
         for key in keys:

@@ -164,6 +164,7 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 def _clean_metadata(metadata: MutableMapping[Any, Any], plan: StatePlan) -> None:
     """The module versions that state_dict() notes, without the terms' modules and under the new names."""
     modules = {f"{term.prefix}{CHILD}" for term in plan.terms}
+    modules |= {term.prefix.removesuffix(".") for term in plan.terms if term.record.functional}
     entries = [(key, value) for key, value in metadata.items() if key not in modules]
     metadata.clear()
     for key, value in entries:

@@ -116,10 +116,6 @@ def _judge(model: nn.Module, evidence: Evidence, call: Call) -> Site | Rejected:
     op, before, after = _op(model, call), evidence.of(call.contraction.data), evidence.of(call.node)
     if before.kind == "invariant":
         return Rejected(call.path, op, f"invariant -> invariant: it cannot break {evidence.group.name}")
-    if not call.is_module:
-        return Rejected(
-            call.path, op, f"a function call on a Parameter at {_where(call.node)}: terms are added to modules only"
-        )
     if before.kind == "undecided":
         return Rejected(
             call.path, op, "too few samples in the example inputs to tell how its input transforms; pass larger ones"
@@ -177,13 +173,15 @@ def _place(axis: int, n_in: int, axis_in: int, n_out: int, axis_out: int) -> int
 
 
 def _describe(model: nn.Module, call: Call, map_: EquivariantMap) -> EquivariantMap:
-    """Add what the op's own weight can express."""
+    """Add how the op is reached at run time, and what its own weight can express."""
+    names = tuple(name.removeprefix(f"{call.owner}.") if call.owner else name for name in call.parameters)
+    if not call.is_module:
+        map_ = replace(map_, intercepts=names)
     if call.contraction.weight.op != "get_attr":
         return replace(map_, unfoldable="its weight is computed from other parameters")
     if map_.features_in.axes == (call.contraction.axis_in,):
         return replace(map_, unfoldable="it mixes the very axis that the group acts on")
-    name = call.parameters[0].rpartition(".")[-1]
-    return replace(map_, paths=(Path(name, 0, 0, 0, order=call.contraction.order),))
+    return replace(map_, paths=(Path(names[0], 0, 0, 0, order=call.contraction.order),))
 
 
 def _name(evidence: Evidence, actions: Tensor) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from relaxify.graph.actions import InputAction
 from relaxify.groups import Group
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.intercepting import InterceptingTerm
 from relaxify.relaxation.planning import Plan, plan
 from relaxify.relaxation.selection import Pattern
 from relaxify.relaxation.term import Term, terms_of
@@ -72,17 +73,32 @@ def relaxify(
     # every term is made before the first is attached, so that an error leaves the model as it was
     terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
     for site, term in zip(result.sites, terms, strict=True):
-        site.module.add_module(CHILD, term)
-        for module in (site.module, *(alias for _, alias in site.aliases)):
-            module.register_forward_hook(term.hook, with_kwargs=True)
+        _attach(site, term)
     return model
 
 
+def _attach(site: Site, term: Term) -> None:
+    if site.holder is not None:
+        holder = nn.Module()
+        holder.add_module(CHILD, term)
+        site.module.add_module(site.holder, holder)
+    else:
+        site.module.add_module(CHILD, term)
+    for module in (site.module, *(alias for _, alias in site.aliases)):
+        if isinstance(term, InterceptingTerm):
+            module.register_forward_pre_hook(term.enter)
+            module.register_forward_hook(term.leave, always_call=True)
+        else:
+            module.register_forward_hook(term.hook, with_kwargs=True)
+
+
 def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:
-    if hasattr(site.module, CHILD):
-        raise ValueError(f"{site.path!r} already has an attribute named {CHILD!r}; rename it, or exclude this layer.")
-    like = next((p for p in site.module.parameters(recurse=False)), torch.zeros(()))
-    term = Term(site, config, keep_relaxed=keep_relaxed, like=like.detach())
+    child = site.holder or CHILD
+    if hasattr(site.module, child):
+        raise ValueError(f"{site.path!r} already has an attribute named {child!r}; rename it, or exclude this layer.")
+    like = next(iter(site.module.parameters()), torch.zeros(()))
+    kind = InterceptingTerm if site.map.intercepts else Term
+    term = kind(site, config, keep_relaxed=keep_relaxed, like=like.detach())
     return term.train(site.module.training)
 
 

@@ -75,7 +75,7 @@ def plan(
     check_model(model)
     found = _find(model, group)
     if example_inputs is not None:
-        found += sites_by_data_flow(model, group, tuple(example_inputs), input_action, [entry.path for entry in found])
+        found = _with_evidence(model, group, found, tuple(example_inputs), input_action)
     names = _names(model, found)
     patterns = {"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)}
     check_patterns(patterns, [name for of_entry in names.values() for name in of_entry])
@@ -117,6 +117,19 @@ def _find(model: nn.Module, group: Group) -> list[Site | Rejected]:
                     continue
             entries.append(entry)
     return entries
+
+
+def _with_evidence(
+    model: nn.Module, group: Group, found: list[Site | Rejected], inputs: tuple[Any, ...], action: InputAction | None
+) -> list[Site | Rejected]:
+    """Add what data flow says of operations that no adapter knows; where one could not say, evidence takes its place."""
+    unknown = [entry for entry in found if isinstance(entry, Rejected) and entry.unknown]
+    settled = [entry for entry in found if entry not in unknown]
+    flow = sites_by_data_flow(model, group, inputs, action, [entry.path for entry in settled])
+    unsettled = [
+        entry for entry in unknown if not any(f"{other.path}.".startswith(f"{entry.path}.".lstrip(".")) for other in flow)
+    ]
+    return [*settled, *unsettled, *flow]
 
 
 def _identity(site: Site) -> Hashable:

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.relaxation.folding import fit_updates, fold_updates
-from relaxify.relaxation.term import Term, terms_of
-from relaxify.sites import CHILD
+from relaxify.relaxation.term import Term, owned_terms, terms_of
+from relaxify.sites import CHILD, HOLDER
 
 Mode = Literal["drop", "fold", "fit"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -39,12 +39,12 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     if mode not in ("drop", "fold", "fit"):
         raise ValueError(f"project(mode={mode!r}): unknown; use 'drop', 'fold' or 'fit'.")
     _check_theta(terms, max_theta)
-    updates = {path: _updates(term, mode) for path, term in terms.items()} if mode != "drop" else {}
+    updates = [(owner, _updates(term, mode)) for owner, term in owned_terms(model)] if mode != "drop" else []
     clean = model if inplace else _copy_without_terms(model, list(terms.values()))
     if inplace:
         _strip(clean, {id(term) for term in terms.values()})
-    for path, slices in updates.items():
-        _add(clean.get_submodule(path), slices)
+    for owner, slices in updates:
+        _add(clean.get_submodule(owner), slices)
     return clean
 
 
@@ -68,12 +68,15 @@ def _copy_without_terms(model: Model, terms: list[Term]) -> Model:
 def _strip(model: nn.Module, terms: set[int]) -> None:
     """Remove the child modules with these ids and every hook bound to one."""
     for _, module in list(model.named_modules(remove_duplicate=False)):
-        if id(module._modules.get(CHILD)) in terms:
-            del module._modules[CHILD]
-        for key, hook in list(module._forward_hooks.items()):
-            if id(getattr(hook, "__self__", None)) in terms:
-                del module._forward_hooks[key]
+        for name, child in list(module._modules.items()):
+            held = child._modules.get(CHILD) if child is not None and name.startswith(HOLDER) else None
+            if id(child) in terms or id(held) in terms:
+                del module._modules[name]
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if id(getattr(hook, "__self__", None)) in terms]:
+                del hooks[key]
                 module._forward_hooks_with_kwargs.pop(key, None)
+                module._forward_hooks_always_called.pop(key, None)
 
 
 Update = tuple[str, int, Float[Tensor, "_"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.sketch import Sketch
-from relaxify.sites import CHILD, EquivariantMap, Path, Site
+from relaxify.sites import EquivariantMap, Path, Site
 
 
 class Term(nn.Module):
@@ -41,8 +42,9 @@ class Term(nn.Module):
         self.forced: bool | None = None
         self.sketch = Sketch(config)
         self.attribute_range: Tensor | None = None
-        own = site.module.named_parameters(recurse=False)
-        self.base_shapes = {name: tuple(p.shape) for name, p in own}
+        own = dict(site.module.named_parameters(recurse=False))
+        used = {path.parameter: site.module.get_parameter(path.parameter) for path in site.map.paths}
+        self.base_shapes = {name: tuple(p.shape) for name, p in (own | used).items()}
         self._make_weights(like)
         self.register_buffer("theta", torch.tensor(config.theta, dtype=like.dtype, device=like.device))
         self.register_buffer("largest_theta", torch.zeros_like(self.theta), persistent=False)
@@ -80,7 +82,12 @@ class Term(nn.Module):
         """The forward hook: output + theta * W x as a fresh tensor, or None (leave the output) when not active."""
         if not self.active:
             return None
-        x = _argument(args, kwargs, 0, self.map.argument)
+        return self.added_to(output, _argument(args, kwargs, 0, self.map.argument), args, kwargs)
+
+    def added_to(
+        self, output: Tensor, x: Tensor, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> Tensor:
+        """output + theta * W x for an op that made `output` of x (and of the further arguments of its module)."""
         rows = self.map.features_in.rows(x)
         if self.training and torch.is_grad_enabled():
             self._observe(rows, output, args, kwargs)
@@ -94,7 +101,7 @@ class Term(nn.Module):
 
     # the sketch's counters would be constants of a compiled graph, so that every step would compile it anew
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _observe(self, rows: Tensor, output: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _observe(self, rows: Tensor, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Keep what the penalty needs, but not inside a functorch transform or activation checkpointing's second pass."""
         if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._current_graph_task_id() != -1:
             return
@@ -103,7 +110,7 @@ class Term(nn.Module):
         self._watch_attribute(args, kwargs)
         self.largest_theta = torch.maximum(self.theta.abs(), self.largest_theta)
 
-    def _watch_attribute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _watch_attribute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self.map.attribute is None:
             return
         values = _argument(args, kwargs, self.map.attribute.position, self.map.attribute.name)
@@ -147,6 +154,7 @@ class Term(nn.Module):
             base_shapes=self.base_shapes,
             unfoldable=unfoldable,
             updates=self.sketch.updates,
+            functional=bool(self.map.intercepts),
         )
 
     def get_extra_state(self) -> Tensor:
@@ -194,12 +202,14 @@ def terms_of(model: nn.Module) -> dict[str, Term]:
 
     Modules are told apart by identity: some libraries' modules compare equal though they are distinct.
     """
-    return dict(_terms(model))
+    return {".".join(filter(None, (owner, *term.map.intercepts[:1]))): term for owner, term in owned_terms(model)}
 
 
-def _terms(model: nn.Module) -> Iterator[tuple[str, Term]]:
+def owned_terms(model: nn.Module) -> Iterator[tuple[str, Term]]:
+    """Every term with the path of the module whose op it relaxes."""
     seen: set[int] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Term) and id(module) not in seen:
             seen.add(id(module))
-            yield name.removesuffix(CHILD).rstrip("."), module
+            depth = 2 if module.map.intercepts else 1
+            yield ".".join(name.split(".")[:-depth]), module

@@ -34,7 +34,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """e3nn is imported before pytest, which makes an error of the warning that loading its constants gives."""
 
 
-def test_e3nn_044():
+def test_e3nn_044() -> None:
     assert FOLDER.is_dir(), f"e3nn 0.4.4 is not at {FOLDER}, where `make setup` installs it: run make setup."
     tests = [f"tests/adapters/test_e3nn.py::{name}" for name in ESSENTIAL]
     environment = os.environ | {

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +15,11 @@ from relaxify import Group, RelaxConfig, penalties, penalty, plan, project, rela
 from relaxify.relaxation.term import Term, terms_of
 from relaxify.representations import Representation, project_to_intertwiners
 
-SMALL = {"num_classes": 4, "n_knn": 5, "width": 12}
-POINTNET, DGCNN = (lambda: VNPointNet(**SMALL)), (lambda: VNDGCNN(**SMALL))
-
+SMALL: dict[str, Any] = {"num_classes": 4, "n_knn": 5, "width": 12}
 NETWORKS = {
-    "VN-PointNet": (POINTNET, "SO(3)", 23, 26),
+    "VN-PointNet": (lambda: VNPointNet(**SMALL), "SO(3)", 23, 26),
     "VN-PointNet max": (lambda: VNPointNet(**SMALL, pooling="max"), "SO(3)", 25, 28),
-    "VN-DGCNN": (DGCNN, "O(3)", 15, 18),
+    "VN-DGCNN": (lambda: VNDGCNN(**SMALL), "O(3)", 15, 18),
     "VN-DGCNN max": (lambda: VNDGCNN(**SMALL, pooling="max"), "O(3)", 19, 22),
 }
 INVARIANT_HEADS = {"fc1", "fc2", "fc3", "linear1", "linear2", "linear3"}
@@ -35,6 +34,16 @@ def randomise(model: nn.Module, std: float = 1.0, theta: float = 1.0) -> None:
     for term in terms_of(model).values():
         nn.init.normal_(term.weight, std=std)
     set_theta(model, theta)
+
+
+def calibrated(build: Callable[[], nn.Module], clouds: Tensor) -> nn.Module:
+    """In eval mode, float64, with the batch norms' statistics of these clouds: else the logits hardly depend on them."""
+    model = build().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 1.0
+    model(clouds)
+    return model.eval()
 
 
 def intertwiner(term: Term) -> Tensor:
@@ -84,7 +93,7 @@ def test_the_term_is_a_dense_map_on_the_three_components_of_all_channels(shape: 
     layer = VNLinear(shape[-1], 2)
     relaxify(layer, "SO(3)")
     randomise(layer, theta=0.5)
-    linear, weight, x = layer.map_to_feat, layer.map_to_feat.relaxation.weight.detach(), torch.randn(shape)
+    linear, weight, x = layer.map_to_feat, terms_of(layer)["map_to_feat"].weight.detach(), torch.randn(shape)
     vectors = x.movedim(2, -2) if len(shape) == 5 else x
     rows = vectors.reshape(-1, 3, shape[-1])
     added = torch.stack([(weight @ matrix.reshape(-1)).reshape(3, 2) for matrix in rows])
@@ -103,18 +112,17 @@ def invariance_error(model: nn.Module, clouds: Tensor, g: Tensor) -> float:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_relaxed_network_turns_with_its_input_and_its_projections_do_not(name: str) -> None:
     build, group, *_ = NETWORKS[name]
-    model, clouds = build().double(), torch.randn(4, 3, 12, dtype=torch.float64)
+    clouds = torch.randn(4, 3, 12, dtype=torch.float64)
+    model = calibrated(build, clouds)
+    start = model(clouds)
     elements = [rotation(0), rotation(1)] + ([-rotation(2)] if group == "O(3)" else [])
     relaxify(model, group, keep_relaxed=True)
-    model(clouds)
-    model.eval()
-    start = project(model)(clouds)
     randomise(model, std=0.1)
     folded = project(model, mode="fold")
     assert torch.equal(project(model)(clouds), start)
     assert not torch.allclose(folded(clouds), start)
     for g in elements:
-        assert invariance_error(model, clouds, g) > 1e-3
+        assert invariance_error(model, clouds, g) > 0.1
         assert invariance_error(project(model), clouds, g) < 1e-9
         assert invariance_error(folded, clouds, g) < 1e-9
 
@@ -122,21 +130,21 @@ def test_a_relaxed_network_turns_with_its_input_and_its_projections_do_not(name:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fold_of_an_equivariant_relaxation_is_the_relaxed_network(name: str) -> None:
     build, group, *_ = NETWORKS[name]
-    model, clouds = build().double().eval(), torch.randn(4, 3, 12, dtype=torch.float64)
-    relaxify(model, group, keep_relaxed=True)
+    clouds = torch.randn(4, 3, 12, dtype=torch.float64)
+    model = relaxify(calibrated(build, clouds), group, keep_relaxed=True)
     for term in terms_of(model).values():
         term.weight.data.copy_(0.1 * intertwiner(term))
     set_theta(model, 0.7)
     expected = model(clouds)
-    assert (expected - project(model)(clouds)).norm() > 1e-3 * expected.norm()
-    torch.testing.assert_close(project(model, mode="fold")(clouds), expected, rtol=0, atol=1e-10)
+    assert (expected - project(model)(clouds)).norm() > 0.1 * expected.norm()
+    assert (project(model, mode="fold")(clouds) - expected).norm() < 1e-10 * expected.norm()
 
 
 @pytest.mark.parametrize("rows", [None, 16])
-@pytest.mark.parametrize("build", [POINTNET, DGCNN])
-def test_every_term_is_penalised_once(build: Callable[[], nn.Module], rows: int | None) -> None:
+@pytest.mark.parametrize("name", ["VN-PointNet", "VN-DGCNN"])
+def test_every_term_is_penalised_once(name: str, rows: int | None) -> None:
     """Direction maps as much as feature maps, and no bias (both differ in the reference implementation)."""
-    model, clouds = build(), torch.randn(3, 3, 12)
+    model, clouds = NETWORKS[name][0](), torch.randn(3, 3, 12)
     relaxify(model, "SO(3)", config=RelaxConfig(weight=0.3, rows=rows))
     randomise(model, std=0.1)
     model(clouds)
@@ -165,7 +173,7 @@ def test_a_direction_maps_penalty_is_its_own() -> None:
     for name in ("map_to_feat", "map_to_dir"):
         w = getattr(layer, name).relaxation.weight
         maps = [w, *(w @ torch.kron(a, eye_in) - torch.kron(a, eye_out) @ w for a in j)]
-        expected = [(rows @ m.mT).square().sum(-1).mean().sqrt() for m in maps[: len(j) + 1]]
+        expected = [(rows @ m.mT).square().sum(-1).mean().sqrt() for m in maps]
         found = measured[name]
         torch.testing.assert_close(torch.cat([found.norm[None], found.lie]), torch.stack(expected))
         assert found.weight == RelaxConfig().weight
@@ -180,31 +188,31 @@ def test_directions_that_feed_only_an_argmax_are_dead() -> None:
     assert pools <= set(summary(model).dead)
 
 
-def other(name: str, **members: Callable[..., object]) -> type[nn.Module]:
+def other(name: str, **members: Callable[..., Any]) -> type[nn.Module]:
     """Another library's class of the same name."""
     return type(name, (nn.Module,), members)
 
 
-def init(self: nn.Module, *, axis: int = 1, bias: bool = False) -> None:
+def init(self: Any, *, axis: int = 1, bias: bool = False) -> None:
     nn.Module.__init__(self)
     self.map_to_feat = nn.Linear(4, 4, bias=bias)
     self.axis = axis
 
 
-def einsum_init(self: nn.Module) -> None:
+def einsum_init(self: Any) -> None:
     nn.Module.__init__(self)
     self.weight = nn.Parameter(torch.randn(4, 4))
 
 
-def channels_on(self: nn.Module, x: Tensor) -> Tensor:
+def channels_on(self: Any, x: Tensor) -> Tensor:
     return self.map_to_feat(x.transpose(self.axis, -1)).transpose(self.axis, -1)
 
 
-def add_constant(self: nn.Module, x: Tensor) -> Tensor:
+def add_constant(self: Any, x: Tensor) -> Tensor:
     return channels_on(self, x) + torch.ones(3, dtype=x.dtype)[:, None]
 
 
-def clamp(self: nn.Module, x: Tensor) -> Tensor:
+def clamp(self: Any, x: Tensor) -> Tensor:
     return channels_on(self, x).relu()
 
 
@@ -220,7 +228,7 @@ class Pair(nn.Module):
         self.first, self.second = VNLinear(2, 4), second
 
 
-UNSOUND = {
+UNSOUND: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a bias": (lambda: LIKE(bias=True), "its bias on vector channels breaks equivariance"),
     # [batch, points, channels, 3], as in VN-Transformer: what stands on axis 2 are channels
     "vectors on the last axis": (lambda: LIKE(axis=2), "does not take vectors on axis 2"),
@@ -256,7 +264,7 @@ def test_a_layer_of_the_same_name_without_such_a_map_is_no_site() -> None:
     assert (rejected.path, rejected.unsound) == ("second", False)
     assert "map_to_feat should be an nn.Linear but is missing" in rejected.reason
     assert list(terms_of(relaxify(model, "SO(3)"))) == ["first.map_to_feat"]
-    with pytest.raises(ValueError, match="should be an nn.Linear but is missing"):
+    with pytest.raises(ValueError, match=r"should be an nn\.Linear but is missing"):
         relaxify(EINSUM(), "SO(3)")
 
 

@@ -1,4 +1,4 @@
-"""Permutation-equivariant layers of Deep Sets (Zaheer et al. 2017, arXiv 1703.06114, Lemma 3), and their relaxify adapter."""
+"""Permutation-equivariant layers of Deep Sets (Zaheer et al. 2017, arXiv 1703.06114, Lemma 3), and their adapter."""
 
 from __future__ import annotations
 
