@@ -92,6 +92,8 @@ class Group:
         """
         if isinstance(group, Group):
             return group
+        if not isinstance(group, str):
+            raise ValueError(f"{group!r} is no group; pass a name such as 'SO(3)', or a Group.")
         plain = re.sub(r"[\s()\[\]_]", "", group).upper()
         match = re.fullmatch(r"([A-Z]+)(\d+(?:,\d+)?)", plain)
         if match is None or (name := f"{match[1]}({match[2]})") not in _CONTINUOUS | _families(match[2]):

@@ -51,6 +51,7 @@ def records(draw: st.DrawFn) -> Record:
         base_shapes={"weight": (offset,), "bias": tuple(draw(st.lists(st.integers(0, 9), max_size=3)))},
         unfoldable=draw(st.none() | names),
         updates=draw(st.integers(0, 2**40)),
+        functional=draw(st.booleans()),
     )
 
 
@@ -75,8 +76,8 @@ def test_a_record_survives_its_tensor(record: Record) -> None:
 
 def test_the_format_is_as_documented() -> None:
     document = document_of(VECTORS)
-    promised = "format path aliases adapter op group rep_in rep_out layout weight_key paths base_shapes unfoldable updates"
-    assert list(document) == promised.split()
+    promised = "format path aliases adapter op group rep_in rep_out layout weight_key paths base_shapes unfoldable"
+    assert list(document) == [*promised.split(), "updates", "functional"]
     assert document["format"] == "relaxify/1"
     assert document["rep_in"] == [{"name": "vector", "multiplicity": 3, "dimension": 3, "layout": "component_major"}]
     assert document["layout"] == {"axes_in": [2, -1], "axes_out": [2, -1]}
@@ -147,6 +148,7 @@ HOSTILE = {
     "shape is negative": (edit("base_shapes", "weight", to=[-26]), "base_shapes is no integer from 0"),
     "shape is a number": (edit("base_shapes", "weight", to=26), "base_shapes is no list"),
     "shapes are a list": (edit("base_shapes", to=[]), "base_shapes is no object"),
+    "functional is a number": (edit("functional", to=1), "functional is neither true nor false"),
     "updates are negative": (edit("updates", to=-1), "updates is no integer from 0"),
     "unfoldable is a number": (edit("unfoldable", to=1), "unfoldable is no printable text"),
 }

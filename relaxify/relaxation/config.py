@@ -9,6 +9,9 @@ from typing import Literal
 Reduction = Literal["rms", "norm"]
 
 
+_KINDS: dict[object, str] = {int | float: "a number", int | None: "an integer or None"}
+
+
 @dataclass(frozen=True)
 class RelaxConfig:
     """How a site is relaxed.
@@ -32,6 +35,10 @@ class RelaxConfig:
     theta: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, kinds in (("weight", int | float), ("theta", int | float), ("rows", int | None), ("rank", int | None)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise ValueError(f"RelaxConfig({name}={value!r}): {name} is {_KINDS[kinds]}.")
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"RelaxConfig(weight={self.weight}): lambda_reg is a finite number >= 0; 0.01 is the paper's.")
         if self.reduction not in ("rms", "norm"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -73,7 +73,7 @@ def plan(
     _check_configs(config, overrides)
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
-    found = _find(model, group)
+    found = list(_foldable_alone(model, _find(model, group)))
     if example_inputs is not None:
         found = _with_evidence(model, group, found, tuple(example_inputs), input_action)
     names = _names(model, found)
@@ -130,6 +130,21 @@ def _with_evidence(
         entry for entry in unknown if not any(f"{other.path}.".startswith(f"{entry.path}.".lstrip(".")) for other in flow)
     ]
     return [*settled, *unsettled, *flow]
+
+
+def _foldable_alone(model: nn.Module, entries: Iterable[Site | Rejected]) -> Iterator[Site | Rejected]:
+    """What is folded into a weight must not change a layer that uses the same weight otherwise."""
+    users = defaultdict(set)
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            users[id(parameter)].add(id(module))
+    for entry in entries:
+        if isinstance(entry, Site):
+            own = {id(module) for _, module in ((entry.path, entry.module), *entry.aliases)}
+            if any(users[id(entry.module.get_parameter(path.parameter))] - own for path in entry.map.paths):
+                reason = "its weight is shared with a layer that uses it otherwise"
+                entry = replace(entry, map=replace(entry.map, paths=(), attribute=None, unfoldable=reason))
+        yield entry
 
 
 def _identity(site: Site) -> Hashable:

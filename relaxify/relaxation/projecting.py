@@ -38,6 +38,8 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
         raise RuntimeError("the model has no relaxation terms to project; call relaxify(model, group) first.")
     if mode not in ("drop", "fold", "fit"):
         raise ValueError(f"project(mode={mode!r}): unknown; use 'drop', 'fold' or 'fit'.")
+    if max_theta is not None and not max_theta >= 0:
+        raise ValueError(f"project(max_theta={max_theta}): it bounds |theta|; pass 0 or more.")
     _check_theta(terms, max_theta)
     updates = [(owner, _updates(term, mode)) for owner, term in owned_terms(model)] if mode != "drop" else []
     clean = model if inplace else _copy_without_terms(model, list(terms.values()))

@@ -364,3 +364,25 @@ def test_a_schedule_to_infinity(schedule: type) -> None:
     with pytest.raises(ValueError, match=r".") as error:
         schedule(relaxify(VNNet(), "SO(3)"), 10, peak=float("inf"))
     assert says(error, "peak=inf", "finite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"rows": 2.5}, "rows is an integer or None"),
+        ({"rows": True}, "rows is an integer or None"),
+        ({"rank": "8"}, "rank is an integer or None"),
+        ({"weight": "a"}, "weight is a number"),
+        ({"theta": None}, "theta is a number"),
+    ],
+)
+def test_config_values_of_another_kind_are_named(arguments: dict[str, Any], part: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=part):
+        RelaxConfig(**arguments)
+
+
+@pytest.mark.parametrize("bound", [-1.0, float("nan")])
+def test_a_bound_on_theta_that_nothing_meets_is_refused(bound: float) -> None:
+    model = relaxify(VNLinear(2, 2), "SO(3)")
+    with pytest.raises(ValueError, match="it bounds"):
+        project(model, max_theta=bound)

@@ -320,3 +320,12 @@ def test_equal_but_distinct_modules_are_told_apart() -> None:
     kind = type("VNLinear", (VNLinear,), alike)
     model = nn.Sequential(kind(3, 3), kind(3, 3))
     assert list(terms_of(relaxify(model, "SO(3)"))) == ["0.map_to_feat", "1.map_to_feat"]
+
+
+def test_folding_does_not_change_a_layer_that_uses_the_weight_otherwise() -> None:
+    model = nn.ModuleList([o3.Linear("4x0e", "4x0e"), o3.Linear("4x1o", "4x1o")])
+    model[1].weight = model[0].weight
+    relaxify(model, "O(3)", config=RelaxConfig(theta=1.0))
+    model[1].relaxation.weight.data.normal_()
+    x = torch.randn(3, 4)
+    assert torch.equal(project(model, mode="fold")[0](x), project(model)[0](x))
