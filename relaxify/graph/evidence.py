@@ -119,8 +119,10 @@ def observe(
             if recording is None:
                 recording, length = base, len(base.nodes)
             moved = [_run(twin, action(vector.rho(g), x)) for g in elements]
-            for run in (base, *moved):
-                common = _common(recording.nodes[:length], run.nodes)
+            # inputs that differ may differ in the number of their neighbours; x and g x may not
+            aligned = [_common(recording.nodes[:length], base.nodes, shapes=False)]
+            aligned += [_common(base.nodes[:length], run.nodes, shapes=True) for run in moved]
+            for common in aligned:
                 if common < length:
                     length, diverged = common, recording.nodes[common].meta.get("location", "")
             collected.append(_Sample(base.nodes, [run.nodes for run in moved]))
@@ -141,6 +143,7 @@ def _elements(group: Group) -> Iterator[Element]:
 
 def _fit(group: Group, pairs: Sequence[tuple[Tensor, Sequence[Tensor]]], axis: int) -> Transformation:
     d = pairs[0][0].shape[axis]
+    pairs = [pair for pair in pairs if pair[0].ndim >= -axis and pair[0].shape[axis] == d]
     before = torch.cat([base.movedim(axis, 0).reshape(d, -1) for base, _ in pairs], dim=1)
     if d > LARGEST_AXIS:
         return Transformation("undecided")
@@ -185,10 +188,10 @@ def _value(node: fx.Node) -> Tensor:
     return value.double()
 
 
-def _common(first: Sequence[fx.Node], second: Sequence[fx.Node]) -> int:
+def _common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool) -> int:
     """How many nodes two runs have in common before one takes another course."""
     for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a.target != b.target or a.meta.get("module") != b.meta.get("module") or _shape(a) != _shape(b):
+        if a.target != b.target or a.meta.get("module") != b.meta.get("module") or (shapes and _shape(a) != _shape(b)):
             return i
     return min(len(first), len(second))
 
