@@ -50,15 +50,19 @@ def train(model: nn.Module, batch: Batch, target: Tensor, steps: int) -> None:
         theta.step()
 
 
-def convert(source: Path, target: Path, *options: str) -> None:
-    """Run the command where neither the models' folder nor this test is on the path, and prove that."""
+def convert(source: Path) -> dict[str, Path]:
+    """Run the command where neither the models' folder nor this test is on the path, and prove that: drop, then fold."""
+    targets = {mode: source.with_name(f"{mode}{source.suffix}") for mode in ("drop", "fold")}
+    commands = [["convert", str(source), "-o", str(target), "--mode", mode] for mode, target in targets.items()]
     program = (
         "import importlib.util, sys; assert importlib.util.find_spec('models') is None; "
-        "from relaxify_cli.main import main; sys.argv[0] = 'relaxify'; main()"
+        f"from relaxify_cli.main import run; sys.exit(max(map(run, {commands!r})))"
     )
-    command = [sys.executable, "-I", "-c", program, "convert", str(source), "-o", str(target), *options]
-    result = subprocess.run(command, cwd=target.parent, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=source.parent, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
+    return targets
 
 
 def save(state: dict[str, Tensor], path: Path) -> None:
@@ -86,10 +90,9 @@ def test_convert_equals_project(make: Make, suffix: str, rank: int | None, tmp_p
     source = tmp_path / f"relaxed{suffix}"
     save(model.state_dict(), source)
     before = hashlib.sha256(source.read_bytes()).hexdigest()
+    converted = convert(source)
     for mode, tolerance in (("drop", 0.0), ("fold", 1e-6)):
-        converted = tmp_path / f"{mode}{suffix}"
-        convert(source, converted, "--mode", mode)
-        state, expected = load(converted), project(model, mode=mode).state_dict()
+        state, expected = load(converted[mode]), project(model, mode=mode).state_dict()
         reloaded = copy.deepcopy(plain)
         reloaded.load_state_dict(state, strict=True)
         for key, value in expected.items():
