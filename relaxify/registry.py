@@ -49,7 +49,7 @@ def adapters() -> Sequence[Adapter]:
             adapter = point.load()
         except Exception as error:
             raise RuntimeError(f"{origin} does not load: {error}; mend or uninstall its distribution.") from error
-        if not isinstance(adapter, Adapter):
-            raise RuntimeError(f"{origin} is no adapter: it needs `name` and `sites(path, module, group)`.")
+        if isinstance(adapter, type) or not isinstance(adapter, Adapter):
+            raise RuntimeError(f"{origin} is no adapter: it must be an object with `name` and `sites(path, module, group)`.")
         found.append(adapter)
     return tuple(found)

@@ -188,13 +188,14 @@ def test_a_module_that_fails_for_any_reason_does_not_load(
     assert isinstance(caught.value.__cause__, OSError)
 
 
-@pytest.mark.parametrize("value", ["math", "math:pi", "torch.nn:Linear"])
+@pytest.mark.parametrize("value", ["math", "math:pi", "torch.nn:Linear", "relaxify_adapters.e3nn:E3nnAdapter"])
 def test_what_is_no_adapter_is_named(declare: Declare, value: str) -> None:
     declare("other", value)
     with pytest.raises(RuntimeError) as caught:
         adapters()
     assert str(caught.value) == (
-        f"adapter 'other' ({value}, from other-layers) is no adapter: it needs `name` and `sites(path, module, group)`."
+        f"adapter 'other' ({value}, from other-layers) is no adapter: it must be an object with `name` and "
+        "`sites(path, module, group)`."
     )
 
 

@@ -47,12 +47,14 @@ def _adapters() -> Table:
 
 
 def _state(entry: importlib.metadata.EntryPoint) -> str:
+    from relaxify.registry import Adapter
+
     try:
-        entry.load()
+        adapter = entry.load()
     # a plug-in may fail in any way, and to say how is what this command is for
     except Exception as error:
         return f"cannot be loaded ({type(error).__name__}: {error})"
-    return "ready"
+    return "ready" if isinstance(adapter, Adapter) and not isinstance(adapter, type) else "is no adapter"
 
 
 def _extras() -> Table:
