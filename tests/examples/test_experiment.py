@@ -92,6 +92,12 @@ def test_without_matplotlib_all_but_the_picture_is_there(tmp_path: Path, monkeyp
     assert not (tmp_path / "curves.png").exists()
 
 
+def test_a_checkpoint_with_terms_left_in_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "convert", lambda source, target: target.write_bytes(source.read_bytes()))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        finish(run(TINY, tmp_path))
+
+
 def _converted(source: Path) -> bytes:
     state = safetensors.torch.load_file(source)
     return safetensors.torch.save({key: value for key, value in state.items() if ".relaxation." not in key})
@@ -139,6 +145,11 @@ def test_training_reduces_the_loss(data: tuple[Tensor, ...]) -> None:
     assert last.plain_loss < 0.5 * first.plain_loss
     assert last.relaxed_loss < 0.5 * first.relaxed_loss
     assert last.projected_validation < 0.5 * first.projected_validation
+
+
+def test_training_reduces_the_penalty(data: tuple[Tensor, ...]) -> None:
+    steps, _ = trained(data, epochs=30)
+    assert steps[-1].penalty < 0.5 * max(step.penalty for step in steps)
 
 
 def test_only_update_nets_are_relaxed(data: tuple[Tensor, ...]) -> None:
