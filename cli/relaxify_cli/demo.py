@@ -43,7 +43,7 @@ def demo(
 ) -> None:
     """Train a SEGNN plainly and relaxed on N-body data, project it, convert its checkpoint, and compare.
 
-    The defaults take about two minutes and show that all of it works; a gain they do not show. The paper's scale is
+    The defaults take a minute or two and show that all of it works; a gain they do not show. The paper's scale is
     --epochs 1000 --train-size 3000 --seeds 5 --width 32 --layers 4.
     """
     experiment = load_experiment()

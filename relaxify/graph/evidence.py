@@ -7,6 +7,7 @@ is the representation on that axis. Fits with too few samples count as no eviden
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ class Transformation:
 
     def __str__(self) -> str:
         return f"linear on axis {self.axis}" if self.kind == "linear" else self.kind
+
+
+_Pairs = Sequence[tuple[Tensor, Sequence[Tensor]]]
+"""For each input x: a value on x, and that value on each g x."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,19 @@ class Evidence:
         # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
         kinds = {fit.kind for axis, fit in fits.items() if shape[axis] == self.group.dim} or {f.kind for f in fits.values()}
         linear = next((fit for fit in fits.values() if fit.kind == "linear"), None)
-        return linear or Transformation("none" if kinds == {"none"} else "undecided")
+        if linear is None and kinds == {"none"} and not self._fits_two_axes(pairs):
+            return Transformation("none")
+        return linear or Transformation("undecided")
+
+    def _fits_two_axes(self, pairs: _Pairs) -> bool:
+        """Whether a matrix on two axes of the group's size together carries x's value to g x's, as for a tensor r r^T."""
+        shape = pairs[0][0].shape
+        axes = [axis for axis in range(len(shape)) if shape[axis] == self.group.dim]
+        for chosen in itertools.combinations(axes, 2):
+            joined = [(_join(base, chosen), [_join(run, chosen) for run in runs]) for base, runs in pairs]
+            if _fit(self.group, joined, 0).kind != "none":
+                return True
+        return False
 
 
 def observe(
@@ -141,9 +158,13 @@ def _elements(group: Group) -> Iterator[Element]:
     yield Element(0.3 * generic.coefficients, generic.word)
 
 
-def _fit(group: Group, pairs: Sequence[tuple[Tensor, Sequence[Tensor]]], axis: int) -> Transformation:
+def _join(value: Float[Tensor, "..."], axes: tuple[int, int]) -> Float[Tensor, "dd *rest"]:
+    return value.movedim(axes, (0, 1)).flatten(0, 1)
+
+
+def _fit(group: Group, pairs: _Pairs, axis: int) -> Transformation:
     d = pairs[0][0].shape[axis]
-    pairs = [pair for pair in pairs if pair[0].ndim >= -axis and pair[0].shape[axis] == d]
+    pairs = [pair for pair in pairs if pair[0].shape[axis] == d]
     before = torch.cat([base.movedim(axis, 0).reshape(d, -1) for base, _ in pairs], dim=1)
     if d > LARGEST_AXIS:
         return Transformation("undecided")

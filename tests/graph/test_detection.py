@@ -133,3 +133,24 @@ def test_planning_leaves_no_trace() -> None:
 def test_a_model_that_does_not_run_says_so() -> None:
     with pytest.raises(ValueError, match=r"does not run on the example inputs .*; pass example_inputs=\(...\)"):
         plan(ScalarVector(), "O(3)", example_inputs=[X, X])
+
+
+class SecondMoment(nn.Module):
+    """A sound model of tensors r r^T, one a channel, and one that breaks them."""
+
+    def __init__(self, *, spoilt: bool) -> None:
+        super().__init__()
+        self.mix = nn.Linear(1, 6, bias=False)
+        self.spoilt = spoilt
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.mix((x - x.mean(0)).unsqueeze(-1))
+        tensors = torch.einsum("nif,njf->nfij", v, v)
+        return tensors.relu() if self.spoilt else tensors
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_tensors_on_two_axes_break_nothing(spoilt: bool) -> None:
+    result = plan(SecondMoment(spoilt=spoilt), "O(3)", example_inputs=[X])
+    assert [site.path for site in result.sites] == ["mix"]
+    assert [rejected.op for rejected in result.unsound] == (["relu"] if spoilt else [])
