@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -112,7 +112,8 @@ class Site:
     """One equivariant linear op in a model.
 
     `error` runs the numeric proof that the op commutes with its representations and returns the relative error in
-    float64, which a plan keeps as `proof`; `aliases` are other modules that share this site's weight and so its term.
+    float64, which a plan keeps as `proof`; of sites with equal `structure`, if it is not None, only the first is proved.
+    `aliases` are other modules that share this site's weight and so its term.
     """
 
     path: str
@@ -122,11 +123,19 @@ class Site:
     evidence: str = "type"
     proof: float | None = None
     aliases: tuple[tuple[str, nn.Module], ...] = field(default=(), repr=False)
+    structure: Hashable = field(default=None, repr=False)
 
     @property
     def holder(self) -> str | None:
         """The child of the module that holds the term of a functional op; None for a module's own term."""
         return HOLDER + self.map.intercepts[0].replace(".", "_") if self.map.intercepts else None
+
+    @property
+    def parameters(self) -> int:
+        """Size of the op's own weights."""
+        if self.map.intercepts:
+            return sum(self.module.get_parameter(name).numel() for name in self.map.intercepts)
+        return sum(parameter.numel() for parameter in self.module.parameters(recurse=False))
 
     @property
     def added_parameters(self) -> int:
@@ -138,7 +147,8 @@ class Site:
 class Rejected:
     """A candidate that is not relaxed, and why.
 
-    `unsound`: it should be equivariant and is not. `unknown`: the adapter cannot say, so evidence may.
+    `unsound`: it should be equivariant and is not. `spoilt`: it is downstream of what is not. `unknown`: the adapter cannot
+    say, so evidence may.
     """
 
     path: str
@@ -146,6 +156,7 @@ class Rejected:
     reason: str
     unsound: bool = False
     unknown: bool = False
+    spoilt: bool = False
 
 
 def probe(module: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import Attribute, EquivariantMap, Path, Rejected, Site, commutation_error
-from relaxify_adapters.proof import generic_input, generic_twin
+from relaxify_adapters.proof import generic_input, generic_twin, structure
 
 
 class E3nnAdapter:
@@ -80,7 +80,7 @@ def _linear(path: str, module: Any, group: Group) -> Site:
         paths.append(Path("weight", offset, instruction.i_in, instruction.i_out, float(instruction.path_weight)))
         offset += instruction.path_shape[0] * instruction.path_shape[1]
     map_ = EquivariantMap("e3nn", "o3.Linear", rep_in, rep_out, argument="features", paths=tuple(paths))
-    return Site(path, module, map_, functools.partial(_linear_error, module, map_))
+    return Site(path, module, map_, functools.partial(_linear_error, module, map_), structure=structure(module))
 
 
 def _linear_error(module: Any, map_: EquivariantMap) -> float:
@@ -119,7 +119,7 @@ def _tensor_product(path: str, module: Any, group: Group) -> Site:
         else "no path with weights for all pairs of channels goes through a single scalar of its second input",
         attribute=Attribute(1, "y", module.irreps_in2.slices()[scalars[0]].start) if paths else None,
     )
-    return Site(path, module, map_, functools.partial(_tensor_product_error, module, map_))
+    return Site(path, module, map_, functools.partial(_tensor_product_error, module, map_), structure=structure(module))
 
 
 def _tensor_product_error(module: Any, map_: EquivariantMap) -> float:

@@ -6,9 +6,12 @@ would prove nothing.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Hashable, Mapping
+
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from relaxify.sites import probe
 
@@ -33,3 +36,40 @@ def generic_input(*shape: int) -> Float[Tensor, "..."]:
     torch.Size([2, 3])
     """
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def structure(module: nn.Module) -> Hashable:
+    """All that a layer computes with but its parameters' values: layers of equal structure have the same proof.
+
+    >>> structure(nn.Linear(2, 1)) == structure(nn.Linear(2, 1)), structure(nn.Linear(2, 1)) == structure(nn.Linear(2, 2))
+    (True, False)
+    """
+    # generated classes are each its own type, but their code says what they are
+    generated = isinstance(module, fx.GraphModule | torch.jit.ScriptModule)
+    kind: Hashable = module.code if generated else (type(module), type(module).forward)
+    own = {} if generated else {name: value for name, value in vars(module).items() if name not in _IGNORED}
+    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in module.named_parameters(recurse=False))
+    buffers = tuple((name, _plain(buffer)) for name, buffer in module.named_buffers(recurse=False))
+    children = tuple((name, structure(child)) for name, child in module.named_children())
+    return (kind, _plain(own), shapes, buffers, children)
+
+
+# what nn.Module keeps for itself: tensors and children are looked at by name, hooks do not come along into a proof
+_IGNORED = frozenset(vars(nn.Module()))
+
+
+def _plain(value: object) -> Hashable:
+    """A value to compare by; an object that cannot be looked into is equal to itself only."""
+    if isinstance(value, Tensor):
+        return (value.dtype, tuple(value.shape), value.detach().cpu().numpy().tobytes())
+    if isinstance(value, tuple | list):
+        return (type(value), *map(_plain, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return (type(value), _plain(vars(value)))
+    if isinstance(value, slice):
+        return (slice, *map(_plain, (value.start, value.stop, value.step)))
+    if isinstance(value, Mapping):
+        return tuple((_plain(key), _plain(item)) for key, item in value.items())
+    if value is None or isinstance(value, int | float | str | bytes | torch.dtype):
+        return (type(value), value)
+    return ("object", id(value))

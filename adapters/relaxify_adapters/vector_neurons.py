@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site, commutation_error
-from relaxify_adapters.proof import generic_input, generic_twin
+from relaxify_adapters.proof import generic_input, generic_twin, structure
 
 MAPS = {
     "VNLinear": ("map_to_feat",),
@@ -92,7 +92,8 @@ def _site(path: str, op: str, owner: nn.Module, layer: nn.Linear, group: Group) 
         features,
         paths=(Path("weight", 0, 0, 0, order="out_in"),),
     )
-    return Site(path, layer, map_, functools.partial(_error, owner, group), evidence="name and structure")
+    error = functools.partial(_error, owner, group)
+    return Site(path, layer, map_, error, evidence="name and structure", structure=structure(owner))
 
 
 def _error(owner: nn.Module, group: Group) -> float:

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.graph.inputs import map_tensors, tensors_of
+from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
 from relaxify.groups import Group
 
-InputAction = Callable[[Tensor, tuple[Any, ...]], tuple[Any, ...]]
-"""(matrix of the defining representation, inputs) -> transformed inputs."""
+InputAction = Callable[[Tensor, Any], Any]
+"""(matrix of the defining representation, inputs) -> transformed inputs, in the form in which they were given."""
 
 
-def default_action(group: Group, inputs: tuple[Any, ...]) -> InputAction:
+def default_action(group: Group, inputs: Inputs) -> InputAction:
     """Every axis of a floating-point input that has the size of the group's matrices is a vector.
 
     ValueError if no input has such an axis, or one has several: then only the user can say.
@@ -40,13 +40,13 @@ def default_action(group: Group, inputs: tuple[Any, ...]) -> InputAction:
             "pass input_action=lambda g, inputs: ... ."
         )
 
-    def action(g: Float[Tensor, "d d"], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    def action(g: Float[Tensor, "d d"], values: Inputs) -> Inputs:
         def move(name: str, tensor: Tensor) -> Tensor:
             if name not in axes:
                 return tensor
             return torch.tensordot(tensor, g.to(tensor), dims=([axes[name]], [1])).movedim(-1, axes[name])
 
-        moved: tuple[Any, ...] = map_tensors(move, values)
+        moved: Inputs = map_tensors(move, values)
         return moved
 
     return action

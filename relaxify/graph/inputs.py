@@ -7,7 +7,15 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+Inputs = tuple[Any, ...] | dict[str, Any]
+"""A call's positional arguments, or its arguments by keyword."""
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """The model on its inputs."""
+    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
 
 def tensors_of(value: Any, name: str = "input") -> Iterator[tuple[str, Tensor]]:

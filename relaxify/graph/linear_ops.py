@@ -19,16 +19,28 @@ from relaxify.sites import ChannelOrder
 
 @dataclass(frozen=True)
 class Contraction:
-    """A weight mixes one axis of the data: `axis_in` of the data becomes `axis_out` of the result, counted from the end.
+    """A weight mixes axes of the data: `axes_in` of the data become `axes_out` of the result, counted from the end.
 
-    `order` says which of the weight's two axes is the input's.
+    `grouped` axes come first in both: the weight is another for each of their entries. `order` says which of a plain
+    matrix's two axes is the input's; None for weights of other shapes.
     """
 
     data: Any
     weight: Any
-    axis_in: int
-    axis_out: int
-    order: ChannelOrder
+    axes_in: tuple[int, ...]
+    axes_out: tuple[int, ...]
+    order: ChannelOrder | None
+    grouped: int = 0
+
+    def place(self, axis: int, n_in: int, n_out: int) -> int:
+        """Where an axis of the data that is not summed over stands in the result, counted from the end."""
+        kept = _others(n_in, self.axes_in[self.grouped :])
+        left = _others(n_out, self.axes_out[self.grouped :])
+        return left[kept.index(axis % n_in)] - n_out
+
+
+def _others(ndim: int, axes: tuple[int, ...]) -> list[int]:
+    return [axis for axis in range(ndim) if axis - ndim not in axes]
 
 
 def contraction(
@@ -36,11 +48,11 @@ def contraction(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     is_weight: Callable[[Any], bool],
-    ndim: Callable[[Any], int],
+    shape: Callable[[Any], tuple[int, ...]],
 ) -> Contraction | None:
-    """The contraction that a call computes, if exactly one operand is a weight of two axes; else None.
+    """The contraction that a call computes, if exactly one operand is a weight of two or more axes; else None.
 
-    Operands may be nodes or tensors: `is_weight` and `ndim` look at them. An added bias is no part of it.
+    Operands may be nodes or tensors: `is_weight` and `shape` look at them. An added bias is no part of it.
     """
     reader = _READERS.get(function)
     operands = None if reader is None else reader(args, kwargs)
@@ -50,29 +62,35 @@ def contraction(
     if is_weight(left) == is_weight(right):
         return None
     weight, data = (left, right) if is_weight(left) else (right, left)
-    if ndim(weight) != 2 or ndim(data) < 1:
+    if len(shape(weight)) < 2 or len(shape(data)) < 1:
         return None
-    terms = equation(ndim(left), ndim(right))
+    terms = equation(len(shape(left)), len(shape(right)))
     if terms is None:
         return None
     first, second, result = terms
     of_weight, of_data = (first, second) if weight is left else (second, first)
-    return _mixing(data, weight, of_data, of_weight, result)
+    sizes = dict(zip(of_data, shape(data), strict=True))
+    # an axis of size 1 that is stretched to the data's mixes nothing
+    mixing = "".join(i for i, size in zip(of_weight, shape(weight), strict=True) if size > 1 or sizes.get(i, 1) == 1)
+    return _mixing(data, weight, of_data, mixing, result, whole=mixing == of_weight)
 
 
-def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str) -> Contraction | None:
-    """Exactly one index of the weight is summed over with the data, the other is new; the data's others pass through."""
-    summed, new = set(of_weight) & set(of_data), set(of_weight) - set(of_data)
-    if len(summed) != 1 or len(new) != 1 or len(set(of_weight)) != 2:
+def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str, *, whole: bool) -> Contraction | None:
+    """Indices of the weight are summed over with the data; its others are new, or shared by data and result."""
+    summed = "".join(i for i in of_weight if i in of_data and i not in result)
+    grouped = "".join(i for i in of_weight if i in of_data and i in result)
+    new = "".join(i for i in of_weight if i not in of_data)
+    if not summed or not new or len(set(of_weight)) != len(of_weight) or not set(new) <= set(result):
         return None
-    (into,), (out,) = summed, new
-    if into in result or out not in result or sorted(result.replace(out, "")) != sorted(of_data.replace(into, "")):
-        return None
-    axis_in, axis_out = of_data.index(into) - len(of_data), result.index(out) - len(result)
     # the vector axis keeps its place among the others only if these keep their order
-    if result.replace(out, "") != of_data.replace(into, ""):
+    if [i for i in result if i not in new] != [i for i in of_data if i not in summed]:
         return None
-    return Contraction(data, weight, axis_in, axis_out, "in_out" if of_weight[0] == into else "out_in")
+    order: ChannelOrder | None = None
+    if whole and len(of_weight) == 2 and not grouped and len(summed) == 1:
+        order = "in_out" if of_weight[0] == summed else "out_in"
+    axes_in = tuple(of_data.index(i) - len(of_data) for i in grouped + summed)
+    axes_out = tuple(result.index(i) - len(result) for i in grouped + new)
+    return Contraction(data, weight, axes_in, axes_out, order, len(grouped))
 
 
 Equation = Callable[[int, int], tuple[str, str, str] | None]
@@ -95,14 +113,12 @@ def _matmul(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None
     left = args[0]
     right = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("mat2"))
 
-    def equation(n_left: int, n_right: int) -> tuple[str, str, str] | None:
-        if n_right == 2 and n_left >= 1:
-            batch = _LETTERS[: n_left - 1]
-            return f"{batch}y", "yz", f"{batch}z"
-        if n_left == 2 and n_right >= 3:
-            batch = _LETTERS[: n_right - 2]
-            return "zy", f"{batch}yx", f"{batch}zx"
-        return None
+    def equation(n_left: int, n_right: int) -> tuple[str, str, str]:
+        # batches are aligned at the right, as broadcasting does
+        batch = _LETTERS[: max(n_left - 2, n_right - 2, 0)]
+        row, column = "x" * (n_left > 1), "z" * (n_right > 1)
+        first, second = (batch[len(batch) - max(n - 2, 0) :] for n in (n_left, n_right))
+        return f"{first}{row}y", f"{second}y{column}", f"{batch}{row}{column}"
 
     return equation, left, right
 
@@ -164,6 +180,8 @@ _READERS: dict[object, Callable[[tuple[Any, ...], Mapping[str, Any]], Operands |
     F.linear: _linear,
     torch.matmul: _matmul,
     torch.mm: _matmul,
+    torch.bmm: _matmul,
+    Tensor.bmm: _matmul,
     torch.mv: lambda args, kwargs: None,
     Tensor.matmul: _matmul,
     Tensor.mm: _matmul,
@@ -177,6 +195,10 @@ _READERS: dict[object, Callable[[tuple[Any, ...], Mapping[str, Any]], Operands |
     torch.tensordot: _tensordot,
     torch.functional.tensordot: _tensordot,
 }
+
+
+MIXING = frozenset({str(getattr(function, "__name__", "")) for function in _READERS} - {""})
+"""The names of the functions and methods that are read."""
 
 
 def parameters_behind(nodes: list[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:

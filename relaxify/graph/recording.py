@@ -6,24 +6,23 @@ wherever the model runs.
 
 from __future__ import annotations
 
+import functools
 import operator
-import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import jaxtyping
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from relaxify.graph.inputs import tensors_of
-
-_LIBRARIES = tuple(str(Path(path).parent) for path in (torch.__file__, jaxtyping.__file__, __file__))
+from relaxify.graph.inputs import Inputs, call, tensors_of
+from relaxify.graph.places import location
 
 
 @dataclass(frozen=True)
@@ -31,94 +30,141 @@ class Recording:
     """A run of a model as a graph.
 
     Each node's `meta` holds `value` (a snapshot of the tensor it produced, or None), `module` (the path of the innermost
-    module running), `location` (file:line of the statement) and `parameters` (names of the parameters it reads directly).
+    module running), `location` (file:line of the statement) and `parameters` (names of the parameters it reads directly);
+    a placeholder's also the input's `shape`, and whether it is `floating`.
     """
 
     graph: fx.Graph
     output: Any
+    calls: Mapping[str, Sequence[ModuleCall]]
+    """The calls of each module, by its path."""
 
-    @property
+    @functools.cached_property
     def nodes(self) -> list[fx.Node]:
         return list(self.graph.nodes)
 
 
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module: its arguments and its result, with nodes in the place of tensors."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+
+    def argument(self, position: int, name: str) -> Any:
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name)
+
+
 def record(
-    model: nn.Module, inputs: tuple[Any, ...], *, keep: Callable[[Tensor], bool] = torch.is_floating_point
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    keep: Callable[[Tensor], bool] = torch.is_floating_point,
+    injected: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> Recording:
-    """Run the model once on the inputs and record every operation. `keep` says which values to snapshot."""
-    recorder = _Recorder(model, inputs, keep)
+    """Run the model once on the inputs and record every operation.
+
+    `keep` says which values to snapshot; `injected` replaces what the nodes of these numbers computed.
+    """
+    recorder = _Recorder(model, inputs, keep, injected)
     with _calls_seen_by(recorder), recorder:
-        output = model(*inputs)
+        output = call(model, inputs)
     last = recorder.graph.output(recorder.reference(_as_tree(output)))
     last.meta.update(value=None, module="", location="", parameters=())
-    return Recording(recorder.graph, output)
+    return Recording(recorder.graph, output, recorder.calls)
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], keep: Callable[[Tensor], bool]) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, keep: Callable[[Tensor], bool], injected: Mapping[int, Tensor]
+    ) -> None:
         super().__init__()
         self.graph = fx.Graph()
         self.keep = keep
+        self.injected = injected
         self.stack: list[str] = []
+        self.calls: defaultdict[str, list[ModuleCall]] = defaultdict(list)
         self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
         self.names = {id(p): name for name, p in model.named_parameters(remove_duplicate=True)}
         # a tensor's identity is its id only while it lives
         self._alive: list[Any] = [model, inputs]
         self._nodes: dict[int, fx.Node] = {}
+        self._versions: dict[int, int] = {}
+        self._writers: dict[int, fx.Node] = {}
         for name, tensor in tensors_of(inputs):
-            self._bind(tensor, self.graph.placeholder(name.replace(".", "_")), clone=True)
+            node = self.graph.placeholder(name.replace(".", "_"))
+            node.meta.update(shape=tuple(tensor.shape), floating=tensor.is_floating_point())
+            self._bind(tensor, node, clone=True)
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._bind(tensor, self.graph.get_attr(name), clone=False)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in _UNINTERESTING or not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+        kwargs = kwargs or {}
+        if func in _UNINTERESTING:
+            return func(*args, **kwargs)
+        tensors = _tensors((args, kwargs))
+        # what the operation reads is what was there before it wrote
+        read = self.reference(tuple(args)), self.reference(kwargs)
+        result = func(*args, **kwargs)
+        written = [tensor for tensor in tensors if self._is_stale(tensor)]
+        if not written and not _tensors(result):
             return result
-        self.append(func, args, kwargs or {}, result)
+        if self.injected and isinstance(result, Tensor):
+            result = self.injected.get(len(self.graph.nodes), result)
+        node = self.append(func, *read, result)
+        node.meta["parameters"] = tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
+        self._writers.update({_storage(tensor): node for tensor in written})
         return result
 
-    def append(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
+    def append(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> fx.Node:
         """A node for one call, and one for each tensor in its result if this is no tensor itself."""
-        node = self.graph.call_function(target, self.reference(tuple(args)), self.reference(dict(kwargs)))
-        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        node.meta["parameters"] = tuple(self.names[id(leaf)] for leaf in leaves if id(leaf) in self.names)
+        node = self.graph.call_function(target, args, kwargs)
         self._describe(node)
         if isinstance(result, Tensor):
             self._bind(result, node, clone=True)
-            return
+            return node
         node.meta["value"] = None
         for position, leaf in enumerate(pytree.tree_leaves(result)):
             if isinstance(leaf, Tensor):
-                part = self.graph.call_function(operator.getitem, (node, position))
-                part.meta["parameters"] = ()
-                self._describe(part)
-                self._bind(leaf, part, clone=True)
+                self._bind(leaf, self._derived(operator.getitem, node, position), clone=True)
+        return node
 
     def reference(self, value: Any) -> Any:
-        """The value with every tensor in it replaced by the node that made it."""
+        """The value with every tensor in it replaced by the node that made it, or last wrote to it."""
         if isinstance(value, Tensor):
-            return self._nodes.get(id(value)) or self._unseen(value)
+            node = self._nodes.get(id(value))
+            if node is not None and not self._is_stale(value):
+                return node
+            # made where no function was seen (by an extension, say), or written to through another view of its storage
+            sources = () if node is None else filter(None, (node, self._writers.get(_storage(value))))
+            node = self._derived(opaque if node is None else written, *sources)
+            self._bind(value, node, clone=True)
+            return node
         if isinstance(value, tuple | list):
             return tuple(self.reference(item) for item in value)
         if isinstance(value, dict):
             return {str(key): self.reference(item) for key, item in value.items()}
         return value if isinstance(value, fx.node.base_types) or value is None else repr(type(value))
 
-    def _unseen(self, tensor: Tensor) -> fx.Node:
-        """A tensor made where no function was seen (by an extension, say): a constant of unknown origin."""
-        node = self.graph.call_function(opaque, ())
-        node.meta["parameters"] = ()
+    def _derived(self, target: Callable[..., Any], *args: Any) -> fx.Node:
+        node = self.graph.call_function(target, args)
         self._describe(node)
-        self._bind(tensor, node, clone=True)
         return node
+
+    def _is_stale(self, tensor: Tensor) -> bool:
+        """Whether a tensor has been written to since its node was made. Views of one storage share their version."""
+        return id(tensor) in self._versions and _version(tensor) != self._versions[id(tensor)]
 
     def _describe(self, node: fx.Node) -> None:
         node.meta["module"] = self.stack[-1] if self.stack else ""
-        node.meta["location"] = _location()
+        node.meta["location"] = location()
+        node.meta["parameters"] = ()
 
     def _bind(self, tensor: Tensor, node: fx.Node, *, clone: bool) -> None:
         self._alive.append(tensor)
         self._nodes[id(tensor)] = node
+        self._versions[id(tensor)] = _version(tensor)
         with torch._C.DisableTorchFunction():
             # an operation in place may change it later
             node.meta["value"] = (tensor.detach().clone() if clone else tensor.detach()) if self.keep(tensor) else None
@@ -131,6 +177,24 @@ def opaque(*args: Any) -> None:
     """Stands in a graph for what ran out of sight: TorchScript, an extension."""
 
 
+def written(*args: Any) -> None:
+    """Stands in a graph for a tensor after an operation in place has written to its storage through another view."""
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _version(tensor: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return 0 if tensor.is_inference() else tensor._version
+
+
+def _storage(tensor: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage().data_ptr()
+
+
 @contextmanager
 def _calls_seen_by(recorder: _Recorder) -> Iterator[None]:
     """Follow which module is running; give a TorchScript module's call, whose inside cannot be seen, a node of its own."""
@@ -138,31 +202,26 @@ def _calls_seen_by(recorder: _Recorder) -> Iterator[None]:
     def enter(module: nn.Module, args: Any) -> None:
         recorder.stack.append(recorder.paths.get(id(module), recorder.stack[-1] if recorder.stack else ""))
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(module, torch.jit.ScriptModule):
-            recorder.append(opaque, args, {}, output)
+    def leave(module: nn.Module, args: Any, *kwargs_and_output: Any) -> None:
+        # after a forward that failed, PyTorch passes no keywords
+        if len(kwargs_and_output) == 2:
+            kwargs, output = kwargs_and_output
+            if isinstance(module, torch.jit.ScriptModule):
+                recorder.append(opaque, recorder.reference(args), {}, output)
+            if id(module) in recorder.paths:
+                call = ModuleCall(*map(recorder.reference, (args, kwargs, output)))
+                recorder.calls[recorder.stack[-1]].append(call)
         recorder.stack.pop()
 
     handles = [
         module_hooks.register_module_forward_pre_hook(enter),
-        module_hooks.register_module_forward_hook(leave, always_call=True),
+        module_hooks.register_module_forward_hook(leave, with_kwargs=True, always_call=True),
     ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _location() -> str:
-    """file:line of the innermost statement that is neither PyTorch's nor ours."""
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        filename = frame.f_code.co_filename
-        if not filename.startswith(_LIBRARIES) and not filename.startswith("<"):
-            return f"{filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
 
 
 def _as_tree(output: Any) -> Any:

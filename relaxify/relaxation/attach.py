@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from relaxify.graph.actions import InputAction
 from relaxify.groups import Group
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.intercepting import InterceptingTerm
-from relaxify.relaxation.planning import Plan, plan
+from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
 from relaxify.relaxation.selection import Pattern
 from relaxify.relaxation.term import Term, terms_of
 from relaxify.sites import CHILD, Rejected, Site
@@ -28,7 +29,7 @@ def relaxify(
     exclude: Sequence[Pattern] = (),
     config: RelaxConfig = RelaxConfig(),
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
-    example_inputs: Sequence[Any] | None = None,
+    example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
     keep_relaxed: bool = False,
     strict: bool = True,
@@ -43,7 +44,8 @@ def relaxify(
     - `config`, `overrides`: how to relax; the first matching pattern of `overrides` replaces `config`.
     - `example_inputs`, `input_action`: see `plan`; with them, bare nn.Linear layers on vector channels are found too.
     - `keep_relaxed`: the terms act in `eval()` too, for models that stay approximately equivariant (CR sec. 4.4).
-    - `strict`: raise if a layer that should be equivariant fails the numeric proof, rather than leave it as it is.
+    - `strict`: raise if the model breaks the symmetry somewhere, rather than leave what breaks it, and the layers downstream
+      of it that example inputs show to be spoilt, as they are, with a warning that names them.
 
     ValueError for bad input: see `plan`, and further if no site is found, or the model is already relaxed otherwise
     (relaxing it again in the same way does nothing). The model is unchanged after an error.
@@ -63,10 +65,11 @@ def relaxify(
     if strict and result.unsound:
         raise ValueError(
             f"these layers should be equivariant but are not: {_reasons(result.unsound)}; mend them, exclude them, "
-            "or pass strict=False to leave such layers as they are."
+            "or pass strict=False to leave such layers, and those downstream of them, as they are."
         )
     if not result.sites:
         raise ValueError(_no_site(result))
+    _say_what_is_left(result)
     if existing := terms_of(model):
         _check_same(existing, result, keep_relaxed)
         return model
@@ -119,9 +122,21 @@ def _reasons(rejected: Sequence[Rejected]) -> str:
     return "; ".join(f"{r.path!r} ({r.op}): {r.reason}" for r in rejected[:5]) + more
 
 
+def _say_what_is_left(result: Plan) -> None:
+    """A warning that names what stays as it is because the model breaks its symmetry."""
+    if not result.unsound:
+        return
+    spoilt = [rejected.path for rejected in result.rejected if rejected.spoilt]
+    downstream = f"; downstream of that also {', '.join(map(repr, spoilt))}" if spoilt else ""
+    warnings.warn(
+        f"{result.group.name} is broken by {_reasons(result.unsound)}{downstream}; these are left as they are.",
+        stacklevel=3,
+    )
+
+
 def _no_site(result: Plan) -> str:
-    if result.rejected:
-        return f"no layer of the model can be relaxed for {result.group.name}: {_reasons(result.rejected)}."
+    if judged := [rejected for rejected in result.rejected if rejected.reason != UNJUDGED]:
+        return f"no layer of the model can be relaxed for {result.group.name}: {_reasons(judged)}."
     types = ", ".join(f"{count} {name}" for name, count in sorted(result.looked_at.items()))
     return (
         f"no equivariant layer found for {result.group.name} among {types}; "

@@ -54,7 +54,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        found = contraction(func, args, kwargs, self._is_weight, lambda x: x.ndim if isinstance(x, Tensor) else -1)
+        found = contraction(func, args, kwargs, self._is_weight, lambda x: tuple(x.shape) if isinstance(x, Tensor) else ())
         if found is not None and isinstance(result, Tensor):
             return InterceptingTerm.added_to(self.term, result, found.data)
         self._follow(args, kwargs, result)

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from relaxify.graph.actions import InputAction
-from relaxify.graph.detection import sites_by_data_flow
+from relaxify.graph.detection import judge_by_data_flow
+from relaxify.graph.inputs import Inputs
+from relaxify.graph.symbolic import Island, Tracing, functional_ops, trace
 from relaxify.groups import Group
 from relaxify.registry import adapters
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.preconditions import check_model, check_site
-from relaxify.relaxation.selection import Pattern, check_patterns, matches, patterns_of
+from relaxify.relaxation.deciding import Selection
+from relaxify.relaxation.preconditions import check_model
+from relaxify.relaxation.selection import Pattern, patterns_of
 from relaxify.sites import Rejected, Site
 
-TOLERANCE = 1e-6
+UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
+
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `relaxify` would do: the sites it would relax with their configs, and every rejected candidate's reason."""
+    """What `relaxify` would do: the sites it would relax with their configs, and every rejected candidate's reason.
+
+    `tracing`: what torch.fx can trace of the model without inputs, in islands, and the obstacles at which it stops.
+    `diverged`: the statement (file:line) from which on runs on transformed example inputs took another course, if any did.
+    """
 
     group: Group
     sites: tuple[Site, ...]
     rejected: tuple[Rejected, ...]
     configs: Mapping[str, RelaxConfig]
     looked_at: Mapping[str, int]
+    tracing: Tracing
+    diverged: str | None = None
+
+    @property
+    def islands(self) -> tuple[Island, ...]:
+        """The submodules that torch.fx traces without inputs; the whole model, if it can."""
+        return self.tracing.islands
 
     @property
     def unsound(self) -> tuple[Rejected, ...]:
@@ -53,15 +69,16 @@ def plan(
     exclude: Sequence[Pattern] = (),
     config: RelaxConfig = RelaxConfig(),
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
-    example_inputs: Sequence[Any] | None = None,
+    example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
 ) -> Plan:
     """Every equivariant linear op that `relaxify` would relax, each numerically proved to commute with the group.
 
     - `include`, `exclude`, `config`, `overrides`: see `relaxify`. A layer with several names, or one that shares its weight
       with others, is selected by any of them.
-    - `example_inputs`: arguments of the model's forward. With them, layers whose type proves nothing (a bare nn.Linear on
-      vector channels) are judged by how their values transform when the inputs do.
+    - `example_inputs`: arguments of the model's forward, in a tuple, or by keyword in a dict (which, if it is the one
+      argument, goes into a tuple). With them, layers whose type proves nothing (a bare nn.Linear on vector channels) are
+      judged by how their values transform when the inputs do.
     - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g; by default every axis that has the size
       of g is a vector.
 
@@ -73,21 +90,31 @@ def plan(
     _check_configs(config, overrides)
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
-    found = list(_foldable_alone(model, _find(model, group)))
-    if example_inputs is not None:
-        found = _with_evidence(model, group, found, tuple(example_inputs), input_action)
-    names = _names(model, found)
-    patterns = {"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)}
-    check_patterns(patterns, [name for of_entry in names.values() for name in of_entry])
-    decided = [_decide(entry, names[entry.path], include, exclude) for entry in found]
+    selection = Selection(model, include, exclude)
+    decided = selection.decide(_find(model, group))
+    tracing = trace(model, [entry.module for entry in decided if isinstance(entry, Site)])
+    diverged = None
+    if example_inputs is None:
+        decided += selection.decide(_unjudged(model, decided, tracing))
+    else:
+        # where a type's claim is wrong, or an adapter could not say, evidence takes its place
+        claimed = [entry for entry in decided if isinstance(entry, Site) or not (entry.unknown or entry.unsound)]
+        flow = judge_by_data_flow(model, group, _inputs(example_inputs), input_action, claimed)
+        unsettled = [entry for entry in decided if entry not in claimed and not _is_covered(entry, flow.judged)]
+        decided = [*flow.claimed, *unsettled, *selection.decide(_united(flow.judged))]
+        diverged = flow.diverged
+    selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = [entry for entry in decided if isinstance(entry, Site)]
     rejected = [entry for entry in decided if isinstance(entry, Rejected)]
-    configs = {site.path: _config(names[site.path], config, overrides) for site in sites}
+    configs = {site.path: selection.config(site, config, overrides) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
-    return Plan(group, tuple(sites), tuple(rejected), configs, types)
+    return Plan(group, tuple(sites), tuple(rejected), configs, types, tracing, diverged)
 
 
-Names = Sequence[tuple[str, nn.Module]]
+def _inputs(example_inputs: ExampleInputs) -> Inputs:
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    return dict(example_inputs) if isinstance(example_inputs, Mapping) else tuple(example_inputs)
 
 
 def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> None:
@@ -99,58 +126,56 @@ def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]
 
 
 def _find(model: nn.Module, group: Group) -> list[Site | Rejected]:
-    """Each claimed op once: a module reached twice, or a weight shared by two modules, is one site."""
-    entries: list[Site | Rejected] = []
-    claimed: set[int] = set()
-    first_with: dict[Hashable, int] = {}
+    """What the adapters claim of each module, a module with several names once."""
+    named, seen = [], set()
     for path, module in model.named_modules(remove_duplicate=False):
-        if id(module) in claimed:
-            continue
-        for entry in (entry for adapter in adapters() for entry in adapter.sites(path, module, group)):
-            if isinstance(entry, Site):
-                if id(entry.module) in claimed:
-                    continue
-                claimed.add(id(entry.module))
-                index = first_with.setdefault(_identity(entry), len(entries))
-                if index < len(entries):
-                    entries[index] = _tied(entries[index], entry)
-                    continue
-            entries.append(entry)
+        if id(module) not in seen:
+            seen.add(id(module))
+            named.append((path, module))
+    claims = (adapter.sites(path, module, group) for path, module in named for adapter in adapters())
+    return _united(entry for of_adapter in claims for entry in of_adapter)
+
+
+def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:
+    """Each op once: a module reached twice, or a weight shared by two modules, is one site."""
+    entries: list[Site | Rejected] = []
+    claimed: set[Hashable] = set()
+    first_with: dict[Hashable, int] = {}
+    for entry in found:
+        if isinstance(entry, Site):
+            op = (id(entry.module), entry.map.intercepts)
+            if op in claimed:
+                continue
+            claimed.add(op)
+            index = first_with.setdefault(_identity(entry), len(entries))
+            if index < len(entries):
+                entries[index] = _tied(entries[index], entry)
+                continue
+        entries.append(entry)
     return entries
 
 
-def _with_evidence(
-    model: nn.Module, group: Group, found: list[Site | Rejected], inputs: tuple[Any, ...], action: InputAction | None
-) -> list[Site | Rejected]:
-    """Add what data flow says of operations that no adapter knows; where one could not say, evidence takes its place."""
-    unknown = [entry for entry in found if isinstance(entry, Rejected) and entry.unknown]
-    settled = [entry for entry in found if entry not in unknown]
-    flow = sites_by_data_flow(model, group, inputs, action, [entry.path for entry in settled])
-    unsettled = [
-        entry for entry in unknown if not any(f"{other.path}.".startswith(f"{entry.path}.".lstrip(".")) for other in flow)
-    ]
-    return [*settled, *unsettled, *flow]
+def _unjudged(model: nn.Module, decided: Sequence[Site | Rejected], tracing: Tracing) -> Iterator[Rejected]:
+    """The linear operations that nothing is known of, because only evidence could tell what they act on."""
+    known = {entry.path for entry in decided}
+    for path, module in model.named_modules():
+        if type(module) is nn.Linear and path not in known:
+            yield Rejected(path, "Linear", UNJUDGED, unknown=True)
+    for found in functional_ops(tracing):
+        if not any(f"{found.path}.".startswith(f"{path}.".lstrip(".")) for path in known):
+            yield Rejected(found.path, f"{found.op} at {found.location}", UNJUDGED, unknown=True)
 
 
-def _foldable_alone(model: nn.Module, entries: Iterable[Site | Rejected]) -> Iterator[Site | Rejected]:
-    """What is folded into a weight must not change a layer that uses the same weight otherwise."""
-    users = defaultdict(set)
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            users[id(parameter)].add(id(module))
-    for entry in entries:
-        if isinstance(entry, Site):
-            own = {id(module) for _, module in ((entry.path, entry.module), *entry.aliases)}
-            if any(users[id(entry.module.get_parameter(path.parameter))] - own for path in entry.map.paths):
-                reason = "its weight is shared with a layer that uses it otherwise"
-                entry = replace(entry, map=replace(entry.map, paths=(), attribute=None, unfoldable=reason))
-        yield entry
+def _is_covered(entry: Site | Rejected, judged: Iterable[Site | Rejected]) -> bool:
+    """Whether something at this path, or below it, has been judged by evidence."""
+    return any(f"{other.path}.".startswith(f"{entry.path}.".lstrip(".")) for other in judged)
 
 
 def _identity(site: Site) -> Hashable:
     """Equal for two sites that are one: they share the weight, if not the bias, and use it in the same way."""
     map_, module = site.map, site.module
-    parameters = {path.parameter for path in map_.paths} or {name for name, _ in module.named_parameters(recurse=False)}
+    own = {name for name, _ in module.named_parameters(recurse=False)}
+    parameters = {path.parameter for path in map_.paths} or set(map_.intercepts) or own
     weights = tuple(id(module.get_parameter(name)) for name in sorted(parameters))
     use = (map_.rep_in.blocks, map_.rep_out.blocks, map_.features_in, map_.features_out, map_.argument, map_.paths)
     return (weights or id(module), use)
@@ -165,53 +190,3 @@ def _tied(first: Site | Rejected, other: Site) -> Site:
 def _worst(*errors: Callable[[], float]) -> float:
     """The largest, or NaN if one is."""
     return float(torch.tensor([error() for error in errors], dtype=torch.float64).max())
-
-
-def _names(model: nn.Module, found: Iterable[Site | Rejected]) -> dict[str, Names]:
-    """For each entry, by its path, every name of its module and of those that share its weight."""
-    paths = defaultdict(list)
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths[id(module)].append(path)
-    names: defaultdict[str, list[tuple[str, nn.Module]]] = defaultdict(list)
-    for entry in found:
-        tied = [module for _, module in entry.aliases] if isinstance(entry, Site) else []
-        for module in (_module_at(model, entry.path), *tied):
-            names[entry.path] += [(path, module) for path in paths[id(module)]]
-    return dict(names)
-
-
-def _module_at(model: nn.Module, path: str) -> nn.Module:
-    """The module at this path, or that holds the parameter at this path."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return model.get_submodule(path.rpartition(".")[0])
-
-
-def _selected(patterns: Iterable[Pattern], names: Names) -> bool:
-    return any(matches(pattern, path, module) for pattern in patterns for path, module in names)
-
-
-def _decide(entry: Site | Rejected, names: Names, include: Sequence[Pattern], exclude: Sequence[Pattern]) -> Site | Rejected:
-    if isinstance(entry, Rejected):
-        return entry
-    path = entry.path
-    if _selected(exclude, names):
-        return Rejected(path, entry.map.op, "excluded")
-    if include and not _selected(include, names):
-        return Rejected(path, entry.map.op, "not included")
-    rep_in, rep_out = entry.map.rep_in, entry.map.rep_out
-    if rep_in.dim == 0 or rep_out.dim == 0:
-        return Rejected(path, entry.map.op, "it has no features to mix")
-    if rep_in.is_trivial and rep_out.is_trivial:
-        return Rejected(path, entry.map.op, f"invariant -> invariant: it cannot break {rep_in.group.name}")
-    check_site(entry)
-    error = entry.error()
-    if not error <= TOLERANCE:
-        reason = f"it does not commute with {rep_in.group.name}: relative error {error:.1e} in float64"
-        return Rejected(path, entry.map.op, reason, unsound=True)
-    return replace(entry, proof=error)
-
-
-def _config(names: Names, default: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> RelaxConfig:
-    return next((config for pattern, config in overrides.items() if _selected([pattern], names)), default)

@@ -96,3 +96,60 @@ def test_map_tensors_copies_containers() -> None:
     assert torch.equal(doubled[0]["a"], torch.full((2,), 2.0))
     assert torch.equal(inputs[0]["a"], torch.ones(2))
     assert [name for name, _ in tensors_of(inputs)] == ["input.0.a", "input.0.b.0"]
+
+
+class Written(nn.Module):
+    """Fills zeros through views, an index and an item: none of these calls returns what the last line reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros(4, 3)
+        out[0] = x[0]
+        out.narrow(0, 1, 1).copy_(x[1:2])
+        out[2:].unbind(0)[1].add_(x[3])
+        return out * 2
+
+
+def test_what_is_written_through_a_view_is_seen_by_who_reads_the_whole() -> None:
+    x = torch.randn(4, 3)
+    recording = record(Written(), (x,))
+    (read,) = [node.all_input_nodes[0] for node in recording.nodes if node.name.startswith("mul")]
+    assert torch.equal(read.meta["value"], torch.stack([x[0], x[1], torch.zeros(3), x[3]]))
+    upstream, waiting = set(), [read]
+    while waiting:
+        node = waiting.pop()
+        upstream.add(node.name)
+        waiting += node.all_input_nodes
+    assert "input_0" in upstream
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(input=self.layer(x))
+
+
+def test_each_call_of_a_module_is_kept_with_its_arguments_and_result() -> None:
+    recording = record(Twice(), (torch.randn(2, 3),))
+    first, second = recording.calls["layer"]
+    assert first.argument(0, "input").op == "placeholder"
+    assert second.argument(0, "input") is first.result
+    assert [call.result for call in recording.calls[""]] == [second.result]
+
+
+def test_an_injected_value_takes_the_place_of_what_was_computed() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(3) + x
+
+    x = torch.randn(3)
+    plain = record(Sum(), (x,))
+    (zeros,) = [i for i, node in enumerate(plain.nodes) if node.target is torch.zeros]
+    assert torch.equal(record(Sum(), (x,), injected={zeros: torch.ones(3)}).output, x + 1)
+
+
+def test_inputs_by_keyword() -> None:
+    x, model = torch.randn(2, 3), Twice()
+    assert torch.equal(record(model, {"x": x}).output, model(x))

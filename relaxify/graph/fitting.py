@@ -1,0 +1,177 @@
+"""How one value transforms: the matrix M(g) that carries its runs on x to its runs on g x, fitted by least squares.
+
+A residual at rounding level, for one element per generator, with M(h) for a further random element as the generators
+predict, is a representation. It may be a character (a pseudoscalar), act on one axis (vectors, irreps), or on a pair of
+axes of the group's own size (r r^T). Fits with too few samples count as no evidence.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from scipy.linalg import logm
+from torch import Tensor
+
+from relaxify.groups import Element, Group
+from relaxify.representations import Representation
+
+TOLERANCE = 1e-7
+ANGLE = 0.25
+LARGEST_AXIS = 256
+
+Kind = Literal["invariant", "linear", "none", "zero", "undecided"]
+
+Axes = tuple[int, ...]
+
+Pairs = Sequence[tuple[Tensor, Sequence[Tensor]]]
+"""For each input x: a value on x, and that value on g x for each of `elements`."""
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """How a value transforms: not at all, by a representation on `axes` (from the end), in no linear way, or unknown.
+
+    No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
+    Representation. A value that is zero in every run tells nothing.
+    """
+
+    kind: Kind
+    axes: Axes = ()
+    actions: Float[Tensor, "actions d d"] | None = None
+    residual: float = 0.0
+
+    @property
+    def is_sound(self) -> bool:
+        return self.kind in ("invariant", "linear", "zero")
+
+    def __str__(self) -> str:
+        return f"linear on axes {self.axes}" if self.kind == "linear" else self.kind
+
+
+def elements(group: Group) -> list[Element]:
+    """One element for each generator, then a random one that tests what they predict."""
+    count = len(group.generators)
+    found = [Element(ANGLE * direction) for direction in torch.eye(count, dtype=torch.float64)]
+    found += [Element(torch.zeros(count, dtype=torch.float64), (letter,)) for letter in range(len(group.finite))]
+    generic = group.random(torch.Generator().manual_seed(11))
+    return [*found, Element(0.3 * generic.coefficients, generic.word)]
+
+
+def transformation(group: Group, pairs: Pairs, *, sample_sizes: Collection[int] = (), tiny: float = 0.0) -> Transformation:
+    """How a value transforms, from runs on x and on g x.
+
+    An axis of one of the `sample_sizes` (nodes, points, a batch) that has too few samples to tell is taken to carry nothing.
+    A value no larger than `tiny` is zero but for rounding.
+    """
+    if not any((value.abs() > tiny).any() for base, runs in pairs for value in (base, *runs)):
+        return Transformation("zero")
+    if all(close(moved, base) for base, runs in pairs for moved in runs):
+        return Transformation("invariant")
+    # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
+    own: set[Kind] = set()
+    kinds: set[Kind] = set()
+    for axes in _places(group, pairs[0][0].shape):
+        found = fit(group, pairs, axes)
+        if found.kind == "linear":
+            return found
+        sizes = {pairs[0][0].shape[axis] for axis in axes}
+        own |= {found.kind} if sizes == {group.dim} else set()
+        kinds |= {found.kind} if found.kind == "none" or sizes.isdisjoint(sample_sizes) else set()
+    return Transformation("none" if (own or kinds) == {"none"} else "undecided")
+
+
+def _places(group: Group, shape: torch.Size) -> Iterator[Axes]:
+    """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
+    yield ()
+    axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1]
+    # likely ones first, and cheap ones
+    yield from ((axis,) for axis in sorted(axes, key=lambda axis: (shape[axis] != group.dim, shape[axis])))
+    yield from itertools.combinations([axis for axis in axes if shape[axis] == group.dim > 1], 2)
+
+
+def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples"]:
+    """The axes as one in front, all others as samples."""
+    value = value.movedim(axes, tuple(range(len(axes))))
+    return value.reshape(math.prod(value.shape[: len(axes)]), -1)
+
+
+def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
+    """The representation on these axes of a value, `none` if there is none, `undecided` if the samples cannot tell."""
+    shape = pairs[0][0].shape
+    pairs = [pair for pair in pairs if pair[0].numel() and all(pair[0].shape[axis] == shape[axis] for axis in axes)]
+    d = math.prod(shape[axis] for axis in axes)
+    samples = sum(base.numel() for base, _ in pairs) // d
+    # so few samples fit anything
+    if d > LARGEST_AXIS or samples <= d:
+        return Transformation("undecided")
+    before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
+    after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
+    chosen = _columns(samples, min(samples, 8 * d + 64))
+    inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-9)
+    matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
+    fits = [float((m @ before - moved).norm() / moved.norm()) for m, moved in zip(matrices, after, strict=False)]
+    if not max(fits, default=0.0) < TOLERANCE:
+        return Transformation("none", residual=max(fits))
+    if len(chosen) < 2 * d:
+        return Transformation("undecided")
+    if int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) < d:
+        completed = _completed(group, matrices, before[:, chosen] @ inverse, len(axes))
+        if completed is None:
+            return Transformation("undecided")
+        matrices = completed
+    actions = _actions(group, matrices, len(axes))
+    predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
+    residual = float((predicted @ before - after[-1]).norm() / after[-1].norm())
+    return Transformation("linear" if residual < 10 * TOLERANCE else "none", axes, actions, residual)
+
+
+def _completed(
+    group: Group, matrices: Sequence[Float[Tensor, "d d"]], span: Float[Tensor, "d d"], axes: int
+) -> list[Float[Tensor, "d d"]] | None:
+    """On a pair of axes, matrices known on the span of the data (symmetric tensors, say), made whole by g (x) g.
+
+    Nothing if the span is no subrepresentation, or if there is one axis only: then what is missing could be anything.
+    """
+    if axes != 2:
+        return None
+    rest = torch.eye(len(span), dtype=span.dtype) - span
+    vector = Representation.defining(group)
+    whole = [torch.kron(g, g) for g in map(vector.rho, elements(group)[:-1])]
+    leaks = [rest @ m for m in matrices] + [rest @ m @ span for m in whole] + [span @ m @ rest for m in whole]
+    if max(float(leak.norm()) for leak in leaks) > 1e-5:
+        return None
+    return [m + rest @ default @ rest for m, default in zip(matrices, whole, strict=True)]
+
+
+def _actions(group: Group, matrices: Sequence[Float[Tensor, "d d"]], axes: int) -> Float[Tensor, "actions d d"]:
+    """log M(exp(t A)) / t for each Lie generator A, M itself for each finite one; the known ones exactly."""
+    lie = len(group.generators)
+    logs = [torch.as_tensor(logm(m.numpy()).real).reshape(m.shape) / ANGLE for m in matrices[:lie]]
+    actions = torch.stack([*logs, *matrices[lie:]])
+    return next((exact for exact in known_actions(group, axes).values() if close(actions, exact)), actions)
+
+
+def known_actions(group: Group, axes: int) -> dict[str, Float[Tensor, "actions d d"]]:
+    """By name, the representations that need no fit on so many axes."""
+    identity = torch.eye(group.dim, dtype=torch.float64)
+    if axes == 1:
+        return {"vector": torch.cat([group.generators, group.finite])}
+    if axes == 2:
+        lie = [torch.kron(a, identity) + torch.kron(identity, a) for a in group.generators]
+        return {"vector⊗vector": torch.stack([*lie, *(torch.kron(g, g) for g in group.finite)])}
+    return {}
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two values are equal up to rounding, as whole tensors."""
+    return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
+
+
+def _columns(available: int, wanted: int) -> Tensor:
+    return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:wanted]
