@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "jaxtyping", "e3nn", "escnn")
+LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "jaxtyping", "e3nn", "escnn", "cuequivariance-torch")
 
 
 def doctor() -> None:

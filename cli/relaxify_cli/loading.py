@@ -20,18 +20,50 @@ from relaxify_cli.errors import ThresholdError
 
 def build_model(spec: str) -> nn.Module:
     """The model that the factory (a function or class without required arguments) makes. ValueError says what failed."""
-    factory = load_factory(spec)
-    try:
-        model = factory()
-    # a user's code may raise anything
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{spec} failed with {type(error).__name__}: {error}; mend the factory, or wrap it.") from error
+    model = _made(spec)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} returned {type(model).__name__}; it must return a torch.nn.Module.")
     return model
 
 
-def load_factory(spec: str) -> Callable[[], Any]:
+def _made(spec: str) -> Any:
+    factory = load_factory(spec)
+    try:
+        return factory()
+    # a user's code may raise anything
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{spec} failed with {type(error).__name__}: {error}; mend the factory, or wrap it.") from error
+
+
+def load_inputs(spec: str) -> Any:
+    """Example inputs: a safetensors file whose keys are argument names, or positions 0, 1, ...; or what a factory makes.
+
+    A factory returns one argument, a tuple of them, or a dict of them by name. ValueError says what failed.
+    """
+    if spec.lower().endswith(".safetensors"):
+        return _inputs_of_file(Path(spec))
+    made = _made(spec)
+    return made if isinstance(made, tuple | list | dict) else (made,)
+
+
+def _inputs_of_file(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give the path of a safetensors file, or PKG.MOD:FACTORY.")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no safetensors file: {error}; save the inputs with safetensors.torch.save_file."
+        ) from error
+    if all(name.isdigit() for name in tensors):
+        return tuple(tensors[name] for name in sorted(tensors, key=int))
+    return tensors
+
+
+def load_factory(spec: str) -> Callable[..., Any]:
     """The function or class that `spec` names. ValueError if there is none."""
     location, colon, name = spec.rpartition(":")
     if not (location and colon and name):

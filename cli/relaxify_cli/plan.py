@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from relaxify_cli.errors import BAD_INPUT
+from relaxify_cli.errors import BAD_INPUT, THRESHOLD
 
 if TYPE_CHECKING:
     from relaxify.relaxation.planning import Plan
+    from relaxify.sites import Site
 
 
 def plan(
@@ -20,39 +24,107 @@ def plan(
         str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
     ],
     group: Annotated[str, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            metavar="X.safetensors|PKG.MOD:FACTORY",
+            help="Example inputs of the model's forward: layers whose type proves nothing are then judged by their values.",
+        ),
+    ] = None,
+    action: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PKG.MOD:FUNCTION",
+            help="(g, inputs) -> inputs moved by g; default: axes of the group's size are vectors.",
+        ),
+    ] = None,
     include: Annotated[list[str] | None, typer.Option(help="Only layers at paths of this pattern; may be repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No layer at paths of this pattern; may be repeated.")] = None,
 ) -> None:
-    """Show which layers of a model would be relaxed, and which not and why. Changes nothing."""
-    import relaxify
-    from relaxify_cli.loading import build_model
+    """Show which layers of a model would be relaxed, and which not and why. Changes nothing.
 
-    result = relaxify.plan(build_model(model), group, include=include or (), exclude=exclude or ())
+    Exit code 1 if the model breaks the symmetry somewhere.
+    """
+    import relaxify
+    from relaxify_cli.loading import build_model, load_factory, load_inputs
+
+    if action is not None and inputs is None:
+        raise ValueError("--action says how the group moves the example inputs; give those with --inputs.")
+    result = relaxify.plan(
+        build_model(model),
+        group,
+        include=include or (),
+        exclude=exclude or (),
+        example_inputs=None if inputs is None else load_inputs(inputs),
+        input_action=None if action is None else load_factory(action),
+    )
     console = Console()
     if result.sites:
         console.print(f"[bold]Would be relaxed for {result.group.name}[/bold]")
-        console.print(_sites(result))
+        console.print(_tree(result.sites))
     if result.rejected:
         console.print("[bold]Would be left as they are[/bold]")
         console.print(_rejected(result))
-    added = sum(site.added_parameters for site in result.sites)
+    for line in _how_far_seen(result):
+        console.print(line)
+    if result.sites:
+        _sum_up(console, result)
+    if result.unsound:
+        first = result.unsound[0]
+        place = escape(first.path or "the model")
+        console.print(f"[bold red]It breaks {result.group.name}[/bold red] at {place}, {first.op}: {escape(first.reason)}.")
+        raise typer.Exit(THRESHOLD)
     if not result.sites:
         console.print(f"No layer can be relaxed for {result.group.name}.")
         raise typer.Exit(BAD_INPUT)
-    worst = max(site.proof or 0.0 for site in result.sites)
-    console.print(
-        f"{len(result.sites)} sites, each of which commutes with {result.group.name} to {worst:.0e} in float64; "
-        f"dense terms add {added:,} parameters during training."
+
+
+def _tree(sites: tuple[Site, ...]) -> Table:
+    """The sites in the tree of the model's modules, a line each."""
+    table = Table(
+        Column("site", overflow="fold"),
+        Column("in -> out", overflow="fold"),
+        Column("weights", justify="right", no_wrap=True),
+        Column("adds", justify="right", no_wrap=True),
+        *([Column("found at", overflow="fold")] if any(map(_place, sites)) else []),
+        box=None,
     )
-
-
-def _sites(result: Plan) -> Table:
-    table = Table("site", "in -> out", Column("adds", justify="right"), box=None)
-    table.columns[0].overflow = "fold"
-    for site in result.sites:
-        path, map_ = escape(site.path or "(the model)"), f"{site.map.rep_in} -> {site.map.rep_out}"
-        table.add_row(path, map_, f"{site.added_parameters:,}")
+    tree: dict[str, object] = {}
+    for site in sites:
+        branch = tree
+        *parents, last = site.path.split(".")
+        for name in parents:
+            branch = cast("dict[str, object]", branch.setdefault(name, {}))
+        # a module may be a site and hold others
+        branch[f"{last}\0"] = site
+    for label, leaf in _lines(tree, ""):
+        if leaf is None:
+            table.add_row(escape(label))
+            continue
+        map_ = f"{leaf.map.rep_in} -> {leaf.map.rep_out}"
+        cells = [escape(map_), f"{leaf.parameters:,}", f"{leaf.added_parameters:,}", escape(_place(leaf))]
+        table.add_row(escape(label), *cells[: len(table.columns) - 1])
     return table
+
+
+def _lines(branch: dict[str, object], indent: str) -> Iterator[tuple[str, Site | None]]:
+    """Each line of a tree, with its site if it is one. A module with one child shares a line with it."""
+    for name, entry in branch.items():
+        while isinstance(entry, dict) and len(entry) == 1:
+            ((child, entry),) = entry.items()
+            name = f"{name}.{child}"
+        if isinstance(entry, dict):
+            yield f"{indent}{name}", None
+            yield from _lines(entry, f"{indent}  ")
+        else:
+            yield indent + (name.removesuffix("\0") or "(the model)"), cast("Site", entry)
+
+
+def _place(site: Site) -> str:
+    """Where data flow found a site, with the file by its name alone: a path of site-packages would fill the line."""
+    return Path(site.evidence.rpartition(" ")[2]).name if site.evidence.startswith("data flow") else ""
 
 
 def _rejected(result: Plan) -> Table:
@@ -66,3 +138,33 @@ def _rejected(result: Plan) -> Table:
     for (op, reason), paths in reasons.items():
         table.add_row(op, escape(reason), escape("\n".join(paths)))
     return table
+
+
+def _how_far_seen(result: Plan) -> Iterator[str]:
+    islands, obstacles = result.islands, result.tracing.obstacles
+    if not obstacles:
+        yield "torch.fx traces the whole model."
+    else:
+        names = ", ".join(f"{island.path} ({island.operations})" for island in islands[:6])
+        more = f" and {len(islands) - 6} more" if len(islands) > 6 else ""
+        yield (
+            f"torch.fx traces {len(islands)} parts of the model (operations): {escape(names)}{more}."
+            if islands
+            else ("torch.fx traces no part of the model without inputs.")
+        )
+        for obstacle in obstacles[:5]:
+            place = f" at {obstacle.location}" if obstacle.location else ""
+            yield f"  it stops in {escape(obstacle.path or 'the model')}{escape(place)}: {escape(obstacle.reason)}"
+        if len(obstacles) > 5:
+            yield f"  and in {len(obstacles) - 5} more modules"
+    if result.diverged is not None:
+        yield f"Runs on x and on g x take different courses from {escape(result.diverged)} on."
+
+
+def _sum_up(console: Console, result: Plan) -> None:
+    added = sum(site.added_parameters for site in result.sites)
+    ops = Counter(site.map.op for site in result.sites)
+    console.print(f"{len(result.sites)} sites: {', '.join(f'{count} {op}' for op, count in ops.items())}.")
+    worst = max(site.proof or 0.0 for site in result.sites)
+    console.print(f"Each commutes with {result.group.name} to {worst:.0e} in float64.")
+    console.print(f"Dense terms add {added:,} parameters during training.")

@@ -1,0 +1,119 @@
+"""`relaxify plan` shows sites, rejected candidates, islands and faults, with example inputs from a file or a factory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from relaxify_cli.main import run
+
+SOURCE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, bias=False):
+        super().__init__()
+        self.parts = nn.ModuleDict({"first": nn.Linear(1, 4, bias=False), "second": nn.Linear(4, 4, bias=bias)})
+        self.gate = nn.Linear(4, 4)
+
+    def forward(self, x, scale=1.0):
+        v = self.parts["second"](self.parts["first"]((x - x.mean(0)).unsqueeze(-1) * scale))
+        return v * self.gate(v.norm(dim=1)).unsqueeze(1)
+
+def broken():
+    return Net(bias=True)
+
+def inputs():
+    return torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+
+def by_name():
+    return {"x": inputs(), "scale": 2.0}
+
+def action(g, inputs):
+    return tuple(x @ g.mT.to(x) for x in inputs)
+
+def fails():
+    raise RuntimeError("no data")
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "110")
+    path = tmp_path / "net.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = run(["plan", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_the_tree_of_sites_with_their_sizes_and_places(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = plan(capsys, f"{file}:Net", "-g", "O3", "--inputs", f"{file}:inputs")
+    assert code == 0
+    lines = [line.split() for line in output.splitlines()]
+    assert ["parts"] in lines
+    assert ["first", "1xvector", "->", "4xvector", "4", "36", "net.py:12"] in lines
+    assert ["second", "4xvector", "->", "4xvector", "16", "144", "net.py:12"] in lines
+    assert "invariant -> invariant: it cannot break O(3)" in output
+    assert "torch.fx traces the whole model." in output
+    assert "2 sites: 2 Linear." in output
+    assert "Dense terms add 180 parameters during training." in output
+
+
+@pytest.mark.parametrize("keys", [("0",), ("x",)])
+def test_inputs_from_a_file_by_position_or_by_name(
+    keys: tuple[str], file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({keys[0]: torch.randn(20, 3)}, tmp_path / "x.safetensors")
+    code, output = plan(capsys, f"{file}:Net", "-g", "O3", "-i", str(tmp_path / "x.safetensors"))
+    assert code == 0
+    assert "2 sites: 2 Linear." in output
+
+
+def test_inputs_by_keyword_and_a_users_action(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(capsys, f"{file}:Net", "-g", "O3", "-i", f"{file}:by_name")[0] == 0
+    assert plan(capsys, f"{file}:Net", "-g", "O3", "-i", f"{file}:inputs", "--action", f"{file}:action")[0] == 0
+
+
+def test_a_fault_ends_with_one_and_says_where(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = plan(capsys, f"{file}:broken", "-g", "O3", "-i", f"{file}:inputs")
+    assert code == 1
+    output = " ".join(output.split())
+    assert "It breaks O(3) at parts.second, Linear: its output does not transform" in output
+    assert "a bias on vector channels breaks" in output
+
+
+def test_without_inputs_it_says_what_they_would_tell(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = plan(capsys, f"{file}:Net", "-g", "O3")
+    assert code == 2
+    assert "its type proves nothing; pass example_inputs" in " ".join(output.split())
+    assert "No layer can be relaxed for O(3)." in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--action", "{file}:action"], "--action says how the group moves the example inputs; give those with --inputs"),
+        (["--inputs", "{file}:fails"], "failed with RuntimeError: no data; mend the factory"),
+        (["--inputs", "{file}:nothing"], "has no nothing"),
+        (["--inputs", "none.safetensors"], "there is no file none.safetensors; give"),
+        (["--inputs", "{text}"], "is no safetensors file"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], words: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.safetensors"
+    text.write_text("these are no tensors, though the name says so")
+    code, output = plan(capsys, f"{file}:Net", "-g", "O3", *(a.format(file=file, text=text) for a in arguments))
+    assert code == 2
+    assert words in output
+    assert output.count("\n") == 1
