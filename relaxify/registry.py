@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import fx, nn
 
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
@@ -33,6 +34,30 @@ class Adapter(Protocol):
 
         Nothing for a module it does not know. Must not import its library unless the module comes from it.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One executed function call that reads parameters, in the forward of some module.
+
+    `node` holds the function and its arguments (`meta["value"]` of each is what it was, `meta["location"]` its file:line);
+    `parameters` are the paths of the parameters that it reads, `shapes` those of its tensor arguments, then of its result.
+    """
+
+    node: fx.Node
+    path: str
+    module: nn.Module
+    parameters: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@runtime_checkable
+class OperationAdapter(Adapter, Protocol):
+    """An adapter that knows functions too: with example inputs it is offered every operation that reads parameters."""
+
+    def operations(self, operation: Operation, group: Group) -> Iterator[Site | Rejected]:
+        """The sites of this operation, whose maps name the parameters in `intercepts`; nothing if it is not known."""
         ...
 
 

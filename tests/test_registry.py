@@ -11,10 +11,13 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from relaxify import plan
-from relaxify.registry import adapters
+from relaxify import Group, plan
+from relaxify.registry import Operation, adapters
+from relaxify.representations import Representation
+from relaxify.sites import EquivariantMap, Features, Rejected, Site
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
@@ -212,3 +215,50 @@ def test_the_order_is_that_of_names_wherever_adapters_are_installed(declare: Dec
     declare("alpha", a)
     declare("zeta", z)
     assert [adapter.name for adapter in adapters()] == ["e3nn", *built_in, "vector_neurons"]
+
+
+class Functions:
+    """Knows `mix` of a library: channels of vectors on axis -1 of [.., 3, channels]."""
+
+    name = "functions"
+
+    def __init__(self) -> None:
+        self.seen: list[Operation] = []
+
+    def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
+        return iter(())
+
+    def operations(self, operation: Operation, group: Group) -> Iterator[Site | Rejected]:
+        self.seen.append(operation)
+        (name,) = operation.parameters
+        if not name.endswith("known"):
+            return
+        channels = operation.shapes[0][-1], operation.shapes[-1][-1]
+        vectors = [Representation.defining(group, n, "component_major") for n in channels]
+        features = Features((-2, -1))
+        map_ = EquivariantMap("functions", "mix", *vectors, features, features, unfoldable="a test", intercepts=("known",))
+        yield Site(name, operation.module, map_, lambda: 0.0, evidence="function")
+
+
+class Mixing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.known, self.other = (nn.Parameter(torch.randn(4, 4)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = (x - x.mean(0)).unsqueeze(-1) * torch.arange(1.0, 5.0)
+        return v @ self.known @ self.other
+
+
+def test_an_adapter_of_functions_is_offered_every_operation_that_reads_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = Functions()
+    monkeypatch.setattr("relaxify.graph.detection.adapters", lambda: (adapter,))
+    model, x = nn.Sequential(Mixing()), torch.randn(20, 3)
+    result = plan(model, "O(3)", example_inputs=[x])
+    assert {site.path: site.map.adapter for site in result.sites} == {"0.known": "functions", "0.other": "data_flow"}
+    operation = next(seen for seen in adapter.seen if seen.parameters == ("0.known",))
+    assert operation.path == "0"
+    assert operation.module is model[0]
+    assert operation.shapes == ((20, 3, 4), (4, 4), (20, 3, 4))
+    file, line = operation.node.meta["location"].rsplit(":", 1)
+    assert "v @ self.known" in Path(file).read_text().splitlines()[int(line) - 1]

@@ -24,6 +24,7 @@ from relaxify.graph.initial_zeros import Assumption, assumptions
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.linear_ops import Contraction, contraction, parameters_behind
 from relaxify.groups import Group
+from relaxify.registry import Operation, OperationAdapter, adapters
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
 
@@ -58,10 +59,12 @@ def judge_by_data_flow(
 
     If the output of the model does not transform, the operation that breaks it is among the rejected, as unsound.
     """
-    taken = [entry.path for entry in claimed]
+    known: list[Site | Rejected] = []
     sites = [entry for entry in claimed if isinstance(entry, Site)]
     for samples in (SAMPLES, MORE_SAMPLES):
         evidence = observe(model, group, inputs, action, samples=samples)
+        known = list(_known_operations(model, evidence))
+        taken = [entry.path for entry in (*claimed, *known)]
         calls = linear_calls(model, evidence, taken)
         for assumed in _zero_states(evidence, calls):
             other = observe(model, group, inputs, action, samples=samples, injected=assumed.injections)
@@ -77,7 +80,20 @@ def judge_by_data_flow(
     if broken is not None and not any(isinstance(entry, Rejected) and entry.unsound for entry in entries):
         reason = f"from {broken.location} on the output no longer transforms under {group.name}"
         entries.append(Rejected(broken.module, broken.op, reason, unsound=True))
-    return DataFlow([_held_to(promises, broken, entry) for entry in claimed], entries, evidence.diverged)
+    return DataFlow([_held_to(promises, broken, entry) for entry in claimed], [*known, *entries], evidence.diverged)
+
+
+def _known_operations(model: nn.Module, evidence: Evidence) -> Iterator[Site | Rejected]:
+    """What adapters claim of the operations that read parameters, each path once."""
+    experts = [adapter for adapter in adapters() if isinstance(adapter, OperationAdapter)]
+    claimed: set[str] = set()
+    for node in evidence.nodes if experts else []:
+        if node.op == "call_function" and node.meta["parameters"]:
+            path, shapes = node.meta["module"], tuple(map(_shape, (*node.all_input_nodes, node)))
+            operation = Operation(node, path, model.get_submodule(path), node.meta["parameters"], shapes)
+            claims = [entry for expert in experts for entry in expert.operations(operation, evidence.group)]
+            yield from (entry for entry in claims if entry.path not in claimed)
+            claimed |= {entry.path for entry in claims}
 
 
 def _zero_states(evidence: Evidence, calls: dict[str, list[Call]]) -> Iterator[Assumption]:

@@ -12,7 +12,7 @@ from zoo.entry import Entry
 def _entries() -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("test_"):
+        if module.name.startswith(("test_", "__")):
             continue
         for entry in getattr(importlib.import_module(f"zoo.{module.name}"), "ENTRIES", ()):
             if entry.name in found:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from relaxify.groups import Group
+from relaxify.representations import Representation
 
 Inputs = tuple[Any, ...]
 
@@ -91,6 +96,12 @@ class Entry:
     def transform(self, g: Tensor, inputs: Inputs) -> Inputs:
         return (self.input_action or vectors_of_size_three)(g, inputs)
 
+    def build(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[nn.Module, Inputs]:
+        """The model in eval mode, and one input, the same every time."""
+        torch.manual_seed(seed)
+        with default_dtype(dtype):
+            return self.make().eval(), self.inputs()
+
     def call(self, model: nn.Module, inputs: Inputs) -> Any:
         positional = len(inputs) - len(self.keywords)
         return model(*inputs[:positional], **dict(zip(self.keywords, inputs[positional:], strict=True)))
@@ -107,3 +118,47 @@ def paths(*patterns: str, **values: Any) -> frozenset[str]:
         slot = "{" + name + "}"
         found = {path.replace(slot, str(value)) for path in found for value in (choices if slot in path else [""])}
     return frozenset(found)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def call(entry: Entry, model: nn.Module, inputs: Inputs) -> Any:
+    """The model's output in double precision. Inputs are copied: some models set flags on them."""
+    with default_dtype(torch.float64):
+        return entry.call(model, tree_map_only(Tensor, lambda value: value.detach().clone(), inputs))
+
+
+def flat(output: Any) -> Tensor:
+    """All values of an output in one row, without their gradient."""
+    return torch.cat([leaf.detach().flatten() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
+
+
+def elements(group: Group) -> list[Tensor]:
+    """Two random elements, and one more in each component of the group."""
+    defining, generator = Representation.defining(group), torch.Generator().manual_seed(0)
+    first, second = (defining.rho(group.random(generator)) for _ in range(2))
+    return [first, second, *(first @ g for g in group.finite)]
+
+
+def equivariance_error(entry: Entry, model: nn.Module, x: Inputs) -> float:
+    """max over g of |f(g x) - g f(x)|, over what a perturbation of x of its own size does to f (infinite if nothing)."""
+    generator = torch.Generator().manual_seed(1)
+
+    def perturbed(value: Tensor) -> Tensor:
+        return value + torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+
+    y = call(entry, model, x)
+    response = (flat(call(entry, model, tree_map_only(Tensor, perturbed, x))) - flat(y)).norm()
+    if not response > 1e-3 * flat(y).norm():
+        return float("inf")
+    pairs = ((call(entry, model, entry.transform(g, x)), entry.output(g, y)) for g in elements(Group.parse(entry.group)))
+    # unlike the builtin, this max lets NaN through
+    return float(torch.stack([(flat(moved) - flat(expected)).norm() / response for moved, expected in pairs]).max())

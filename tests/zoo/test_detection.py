@@ -8,18 +8,11 @@ import torch
 from relaxify import plan
 from zoo import ENTRIES
 
+# those that test_round_trips leaves out for time
 NAMES = [
-    "DeepSets",
-    "DeepSets max",
-    "DeepSets parameters",
-    "EGNN, sparse",
     "Equiformer",
-    "GVP",
-    "GVP package",
-    "PaiNN energy",
     "SEGNN",
-    "SchNet",
-    "VN-DGCNN max",
+    "ViSNet block, degree 2",
     "e3nn v2106 with attributes",
 ]
 
@@ -28,7 +21,7 @@ NAMES = [
 def test_every_equivariant_linear_op_is_found_and_no_other(name: str) -> None:
     entry = ENTRIES[name]
     torch.manual_seed(0)
-    model = entry.make()
-    found = plan(model, entry.group, example_inputs=entry.inputs(), input_action=entry.transform)
+    model, inputs = entry.make(), entry.inputs()
+    found = plan(model, entry.group, example_inputs=inputs, input_action=entry.transform)
     assert {site.path for site in found.sites} == entry.expected
     assert not found.unsound

@@ -5,69 +5,30 @@ from __future__ import annotations
 import copy
 import functools
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from relaxify.groups import Group
-from relaxify.representations import Representation
 from zoo import ENTRIES
-from zoo.entry import Entry, Inputs
+from zoo.entry import Inputs, call, elements, equivariance_error, flat
 
 each_model = pytest.mark.parametrize("name", ENTRIES)
 
 
 @functools.cache
 def built(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Inputs]:
-    """The model in eval mode, and one input, the same every time."""
-    torch.manual_seed(0)
-    with default_dtype(dtype):
-        return ENTRIES[name].make().eval(), ENTRIES[name].inputs()
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def call(entry: Entry, model: nn.Module, inputs: Inputs) -> Any:
-    """The model's output in double precision. Inputs are copied: some models set flags on them."""
-    with default_dtype(torch.float64):
-        return entry.call(model, tree_map_only(Tensor, lambda value: value.detach().clone(), inputs))
-
-
-def elements(group: Group) -> list[Tensor]:
-    """Two random elements, and one more in each component of the group."""
-    defining, generator = Representation.defining(group), torch.Generator().manual_seed(0)
-    first, second = (defining.rho(group.random(generator)) for _ in range(2))
-    return [first, second, *(first @ g for g in group.finite)]
-
-
-def flat(output: Any) -> Tensor:
-    return torch.cat([leaf.detach().flatten() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
+    return ENTRIES[name].build(dtype)
 
 
 @each_model
 def test_model_commutes_with_its_group(name):
     entry, (model, x) = ENTRIES[name], built(name)
-    y = call(entry, model, x)
-    other = tree_map_only(Tensor, lambda value: value + torch.randn_like(value) if value.is_floating_point() else value, x)
-    response = (flat(call(entry, model, other)) - flat(y)).norm()
-    assert response > 1e-3 * flat(y).norm()
-    for g in elements(Group.parse(entry.group)):
-        moved = call(entry, model, entry.transform(g, x))
-        assert (flat(moved) - flat(entry.output(g, y))).norm() < entry.tolerance * response
+    assert equivariance_error(entry, model, x) < entry.tolerance
 
 
 @each_model
