@@ -9,121 +9,46 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from relaxify.graph.actions import InputAction
-from relaxify.graph.breaks import Break, first_break, op_name, where
-from relaxify.graph.evidence import Evidence, observe
+from relaxify.graph.analysis import Analysis, Promises
+from relaxify.graph.breaks import Break, op_name, where
+from relaxify.graph.evidence import Evidence
 from relaxify.graph.fitting import Transformation, known_actions
-from relaxify.graph.initial_zeros import Assumption, assumptions
-from relaxify.graph.inputs import Inputs
-from relaxify.graph.linear_ops import Contraction, contraction, parameters_behind
+from relaxify.graph.linear_calls import Call, shape_of
 from relaxify.groups import Group
-from relaxify.registry import Operation, OperationAdapter, adapters
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
-
-SAMPLES, MORE_SAMPLES = 2, 8
-
-
-@dataclass(frozen=True)
-class Call:
-    """One execution of a linear operation with a weight: where, and with which of the owner's parameters behind it."""
-
-    node: fx.Node
-    contraction: Contraction
-    parameters: tuple[str, ...]
-    path: str
-    owner: str
-    is_module: bool
 
 
 @dataclass(frozen=True)
 class DataFlow:
-    """What the data flow says of the `claimed`, what it has `judged` besides, and where runs took different courses."""
+    """What the data flow says of the `claimed`, and what it has `judged` besides."""
 
     claimed: Sequence[Site | Rejected]
     judged: Sequence[Site | Rejected]
-    diverged: str | None
 
 
-def judge_by_data_flow(
-    model: nn.Module, group: Group, inputs: Inputs, action: InputAction | None, claimed: Sequence[Site | Rejected]
-) -> DataFlow:
+def judge_by_data_flow(model: nn.Module, analysis: Analysis, claimed: Sequence[Site | Rejected]) -> DataFlow:
     """A verdict on each linear operation that no adapter has claimed, and on what the claimed sites read.
 
     If the output of the model does not transform, the operation that breaks it is among the rejected, as unsound.
     """
-    known: list[Site | Rejected] = []
-    sites = [entry for entry in claimed if isinstance(entry, Site)]
-    for samples in (SAMPLES, MORE_SAMPLES):
-        evidence = observe(model, group, inputs, action, samples=samples)
-        known = list(_known_operations(model, evidence))
-        taken = [entry.path for entry in (*claimed, *known)]
-        calls = linear_calls(model, evidence, taken)
-        for assumed in _zero_states(evidence, calls):
-            other = observe(model, group, inputs, action, samples=samples, injected=assumed.injections)
-            if first_break(other) is None:
-                evidence, calls = other, linear_calls(model, other, taken)
-                break
-        promises = _Promises(evidence, sites)
-        broken = first_break(evidence, promises)
-        # more inputs give more samples for the fits; most models need no more
-        if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
-            break
-    entries = [_merge(model, evidence, path, of_path) for path, of_path in calls.items()]
+    evidence, broken = analysis.evidence, analysis.broken
+    entries = [_merge(model, evidence, path, of_path) for path, of_path in analysis.calls.items()]
     if broken is not None and not any(isinstance(entry, Rejected) and entry.unsound for entry in entries):
-        reason = f"from {broken.location} on the output no longer transforms under {group.name}"
+        reason = f"from {broken.location} on the output no longer transforms under {evidence.group.name}"
         entries.append(Rejected(broken.module, broken.op, reason, unsound=True))
-    return DataFlow([_held_to(promises, broken, entry) for entry in claimed], [*known, *entries], evidence.diverged)
+    held = [_held_to(analysis.promises, broken, entry) for entry in claimed]
+    return DataFlow(held, [*analysis.known, *entries])
 
 
-def _known_operations(model: nn.Module, evidence: Evidence) -> Iterator[Site | Rejected]:
-    """What adapters claim of the operations that read parameters, each path once."""
-    experts = [adapter for adapter in adapters() if isinstance(adapter, OperationAdapter)]
-    claimed: set[str] = set()
-    for node in evidence.nodes if experts else []:
-        if node.op == "call_function" and node.meta["parameters"]:
-            path, shapes = node.meta["module"], tuple(map(_shape, (*node.all_input_nodes, node)))
-            operation = Operation(node, path, model.get_submodule(path), node.meta["parameters"], shapes)
-            claims = [entry for expert in experts for entry in expert.operations(operation, evidence.group)]
-            yield from (entry for entry in claims if entry.path not in claimed)
-            claimed |= {entry.path for entry in claims}
-
-
-def _zero_states(evidence: Evidence, calls: dict[str, list[Call]]) -> Iterator[Assumption]:
-    read = [call.contraction.data for of_path in calls.values() for call in of_path]
-    return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
-
-
-class _Promises:
-    """Whether the values at claimed layers transform as the layers' types say. Exact where fits lack samples."""
-
-    def __init__(self, evidence: Evidence, sites: Sequence[Site]) -> None:
-        self.read: dict[str, bool] = {}
-        self._kept: dict[fx.Node, bool | None] = {}
-        for site in sites:
-            for call in evidence.recording.calls.get(site.path, ()):
-                data = call.argument(0, site.map.argument)
-                for node, features, rep in (
-                    (data, site.map.features_in, site.map.rep_in),
-                    (call.result, site.map.features_out, site.map.rep_out),
-                ):
-                    if isinstance(node, fx.Node):
-                        self._kept[node] = evidence.obeys(node, features, rep)
-                if isinstance(data, fx.Node) and self._kept[data] is not None:
-                    self.read[site.path] = self.read.get(site.path, True) and bool(self._kept[data])
-
-    def __call__(self, node: fx.Node) -> bool | None:
-        return self._kept.get(node)
-
-
-def _held_to(promises: _Promises, broken: Break | None, entry: Site | Rejected) -> Site | Rejected:
+def _held_to(promises: Promises, broken: Break | None, entry: Site | Rejected) -> Site | Rejected:
     """A claimed site whose input does not transform as it should is downstream of a fault: not relaxed."""
     if not isinstance(entry, Site) or promises.read.get(entry.path, True):
         return entry
@@ -132,50 +57,7 @@ def _held_to(promises: _Promises, broken: Break | None, entry: Site | Rejected) 
     return Rejected(entry.path, entry.map.op, reason, spoilt=True)
 
 
-def linear_calls(model: nn.Module, evidence: Evidence, claimed: Collection[str] = ()) -> dict[str, list[Call]]:
-    """Every linear operation of the run that mixes axes with a parameter, by the path of its site.
-
-    But for those at `claimed` paths, and below.
-    """
-    behind = parameters_behind(evidence.nodes)
-    weights = {node: names for node, names in behind.items() if any(_is_parameter(model, name) for name in names)}
-    calls: dict[str, list[Call]] = {}
-    for node in evidence.nodes:
-        if node.op != "call_function" or node in behind:
-            continue
-        found = contraction(node.target, node.args, node.kwargs, lambda n: n in weights, _shape)
-        if found is None:
-            continue
-        call = _call(model, node, found, weights[found.weight])
-        if not any(f"{call.path}.".startswith(f"{taken}.") for taken in claimed):
-            calls.setdefault(call.path, []).append(call)
-    return calls
-
-
-def _undecided(evidence: Evidence, call: Call) -> bool:
-    """Whether more samples could tell more about an operation's input or output."""
-    return any(evidence.of(node).kind == "undecided" for node in (call.contraction.data, call.node))
-
-
-def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple[str, ...]) -> Call:
-    used = [model.get_parameter(name) for name in parameters if _is_parameter(model, name)]
-    # the innermost module that runs the operation and holds the parameters, however deep, by whatever names
-    owner = node.meta["module"]
-    while (names := _names_in(model.get_submodule(owner), used)) is None and owner:
-        owner = owner.rpartition(".")[0]
-    names = names or parameters
-    is_module = owner == node.meta["module"] and isinstance(model.get_submodule(owner), nn.Linear)
-    path = owner if is_module else ".".join(filter(None, (owner, names[0])))
-    return Call(node, found, names, path, owner, is_module)
-
-
-def _names_in(module: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[str, ...] | None:
-    """The names that these parameters have in a module, or None if it does not hold them all."""
-    names = {id(p): name for name, p in reversed(list(module.named_parameters(remove_duplicate=False)))}
-    return tuple(names[id(p)] for p in parameters) if all(id(p) in names for p in parameters) else None
-
-
-def _merge(model: nn.Module, evidence: Evidence, path: str, calls: list[Call]) -> Site | Rejected:
+def _merge(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[Call]) -> Site | Rejected:
     """What all calls of one operation say together."""
     results = [_judge(model, evidence, call) for call in calls]
     for result in results:
@@ -233,7 +115,7 @@ def _map(
     found = call.contraction
     assert before.actions is not None
     assert after.actions is not None
-    n_in, n_out = len(_shape(found.data)), len(_shape(call.node))
+    n_in, n_out = len(shape_of(found.data)), len(shape_of(call.node))
     group, name = evidence.group, _name(evidence, before)
     if set(before.axes) & set(found.axes_in):
         if before.axes != found.axes_in or after.axes != found.axes_out:
@@ -297,18 +179,5 @@ def _bias(node: fx.Node) -> Any:
     return None
 
 
-def _shape(node: Any) -> tuple[int, ...]:
-    value = node.meta.get("value") if isinstance(node, fx.Node) else None
-    return () if value is None else tuple(value.shape)
-
-
 def _size(node: fx.Node, axes: tuple[int, ...]) -> int:
-    return math.prod(_shape(node)[axis] for axis in axes)
-
-
-def _is_parameter(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_parameter(name)
-    except AttributeError:
-        return False
-    return True
+    return math.prod(shape_of(node)[axis] for axis in axes)

@@ -22,9 +22,12 @@ ROUNDING = 1e-13
 Injection = Callable[[int, Element | None], Tensor]
 """(number of the input x, g or None) -> the value that a node shall have in the run on g x, or on x."""
 
+Injections = Mapping[int, Injection]
+"""What takes the place of the values computed by the nodes of these numbers."""
+
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """One input: the run on x and the runs on g x, for one g per generator and a further one."""
 
     base: Recording
@@ -39,13 +42,13 @@ class Evidence:
     """
 
     def __init__(
-        self, group: Group, recording: Recording, samples: Sequence[_Sample], diverged: str | None, length: int
+        self, group: Group, recording: Recording, samples: Sequence[Sample], diverged: str | None, length: int
     ) -> None:
         self.group = group
         self.recording = recording
         self.nodes = recording.nodes
         self.diverged = diverged
-        self._samples = samples
+        self.samples = samples
         self._sample_sizes: Collection[int] = ()
         self._index = {node: i for i, node in enumerate(self.nodes[:length])}
         self._known: dict[int, Transformation] = {}
@@ -91,46 +94,79 @@ class Evidence:
         return self.diverged is not None and node not in self._index
 
     def _pairs(self, index: int) -> Pairs:
-        return [(_value(s.base.nodes[index]), [_value(run.nodes[index]) for run in s.moved]) for s in self._samples]
+        return [(_value(s.base.nodes[index]), [_value(run.nodes[index]) for run in s.moved]) for s in self.samples]
+
+
+class Observer:
+    """Runs a float64 copy of a model on x and on g x, for inputs x near the given ones, as many as are asked for.
+
+    The copy is in eval mode, or in training mode with the same random numbers in each run. `injected` replaces what the
+    nodes of these numbers computed. ValueError if it is ambiguous how the group acts on the inputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: Group,
+        inputs: Inputs,
+        action: InputAction | None = None,
+        *,
+        training: bool = False,
+    ) -> None:
+        self.group = group
+        self.action = action or default_action(group, inputs)
+        self.model = probe(model).train(training)
+        self.inputs: Inputs = map_tensors(lambda _, tensor: _double(tensor), inputs)
+        self.runs = 0
+
+    def evidence(self, samples: int, before: Evidence | None = None, injected: Injections | None = None) -> Evidence:
+        """Evidence from so many inputs, those of the evidence `before` included."""
+        collected = list(before.samples) if before else []
+        with quiet():
+            if not self.runs:
+                # some models do in their first run what they never do again: they fill caches
+                self._run(self.inputs, {})
+            collected += [self._sample(k, injected or {}) for k in range(len(collected), samples)]
+        first = collected[0]
+        # other inputs may have other numbers of neighbours, but what took another course says nothing of this one
+        kept = [s for s in collected if _common(first.base.nodes, s.base.nodes, shapes=False) == len(first.base.nodes)]
+        length = min(_common(s.base.nodes, run.nodes, shapes=True) for s in kept for run in s.moved)
+        nodes = first.base.nodes
+        diverged = nodes[length].meta.get("location", "") if length < len(nodes) else None
+        return Evidence(self.group, first.base, kept, diverged, length)
+
+    def _sample(self, k: int, injected: Injections) -> Sample:
+        vector, drawn = Representation.defining(self.group), elements(self.group)
+        x = self.inputs if k == 0 else _nearby(self.inputs, self.action(vector.rho(drawn[-1]), self.inputs), seed=k)
+        base = self._run(x, {index: inject(k, None) for index, inject in injected.items()})
+        moved = [
+            self._run(self.action(vector.rho(g), x), {index: inject(k, g) for index, inject in injected.items()})
+            for g in drawn
+        ]
+        return Sample(base, moved)
+
+    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor]) -> Recording:
+        # a model may ask for gradients of its inputs (forces), and leaves them changed
+        fresh = map_tensors(lambda _, tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad), inputs)
+        torch.manual_seed(0)
+        self.runs += 1
+        try:
+            return record(self.model, fresh, injected=injected)
+        except Exception as error:
+            raise ValueError(
+                f"the model does not run on the example inputs in float64 ({type(error).__name__}: {error}); "
+                "pass example_inputs=(...) with the arguments of its forward."
+            ) from error
 
 
 def observe(
-    model: nn.Module,
-    group: Group,
-    inputs: Inputs,
-    action: InputAction | None = None,
-    *,
-    samples: int = 2,
-    injected: Mapping[int, Injection] | None = None,
+    model: nn.Module, group: Group, inputs: Inputs, action: InputAction | None = None, *, samples: int = 2
 ) -> Evidence:
-    """Run a float64 copy of the model, in eval mode, on x and on g x, for `samples` inputs x near the given ones.
+    """Evidence from runs of a float64 copy of the model, in eval mode, on `samples` inputs near the given ones.
 
-    `injected` replaces what the nodes of these numbers computed. ValueError if the model cannot be run on the inputs, or
-    it is ambiguous how the group acts on them.
+    ValueError if the model cannot be run on the inputs, or it is ambiguous how the group acts on them.
     """
-    action = action or default_action(group, inputs)
-    twin, inputs = probe(model), map_tensors(lambda _, tensor: _double(tensor), inputs)
-    vector, drawn = Representation.defining(group), elements(group)
-    collected: list[_Sample] = []
-    with _quiet():
-        # some models do in their first run what they never do again: they fill caches
-        _run(twin, inputs, {})
-        for k in range(samples):
-            x = inputs if k == 0 else _nearby(inputs, action(vector.rho(drawn[-1]), inputs), seed=k)
-            runs = [_run(twin, x, _values(injected, k, None))]
-            runs += [_run(twin, action(vector.rho(g), x), _values(injected, k, g)) for g in drawn]
-            collected.append(_Sample(runs[0], runs[1:]))
-    first = collected[0]
-    # other inputs may have other numbers of neighbours, but what took another course says nothing of this one
-    kept = [s for s in collected if _common(first.base.nodes, s.base.nodes, shapes=False) == len(first.base.nodes)]
-    length = min(_common(s.base.nodes, run.nodes, shapes=True) for s in kept for run in s.moved)
-    nodes = first.base.nodes
-    diverged = nodes[length].meta.get("location", "") if length < len(nodes) else None
-    return Evidence(group, first.base, kept, diverged, length)
-
-
-def _values(injected: Mapping[int, Injection] | None, k: int, g: Element | None) -> dict[int, Tensor]:
-    return {index: inject(k, g) for index, inject in (injected or {}).items()}
+    return Observer(model, group, inputs, action).evidence(samples)
 
 
 def _value(node: fx.Node) -> Tensor:
@@ -150,19 +186,6 @@ def _common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool
 def _shape(node: fx.Node) -> tuple[int, ...] | None:
     value = node.meta.get("value")
     return None if value is None else tuple(value.shape)
-
-
-def _run(model: nn.Module, inputs: Inputs, injected: Mapping[int, Tensor]) -> Recording:
-    # a model may ask for gradients of its inputs (forces), and leaves them changed
-    fresh = map_tensors(lambda _, tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad), inputs)
-    torch.manual_seed(0)
-    try:
-        return record(model, fresh, injected=injected)
-    except Exception as error:
-        raise ValueError(
-            f"the model does not run on the example inputs in float64 ({type(error).__name__}: {error}); "
-            "pass example_inputs=(...) with the arguments of its forward."
-        ) from error
 
 
 def _double(tensor: Tensor) -> Tensor:
@@ -186,7 +209,7 @@ def _nearby(inputs: Inputs, moved: Inputs, seed: int) -> Inputs:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """New tensors in float64, and the user's random stream as it was afterwards."""
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):

@@ -38,13 +38,15 @@ class Transformation:
     """How a value transforms: not at all, by a representation on `axes` (from the end), in no linear way, or unknown.
 
     No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
-    Representation. A value that is zero in every run tells nothing.
+    Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from transforming so,
+    relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1).
     """
 
     kind: Kind
     axes: Axes = ()
     actions: Float[Tensor, "actions d d"] | None = None
     residual: float = 0.0
+    is_transposed: bool = False
 
     @property
     def is_sound(self) -> bool:
@@ -76,6 +78,7 @@ def transformation(group: Group, pairs: Pairs, *, sample_sizes: Collection[int] 
     # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
     own: set[Kind] = set()
     kinds: set[Kind] = set()
+    failed: list[Transformation] = []
     for axes in _places(group, pairs[0][0].shape):
         found = fit(group, pairs, axes)
         if found.kind == "linear":
@@ -83,7 +86,10 @@ def transformation(group: Group, pairs: Pairs, *, sample_sizes: Collection[int] 
         sizes = {pairs[0][0].shape[axis] for axis in axes}
         own |= {found.kind} if sizes == {group.dim} else set()
         kinds |= {found.kind} if found.kind == "none" or sizes.isdisjoint(sample_sizes) else set()
-    return Transformation("none" if (own or kinds) == {"none"} else "undecided")
+        failed += [found] if found.kind == "none" else []
+    if (own or kinds) != {"none"}:
+        return Transformation("undecided")
+    return min(failed, key=lambda found: (not found.is_transposed, found.residual))
 
 
 def _places(group: Group, shape: torch.Size) -> Iterator[Axes]:
@@ -126,9 +132,36 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
             return Transformation("undecided")
         matrices = completed
     actions = _actions(group, matrices, len(axes))
+    if (sign := _bracket_sign(group, actions)) is not None and sign < 0:
+        return Transformation("none", axes, residual=_change(matrices, before, after), is_transposed=True)
     predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
     residual = float((predicted @ before - after[-1]).norm() / after[-1].norm())
     return Transformation("linear" if residual < 10 * TOLERANCE else "none", axes, actions, residual)
+
+
+def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:
+    """How far M(g)^-1, which is what should carry one run to the other, does so."""
+    return max(
+        float((torch.linalg.inv(m) @ before - moved).norm() / moved.norm())
+        for m, moved in zip(matrices, after, strict=False)
+    )
+
+
+def _bracket_sign(group: Group, actions: Float[Tensor, "actions d d"]) -> float | None:
+    """The sign of <[a_i, a_j], sum_k c_ijk a_k>, c the structure constants: -1 for g -> M(g^-1), which reverses products."""
+    lie = len(group.generators)
+    a, b = group.generators, actions[:lie]
+    brackets = _brackets(a)
+    if not lie or not brackets.abs().max() > 1e-9:
+        return None
+    structure = torch.linalg.lstsq(a.flatten(1).mT, brackets.flatten(0, 1).flatten(1).mT).solution
+    expected = (structure.mT @ b.flatten(1)).unflatten(0, (lie, lie)).unflatten(-1, b.shape[1:])
+    return float((expected * _brackets(b)).sum().sign())
+
+
+def _brackets(a: Float[Tensor, "lie d d"]) -> Float[Tensor, "lie lie d d"]:
+    products = a[:, None] @ a[None]
+    return products - products.transpose(0, 1)
 
 
 def _completed(

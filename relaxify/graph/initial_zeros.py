@@ -6,13 +6,12 @@ same shape in the same model; if the model's output still transforms, that is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
 
-from relaxify.graph.evidence import Evidence, Injection
+from relaxify.graph.evidence import Evidence, Injection, Injections
 from relaxify.graph.fitting import Transformation
 from relaxify.groups import Element
 from relaxify.representations import Representation
@@ -21,15 +20,8 @@ from relaxify.sites import Features
 _CREATED = {torch.zeros, torch.zeros_like, Tensor.new_zeros}
 
 
-@dataclass(frozen=True)
-class Assumption:
-    """What the zeros of a run might carry: for each of their sources, by number, its values."""
-
-    injections: Mapping[int, Injection]
-
-
-def assumptions(evidence: Evidence, zeros: Sequence[fx.Node]) -> Iterator[Assumption]:
-    """One assumption for each representation that the states behind these zeros could carry."""
+def assumptions(evidence: Evidence, zeros: Sequence[fx.Node]) -> Iterator[Injections]:
+    """What the states behind these zeros might be: values for their sources, one set for each representation."""
     sources = _sources(evidence, zeros)
     if not sources:
         return
@@ -38,7 +30,7 @@ def assumptions(evidence: Evidence, zeros: Sequence[fx.Node]) -> Iterator[Assump
     if len(shapes) != 1:
         return
     for carried in _carried_by_shape(evidence, shapes.pop()):
-        yield Assumption({numbers[node]: _values(evidence, node, carried, numbers[node]) for node in sources})
+        yield {numbers[node]: _values(evidence, node, carried, numbers[node]) for node in sources}
 
 
 def _sources(evidence: Evidence, zeros: Sequence[fx.Node]) -> list[fx.Node]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relaxify.graph.actions import InputAction
+from relaxify.graph.analysis import Analysis, analyse
 from relaxify.graph.detection import judge_by_data_flow
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.symbolic import Island, Tracing, functional_ops, trace
@@ -85,6 +86,31 @@ def plan(
     ValueError for an unknown group, a model that cannot be changed (compiled, wrapped, lazy, half precision, NaN weights),
     or a pattern that matches nothing. The model is not changed.
     """
+    return plan_and_analysis(
+        model,
+        group,
+        include=include,
+        exclude=exclude,
+        config=config,
+        overrides=overrides,
+        example_inputs=example_inputs,
+        input_action=input_action,
+    )[0]
+
+
+def plan_and_analysis(
+    model: nn.Module,
+    group: Group | str,
+    *,
+    include: Sequence[Pattern] = (),
+    exclude: Sequence[Pattern] = (),
+    config: RelaxConfig = RelaxConfig(),
+    overrides: Mapping[Pattern, RelaxConfig] | None = None,
+    example_inputs: ExampleInputs | None = None,
+    input_action: InputAction | None = None,
+    training: bool = False,
+) -> tuple[Plan, Analysis | None]:
+    """The plan, with the runs on example inputs that it rests on, in training mode if `training`."""
     group = Group.parse(group)
     overrides = {} if overrides is None else overrides
     _check_configs(config, overrides)
@@ -93,22 +119,23 @@ def plan(
     selection = Selection(model, include, exclude)
     decided = selection.decide(_find(model, group))
     tracing = trace(model, [entry.module for entry in decided if isinstance(entry, Site)])
-    diverged = None
+    analysis = None
     if example_inputs is None:
         decided += selection.decide(_unjudged(model, decided, tracing))
     else:
         # where a type's claim is wrong, or an adapter could not say, evidence takes its place
         claimed = [entry for entry in decided if isinstance(entry, Site) or not (entry.unknown or entry.unsound)]
-        flow = judge_by_data_flow(model, group, _inputs(example_inputs), input_action, claimed)
+        analysis = analyse(model, group, _inputs(example_inputs), input_action, claimed, training=training)
+        flow = judge_by_data_flow(model, analysis, claimed)
         unsettled = [entry for entry in decided if entry not in claimed and not _is_covered(entry, flow.judged)]
         decided = [*flow.claimed, *unsettled, *selection.decide(_united(flow.judged))]
-        diverged = flow.diverged
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = [entry for entry in decided if isinstance(entry, Site)]
     rejected = [entry for entry in decided if isinstance(entry, Rejected)]
     configs = {site.path: selection.config(site, config, overrides) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
-    return Plan(group, tuple(sites), tuple(rejected), configs, types, tracing, diverged)
+    diverged = analysis.evidence.diverged if analysis else None
+    return Plan(group, tuple(sites), tuple(rejected), configs, types, tracing, diverged), analysis
 
 
 def _inputs(example_inputs: ExampleInputs) -> Inputs:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from models.vn_pointnet import VNPointNet
 from relaxify import Group, plan, project, relaxify
-from relaxify.sites import Features
+from relaxify.graph.analysis import analyse
+from relaxify.graph.detection import judge_by_data_flow
+from relaxify.sites import Features, Site
 
 
 class ScalarVector(nn.Module):
@@ -80,10 +82,8 @@ def test_the_walk_agrees_with_the_adapter_on_vector_neurons() -> None:
     """23 of 26 linears carry vectors; the head's three are invariant."""
     model, x = VNPointNet(num_classes=4, n_knn=4, width=12), torch.randn(4, 3, 16)
     by_type = {site.path for site in plan(model, "SO(3)").sites}
-    from relaxify.graph.detection import judge_by_data_flow
-    from relaxify.sites import Site
-
-    by_flow = {e.path for e in judge_by_data_flow(model, Group.parse("SO(3)"), (x,), None, []).judged if isinstance(e, Site)}
+    analysis = analyse(model, Group.parse("SO(3)"), (x,), None, [])
+    by_flow = {entry.path for entry in judge_by_data_flow(model, analysis, []).judged if isinstance(entry, Site)}
     assert by_flow == by_type
     assert len(by_flow) == 23
 

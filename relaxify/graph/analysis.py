@@ -1,0 +1,99 @@
+"""What a model does on transformed inputs, as a whole: the evidence, what its layers promise, and where it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from relaxify.graph.actions import InputAction
+from relaxify.graph.breaks import Break, first_break
+from relaxify.graph.evidence import Evidence, Injections, Observer
+from relaxify.graph.initial_zeros import assumptions
+from relaxify.graph.inputs import Inputs
+from relaxify.graph.linear_calls import Call, linear_calls
+from relaxify.graph.operations import known_operations
+from relaxify.groups import Group
+from relaxify.sites import Rejected, Site
+
+SAMPLES, MORE_SAMPLES = 2, 8
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Runs of a model on x and on g x, and what they say.
+
+    `known`: what adapters claim of executed operations; `calls`: the other linear operations; `broken`: the first
+    operation from which on the output no longer transforms; `forward_passes`: how many it took.
+    """
+
+    evidence: Evidence
+    promises: Promises
+    broken: Break | None
+    known: Sequence[Site | Rejected]
+    calls: Mapping[str, Sequence[Call]]
+    forward_passes: int
+
+
+class Promises:
+    """Whether the values at claimed layers transform as the layers' types say. Exact where fits lack samples."""
+
+    def __init__(self, evidence: Evidence, sites: Sequence[Site]) -> None:
+        self.read: dict[str, bool] = {}
+        self._kept: dict[fx.Node, bool | None] = {}
+        for site in sites:
+            for call in evidence.recording.calls.get(site.path, ()):
+                data = call.argument(0, site.map.argument)
+                for node, features, rep in (
+                    (data, site.map.features_in, site.map.rep_in),
+                    (call.result, site.map.features_out, site.map.rep_out),
+                ):
+                    if isinstance(node, fx.Node):
+                        self._kept[node] = evidence.obeys(node, features, rep)
+                if isinstance(data, fx.Node) and self._kept[data] is not None:
+                    self.read[site.path] = self.read.get(site.path, True) and bool(self._kept[data])
+
+    def __call__(self, node: fx.Node) -> bool | None:
+        return self._kept.get(node)
+
+
+def analyse(
+    model: nn.Module,
+    group: Group,
+    inputs: Inputs,
+    action: InputAction | None,
+    claimed: Sequence[Site | Rejected],
+    *,
+    training: bool = False,
+) -> Analysis:
+    """Run the model on as many inputs near the given ones as it takes to tell how its values transform."""
+    observer = Observer(model, group, inputs, action, training=training)
+    sites = [entry for entry in claimed if isinstance(entry, Site)]
+    evidence, injected = observer.evidence(SAMPLES), None
+    for samples in (SAMPLES, MORE_SAMPLES):
+        evidence = observer.evidence(samples, evidence, injected)
+        known = list(known_operations(model, evidence))
+        taken = [entry.path for entry in (*claimed, *known)]
+        calls = linear_calls(model, evidence, taken)
+        for assumed in _zero_states(evidence, calls):
+            other = observer.evidence(samples, injected=assumed)
+            if first_break(other) is None:
+                evidence, injected, calls = other, assumed, linear_calls(model, other, taken)
+                break
+        promises = Promises(evidence, sites)
+        broken = first_break(evidence, promises)
+        # more inputs give more samples for the fits; most models need no more
+        if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
+            break
+    return Analysis(evidence, promises, broken, known, calls, observer.runs)
+
+
+def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[Call]]) -> Iterator[Injections]:
+    read = [call.contraction.data for of_path in calls.values() for call in of_path]
+    return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
+
+
+def _undecided(evidence: Evidence, call: Call) -> bool:
+    """Whether more samples could tell more about an operation's input or output."""
+    return any(evidence.of(node).kind == "undecided" for node in (call.contraction.data, call.node))
