@@ -1,6 +1,8 @@
 """Relax an equivariant PyTorch model during training, and project it back to an exactly equivariant one."""
 
 from relaxify.groups import Group
+from relaxify.inspection.inspecting import inspect
+from relaxify.inspection.report import Report
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.controllers import Constant, Cosine, Triangle
@@ -16,8 +18,10 @@ __all__ = [
     "Cosine",
     "Group",
     "RelaxConfig",
+    "Report",
     "Representation",
     "Triangle",
+    "inspect",
     "penalties",
     "penalty",
     "plan",

@@ -159,9 +159,9 @@ class Rejected:
     spoilt: bool = False
 
 
-def probe(module: nn.Module) -> nn.Module:
-    """A copy to run numeric proofs on: float64, eval, without hooks and without a term."""
-    twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
+def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:
+    """A copy to run numeric proofs on: in float64 (None: as it is), eval, without hooks and without a term."""
+    twin = copy.deepcopy(module).to("cpu", dtype).eval()
     for part in list(twin.modules()):
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()

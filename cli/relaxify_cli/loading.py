@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from relaxify.checkpoint import Conversion
 from relaxify.checkpoint.plan import wrapper_prefix
@@ -100,6 +100,32 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     module_spec.loader.exec_module(module)
     return module
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the first state dict of a checkpoint that fits, with strict=True. ValueError if none does."""
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}; give the path of a .safetensors or .pt file.")
+    error = "it holds no state dict"
+    for state_dict in _state_dicts(_state_dict(path, ())):
+        for attempt in _without_wrappers(state_dict):
+            if (reason := _load(model, attempt)) is None:
+                return
+            error = reason
+    raise ValueError(
+        f"{path} does not load into {type(model).__name__} ({error[:500]}); give a checkpoint of this model, and of the "
+        "relaxed one only to a factory that relaxes it."
+    )
+
+
+def _state_dicts(found: Any) -> Iterator[dict[str, Any]]:
+    """The mappings from names to tensors in a nested checkpoint, outermost first."""
+    if isinstance(found, Mapping):
+        if found and all(isinstance(value, Tensor) for value in found.values()):
+            yield dict(found)
+        else:
+            for value in found.values():
+                yield from _state_dicts(value)
 
 
 def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:

@@ -17,7 +17,7 @@ from relaxify.graph.operations import known_operations
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
 
-SAMPLES, MORE_SAMPLES = 2, 8
+SAMPLES, MORE_SAMPLES = 2, 7
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Analysis:
     """Runs of a model on x and on g x, and what they say.
 
     `known`: what adapters claim of executed operations; `calls`: the other linear operations; `broken`: the first
-    operation from which on the output no longer transforms; `forward_passes`: how many it took.
+    operation from which on the output no longer transforms; `observer`: what ran the model.
     """
 
+    observer: Observer
     evidence: Evidence
     promises: Promises
     broken: Break | None
     known: Sequence[Site | Rejected]
     calls: Mapping[str, Sequence[Call]]
-    forward_passes: int
 
 
 class Promises:
@@ -86,7 +86,7 @@ def analyse(
         # more inputs give more samples for the fits; most models need no more
         if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
             break
-    return Analysis(evidence, promises, broken, known, calls, observer.runs)
+    return Analysis(observer, evidence, promises, broken, known, calls)
 
 
 def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[Call]]) -> Iterator[Injections]:

@@ -38,7 +38,8 @@ class Evidence:
     """What runs of a model on transformed inputs say about each of its values.
 
     `nodes` are those of a run on the example inputs as they are. `diverged` names the statement at which a run on
-    transformed inputs first took another course, or is None.
+    transformed inputs first took another course, or is None. Axes of one of the `sample_sizes` (nodes, points, a batch)
+    carry no representation in the inputs.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class Evidence:
         self.nodes = recording.nodes
         self.diverged = diverged
         self.samples = samples
-        self._sample_sizes: Collection[int] = ()
+        self.sample_sizes: Collection[int] = ()
         self._index = {node: i for i, node in enumerate(self.nodes[:length])}
         self._known: dict[int, Transformation] = {}
         inputs = [node for node in self.nodes if node.op == "placeholder"]
         values = [node.meta["value"] for node in inputs if node.meta["floating"] and node.meta["value"].numel()]
         self._tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
-        self._sample_sizes = self._axes_of(inputs)
+        self.sample_sizes = self._axes_of(inputs)
 
     def of(self, node: fx.Node) -> Transformation:
         """How the value of a node transforms."""
@@ -63,8 +64,8 @@ class Evidence:
         if index is None or node.meta.get("value") is None:
             return Transformation("undecided")
         if index not in self._known:
-            pairs = self._pairs(index)
-            self._known[index] = transformation(self.group, pairs, sample_sizes=self._sample_sizes, tiny=self._tiny)
+            pairs = self._pairs_at(index)
+            self._known[index] = transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
         return self._known[index]
 
     def _axes_of(self, inputs: Sequence[fx.Node]) -> set[int]:
@@ -85,15 +86,19 @@ class Evidence:
         matrices = [representation.rho(g).mT for g in elements(self.group)]
         return all(
             close(features.rows(moved), features.rows(base) @ matrix) or not base.any()
-            for base, runs in self._pairs(index)
+            for base, runs in self._pairs_at(index)
             for moved, matrix in zip(runs, matrices, strict=True)
         )
+
+    def pairs(self, node: fx.Node) -> Pairs:
+        """The values of a node in all runs."""
+        return self._pairs_at(self._index[node])
 
     def past_divergence(self, node: fx.Node) -> bool:
         """Whether a node comes after the statement from which on the runs took different courses."""
         return self.diverged is not None and node not in self._index
 
-    def _pairs(self, index: int) -> Pairs:
+    def _pairs_at(self, index: int) -> Pairs:
         return [(_value(s.base.nodes[index]), [_value(run.nodes[index]) for run in s.moved]) for s in self.samples]
 
 
@@ -209,11 +214,11 @@ def _nearby(inputs: Inputs, moved: Inputs, seed: int) -> Inputs:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """New tensors in float64, and the user's random stream as it was afterwards."""
+def quiet(dtype: torch.dtype = torch.float64) -> Iterator[None]:
+    """New tensors in float64, or another type, and the user's random stream as it was afterwards."""
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
-        torch.set_default_dtype(torch.float64)
+        torch.set_default_dtype(dtype)
         try:
             yield
         finally:

@@ -32,6 +32,15 @@ def tensors_of(value: Any, name: str = "input") -> Iterator[tuple[str, Tensor]]:
         yield from tensors_of(item, f"{name}.{key}")
 
 
+def leaves_of(value: Any) -> Iterator[Any]:
+    """Everything in a nest of tuples, lists and dicts."""
+    if isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from leaves_of(item)
+    else:
+        yield value
+
+
 def map_tensors(function: Callable[[str, Tensor], Tensor], value: Any, name: str = "input") -> Any:
     """A copy of a nest of containers with every tensor replaced by `function(name, tensor)`; the original is not changed."""
     if isinstance(value, Tensor):

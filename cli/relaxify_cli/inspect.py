@@ -1,0 +1,156 @@
+"""`relaxify inspect`: which layer of a model breaks equivariance, by how much, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from relaxify_cli.errors import THRESHOLD, ThresholdError
+
+if TYPE_CHECKING:
+    from relaxify.inspection.report import Errors, Report
+
+
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
+    ],
+    group: Annotated[str, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")],
+    inputs: Annotated[
+        str,
+        typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help="Inputs of the model's forward."),
+    ],
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to load first: .safetensors or .pt.")] = None,
+    action: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PKG.MOD:FUNCTION",
+            help="(g, inputs) -> inputs moved by g. Default: every axis of the group's size is a vector.",
+        ),
+    ] = None,
+    output_action: Annotated[
+        str | None,
+        typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),
+    ] = None,
+    training: Annotated[bool, typer.Option("--training", help="In training mode, where dropout acts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write the report as a page.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot the error of each module.")] = None,
+    fail_above: Annotated[
+        float | None, typer.Option(metavar="ERROR", help="Exit with 1 if the largest relative error is above this.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what --html and --plot name.")] = False,
+) -> None:
+    """Say which layer breaks equivariance, by how much, and why. Changes nothing.
+
+    With --fail-above, exit code 1 if the error is larger or an operation breaks the symmetry.
+    """
+    import relaxify
+    from relaxify_cli.loading import build_model, load_factory, load_inputs, load_weights
+
+    for path in (html, plot):
+        if path is not None and path.exists() and not force:
+            raise ValueError(f"{path} exists; choose another name, or --force.")
+    net = build_model(model)
+    if checkpoint is not None:
+        load_weights(net, checkpoint)
+    given = load_inputs(inputs)
+    report = relaxify.inspect(
+        net,
+        group,
+        *(() if isinstance(given, dict) else given),
+        keywords=given if isinstance(given, dict) else None,
+        input_action=None if action is None else load_factory(action),
+        output_action=None if output_action is None else load_factory(output_action),
+        training=training,
+    )
+    if html is not None:
+        html.write_text(report.to_html(), encoding="utf-8")
+    if plot is not None:
+        from relaxify_cli.plots import errors_by_layer
+
+        errors_by_layer(report, plot)
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _print(report, Console())
+    _check(report, fail_above)
+
+
+def _check(report: Report, fail_above: float | None) -> None:
+    if fail_above is None:
+        return
+    if report.fault is not None:
+        raise typer.Exit(THRESHOLD)
+    if not report.error.largest <= fail_above:
+        raise ThresholdError(f"the largest relative error {report.error.largest:.1e} is above {fail_above:.1e}.")
+
+
+def _print(report: Report, console: Console) -> None:
+    console.print(f"[bold]{escape(report.model)} under {report.group}[/bold]")
+    for line in _verdict(report):
+        console.print(line)
+    console.print(_errors(report))
+    console.print(_outputs(report))
+    if report.layers:
+        console.print(_layers(report))
+    if report.diverged:
+        console.print(f"Runs on x and on g x take different courses from {escape(report.diverged)} on.")
+    console.print(f"{len(report.nodes)} operations were looked at in {report.forward_passes} forward passes.")
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    fault = report.fault
+    if fault is None:
+        yield "[green]No operation breaks the symmetry.[/green]"
+        return
+    yield f"[bold red]It breaks in {escape(fault.module or 'the model')}[/bold red]: {escape(fault.cause)}."
+    yield f"  {escape(fault.location)}"
+    yield f"  [cyan]{escape(fault.source)}[/cyan]"
+    yield f"  error of this value {fault.error:.1e}; the output's is {fault.amplified:.1e} times that"
+
+
+def _errors(report: Report) -> Table:
+    table = Table("relative error", "mean", "largest", "standard error", box=None)
+    rows: list[tuple[str, Errors | None]] = [
+        ("in float64", report.error),
+        ("in its own precision", report.error_in_own_precision),
+        ("with its terms acting", report.relaxed_error),
+    ]
+    for name, errors in rows:
+        if errors is not None:
+            table.add_row(name, *(f"{value:.1e}" for value in (errors.mean, errors.largest, errors.standard_error)))
+    if report.lie:
+        table.add_row(f"Lie derivatives ({report.lie_method})", " ".join(f"{value:.1e}" for value in report.lie))
+    return table
+
+
+def _outputs(report: Report) -> Table:
+    table = Table(
+        "output", "shape", "transforms as", Column("error", justify="right"), Column("response", justify="right"), box=None
+    )
+    for output in report.outputs:
+        shape, error = str(list(output.shape)), f"{output.error.mean:.1e}"
+        table.add_row(escape(output.name), escape(shape), escape(output.transforms), error, f"{output.response:.1e}")
+    return table
+
+
+def _layers(report: Report) -> Table:
+    """Every site; what its term does, if it has one."""
+    relaxed = any(layer.lie is not None for layer in report.layers)
+    names = ("share", "weight_error", "drop", "fold") if relaxed else ()
+    titles = {"share": "share", "weight_error": "|W-PW|/|W|", "drop": "drop takes", "fold": "fold takes"}
+    table = Table(Column("layer", overflow="fold"), "in -> out", Column("error", justify="right"), box=None)
+    for name in names:
+        table.add_column(titles[name], justify="right")
+    for layer in report.layers:
+        values = [getattr(layer, name) for name in names]
+        cells = ["-" if value is None else f"{value:.1e}" for value in values]
+        table.add_row(escape(layer.path), escape(f"{layer.rep_in} -> {layer.rep_out}"), f"{layer.error.mean:.1e}", *cells)
+    return table

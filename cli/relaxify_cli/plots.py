@@ -1,0 +1,65 @@
+"""Figures of a report: the error of each module's output, and what terms do over training (as CR fig. 3)."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relaxify.inspection.report import Report
+
+FLOOR = 1e-17
+
+
+def errors_by_layer(report: Report, path: Path) -> None:
+    """Bars of the error of every site (of its own term), or of every module's value if there is no site, as a PNG."""
+    if report.layers:
+        bars = [(layer.path, layer.error.mean) for layer in report.layers]
+    else:
+        bars = [(module.path or "(the model)", module.error) for module in report.modules]
+    figure, axes = _figure(height=1.2 + 0.22 * len(bars))
+    names, values = zip(*bars, strict=True) if bars else ((), ())
+    axes.barh(range(len(names)), [max(value, FLOOR) for value in values], left=FLOOR, color="#3b7dd8")
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlim(FLOOR, max(10.0, *values) if values else 10.0)
+    axes.set_xlabel(f"relative equivariance error under {report.group}")
+    axes.set_title(report.model)
+    figure.savefig(path, dpi=150)
+
+
+def history(log: Path, path: Path, quantity: str = "share") -> None:
+    """One line for each layer of a quantity that a Monitor wrote to a CSV file, over the steps, as a PNG."""
+    lines: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+    with log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["quantity"] == quantity:
+                lines[row["layer"]].append((int(row["step"]), float(row["value"])))
+    if not lines:
+        raise ValueError(f"{log} has no {quantity!r}; plot one of the quantities that its Monitor wrote.")
+    figure, axes = _figure(height=4)
+    for layer, points in lines.items():
+        axes.plot(*_columns(points), label=layer, linewidth=1)
+    axes.set_xlabel("step")
+    axes.set_ylabel({"share": "|theta W x| / |f(x)|", "equivariant": "|P W| / |W|", "norm": "|W|"}.get(quantity, quantity))
+    if len(lines) <= 12:
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def _figure(height: float) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'relaxify[plot]'") from error
+    figure = Figure(figsize=(7, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _columns(points: Iterable[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    steps, values = zip(*points, strict=True)
+    return list(steps), list(values)

@@ -1,0 +1,144 @@
+"""Why an operation breaks the symmetry, in words: numeric tests first, then what kind of function it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from relaxify.graph.breaks import op_name
+from relaxify.graph.evidence import Evidence
+from relaxify.graph.fitting import TOLERANCE, Pairs, Transformation, on_axes, transformation
+from relaxify.graph.linear_ops import MIXING
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A kind, for machines, and a sentence, for people."""
+
+    kind: str
+    words: str
+
+
+def cause_of(evidence: Evidence, node: fx.Node) -> Cause:
+    """The likely reason for which the value of a node does not transform though what it was made of does."""
+    tests = (_convention, _mixing, _dropout, _bias, _parity, _by_function, _by_operands)
+    causes = (test(evidence, node) for test in tests)
+    op, group = op_name(node), evidence.group.name
+    return next((cause for cause in causes if cause is not None), Cause("other", f"{op} does not commute with {group}"))
+
+
+def _convention(evidence: Evidence, node: fx.Node) -> Cause | None:
+    if not evidence.of(node).is_transposed:
+        return None
+    return Cause("convention", "wrong convention: it transforms by the inverse of g, as if R^T were used for R")
+
+
+def _mixing(evidence: Evidence, node: fx.Node) -> Cause | None:
+    """The value still transforms, by W M(g) W^-1, which nothing downstream expects."""
+    if evidence.of(node).kind != "linear":
+        return None
+    return Cause("mixing", f"{op_name(node)} mixes components of what transforms by a fixed matrix; mix channels instead")
+
+
+def _dropout(evidence: Evidence, node: fx.Node) -> Cause | None:
+    if "dropout" not in op_name(node):
+        return None
+    return Cause("dropout", "dropout falls on single components of what transforms; drop whole vectors instead")
+
+
+def _bias(evidence: Evidence, node: fx.Node) -> Cause | None:
+    """Differences between inputs transform, though the values do not: f(x) = f_e(x) + constant."""
+    (base, moved), *others = evidence.pairs(node)
+    differences = [
+        (other - base, [a - b for a, b in zip(runs, moved, strict=True)])
+        for other, runs in others
+        if other.shape == base.shape
+    ]
+    if op_name(node) in _NORMALISATIONS or not differences:
+        return None
+    if transformation(evidence.group, differences, sample_sizes=evidence.sample_sizes).kind != "linear":
+        return None
+    return Cause(
+        "bias", "a constant (a bias) is added to components of what transforms; only zero is the same in every frame"
+    )
+
+
+def _parity(evidence: Evidence, node: fx.Node) -> Cause | None:
+    """Some matrix carries x to g x for every Lie generator, and none does for a finite one."""
+    lie, finite = len(evidence.group.generators), len(evidence.group.finite)
+    if not lie or not finite:
+        return None
+    for residuals in _residuals(evidence.pairs(node), evidence.group.dim, lie + finite):
+        if max(residuals[:lie]) < TOLERANCE <= max(residuals[lie:]):
+            group = evidence.group.name
+            return Cause("parity", f"parity: it is right under rotations and wrong under the reflections of {group}")
+    return None
+
+
+def _residuals(pairs: Pairs, size: int, count: int) -> Iterator[list[float]]:
+    """For each place where a representation of the group's own size may act, how badly each g fits a matrix there."""
+    shape = pairs[0][0].shape
+    places: list[tuple[int, ...]] = [(axis,) for axis in range(-len(shape), 0) if shape[axis] == size]
+    for axes in [(), *places]:
+        same = [(base, runs) for base, runs in pairs if not axes or base.shape[axes[0]] == size]
+        before = torch.cat([on_axes(base, axes) for base, _ in same], dim=1)
+        after = [torch.cat([on_axes(runs[e], axes) for _, runs in same], dim=1) for e in range(count)]
+        inverse = torch.linalg.pinv(before, rtol=1e-9)
+        yield [float((moved @ inverse @ before - moved).norm() / moved.norm()) for moved in after]
+
+
+def _by_function(evidence: Evidence, node: fx.Node) -> Cause | None:
+    op = op_name(node)
+    return next((Cause(kind, words.format(op)) for kind, (functions, words) in _FUNCTIONS.items() if op in functions), None)
+
+
+def _by_operands(evidence: Evidence, node: fx.Node) -> Cause | None:
+    op = op_name(node)
+    sources = [source for source in node.all_input_nodes if source.meta.get("value") is not None]
+    moving = [found for found in map(evidence.of, sources) if found.kind == "linear"]
+    if len(moving) > 1 and _differ(moving):
+        return Cause("mismatch", f"{op} combines values that transform differently")
+    if op in MIXING:
+        return Cause("mixing", f"{op} mixes components of what transforms by a fixed matrix; mix channels instead")
+    if len(moving) == 1 and (len(sources) > 1 or any(isinstance(arg, int | float) for arg in node.args)):
+        return Cause("constant", f"{op} combines what transforms with what stays as it is, component by component")
+    return None
+
+
+def _differ(found: Sequence[Transformation]) -> bool:
+    actions = [each.actions for each in found if each.actions is not None]
+    first, *others = actions
+    return any(other.shape != first.shape or not torch.allclose(other, first, atol=1e-6) for other in others)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NORMALISATIONS = _names("layer_norm batch_norm instance_norm group_norm rms_norm local_response_norm softmax log_softmax")
+_NONLINEARITIES = _names(
+    """relu relu_ leaky_relu leaky_relu_ gelu silu elu selu celu mish tanh sigmoid softplus softsign hardtanh hardswish relu6
+    abs exp log sin cos square pow __pow__ sqrt clamp clamp_min clip sign round floor reciprocal prelu rrelu threshold"""
+)
+_COMPARISONS = _names(
+    """max amax min amin maximum minimum argmax argmin sort argsort topk median cummax max_pool1d max_pool2d max_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch scatter_reduce"""
+)
+_SELECTIONS = _names(
+    """__getitem__ getitem select narrow unbind chunk split index_select gather take_along_dim diagonal masked_fill where
+    tril triu flip roll"""
+)
+_REDUCTIONS = _names("sum mean norm vector_norm std var prod logsumexp cumsum")
+_RESAMPLINGS = _names("conv1d conv2d conv3d avg_pool1d avg_pool2d avg_pool3d interpolate pad grid_sample")
+_FUNCTIONS = {
+    "normalisation": (_NORMALISATIONS, "{} normalises over components of what transforms; normalise lengths instead"),
+    "nonlinearity": (_NONLINEARITIES, "{} acts on single components; let it act on invariants and multiply by those"),
+    "comparison": (_COMPARISONS, "{} compares single components, whose order depends on the frame; compare lengths instead"),
+    "selection": (_SELECTIONS, "{} picks or moves single components: it singles out an axis of the frame"),
+    "reduction": (_REDUCTIONS, "{} runs over the axis whose components transform"),
+    "resampling": (_RESAMPLINGS, "{} works on a grid that the group does not map to itself"),
+}
+"""Functions by the fault that they commit on components."""

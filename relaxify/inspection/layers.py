@@ -1,0 +1,97 @@
+"""What each layer's term does to equivariance, from its weights and from the inputs it had."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from relaxify.graph.analysis import Analysis
+from relaxify.inspection.report import Errors, LayerReport
+from relaxify.relaxation.folding import fold_updates
+from relaxify.relaxation.term import Term
+from relaxify.representations import lie_derivative, merge_pairs, project_to_intertwiners, slices
+from relaxify.sites import Path, Site
+
+ELEMENTS = 16
+
+
+def layer_report(site: Site, term: Term | None, analysis: Analysis) -> LayerReport:
+    """The numbers of one site, of its term on the inputs of its first call."""
+    map_ = site.map
+    plain = LayerReport(
+        path=site.path,
+        op=map_.op,
+        rep_in=str(map_.rep_in),
+        rep_out=str(map_.rep_out),
+        parameters=site.parameters,
+        term_parameters=0,
+        error=Errors.of([site.proof if site.proof is not None else site.error()]),
+    )
+    rows = _rows(site, analysis)
+    return plain if term is None or rows is None else _with_term(plain, site, term, *rows)
+
+
+def _rows(site: Site, analysis: Analysis) -> tuple[Tensor, Tensor] | None:
+    """The feature vectors that went in and came out in the site's first call, as rows."""
+    if site.map.intercepts:
+        pairs = [(call.contraction.data, call.node) for call in analysis.calls.get(site.path, ())]
+    else:
+        calls = analysis.evidence.recording.calls.get(site.path, ())
+        pairs = [(call.argument(0, site.map.argument), call.result) for call in calls]
+    for data, result in pairs:
+        if all(isinstance(node, fx.Node) and node.meta.get("value") is not None for node in (data, result)):
+            x = site.map.features_in.rows(data.meta["value"].double())
+            y = site.map.features_out.rows(result.meta["value"].double())
+            return x.reshape(-1, site.map.rep_in.dim), y.reshape(-1, site.map.rep_out.dim)
+    return None
+
+
+@torch.no_grad()
+def _with_term(plain: LayerReport, site: Site, term: Term, x: Tensor, y_equivariant: Tensor) -> LayerReport:
+    rep_in, rep_out = site.map.rep_in, site.map.rep_out
+    weight = (term.theta * term.matrix).double().cpu()
+    y = y_equivariant + x @ weight.mT
+    scale = float(y.norm()) or 1.0
+
+    def size(matrix: Tensor) -> float:
+        return float((x @ matrix.mT).norm()) / scale
+
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for _ in range(ELEMENTS):
+        g = rep_in.group.random(generator)
+        errors.append(size(weight @ rep_in.rho(g) - rep_out.rho(g) @ weight))
+    norm = float(weight.norm())
+    projection = project_to_intertwiners(weight, rep_in, rep_out)
+    return replace(
+        plain,
+        term_parameters=sum(parameter.numel() for parameter in term.parameters()),
+        error=Errors.of(errors),
+        lie=tuple(size(matrix) for matrix in lie_derivative(weight, rep_in, rep_out)),
+        weight_error=float((weight - projection).norm()) / norm if norm else 0.0,
+        share=size(weight),
+        drop=size(weight),
+        fold=size(weight - folded(term, weight)),
+    )
+
+
+def folded(term: Term, weight: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
+    """The part of theta W that `project(mode="fold")` writes into the layer's own weights, as a matrix."""
+    blocks_in, blocks_out = term.map.rep_in.blocks, term.map.rep_out.blocks
+    paths, _ = term.fold_paths()
+    result = torch.zeros_like(weight)
+    into, out = list(slices(blocks_in)), list(slices(blocks_out))
+    for path, update in zip(paths, fold_updates(weight, blocks_in, blocks_out, paths), strict=True):
+        one, two = blocks_in[path.block_in], blocks_out[path.block_out]
+        channels = _channels(path, update, one.multiplicity, two.multiplicity)
+        pairs = torch.einsum("vu,ij->vuij", channels, torch.eye(one.dimension, dtype=weight.dtype))
+        result[out[path.block_out], into[path.block_in]] += merge_pairs(path.scale * pairs, two, one)
+    return result
+
+
+def _channels(path: Path, update: Tensor, n_in: int, n_out: int) -> Tensor:
+    """(channels out, channels in)."""
+    return update.unflatten(0, (n_in, n_out)).mT if path.order == "in_out" else update.unflatten(0, (n_out, n_in))

@@ -1,0 +1,94 @@
+"""Monitor: what the terms of a relaxed model do over training, written every so many steps."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from relaxify.relaxation.summary import summary
+
+QUANTITIES = ("theta", "norm", "share", "equivariant")
+
+Sink = Callable[[int, Mapping[str, float]], None]
+"""(step, {"layer/quantity": value}) -> None."""
+
+
+class Monitor:
+    """Logs, every `every` steps, for each term of a model: theta, |W|, its share of the output, and |P_H W| / |W|.
+
+    - `to`: a CSV file's path (one row a step and layer), a TensorBoard writer, or a callback (step, values).
+    - `quantities`: which of "theta", "norm", "share", "equivariant" (see `relaxify.summary`).
+
+    Costs one `summary` each time it writes: products of each W with itself and with small matrices, no forward pass.
+    ValueError for an unknown quantity, a step of zero, or a file that exists. RuntimeError if the model is not relaxed.
+
+        monitor = Monitor(model, to="terms.csv")
+        for x, y in loader:
+            ...
+            monitor.step()
+    """
+
+    def __init__(
+        self, model: nn.Module, to: str | Path | Sink | Any, *, every: int = 100, quantities: tuple[str, ...] = QUANTITIES
+    ) -> None:
+        if unknown := [name for name in quantities if name not in QUANTITIES]:
+            raise ValueError(f"Monitor knows no {unknown[0]!r}; choose among {', '.join(QUANTITIES)}.")
+        if every < 1:
+            raise ValueError(f"every={every}: give a number of steps, at least one.")
+        summary(model)
+        self.model = model
+        self.every = every
+        self.quantities = quantities
+        self.steps = 0
+        self._sink = _sink(to)
+
+    def step(self) -> None:
+        """Count one optimiser step, and write if it is time. The first step is written."""
+        if self.steps % self.every == 0:
+            self._sink(self.steps, self.values())
+        self.steps += 1
+
+    def values(self) -> dict[str, float]:
+        """The quantities now, under "layer/quantity"; those that are not known yet are left out."""
+        layers = summary(self.model).layers
+        values = {f"{path}/{name}": getattr(layer, name) for path, layer in layers.items() for name in self.quantities}
+        return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _sink(to: Any) -> Sink:
+    if isinstance(to, str | Path):
+        return _CsvFile(Path(to))
+    if hasattr(to, "add_scalar"):
+        return functools.partial(_add_scalars, to)
+    if not callable(to):
+        raise ValueError(f"Monitor cannot write to {to!r}; pass a path, a TensorBoard writer or a callback (step, values).")
+    sink: Sink = to
+    return sink
+
+
+def _add_scalars(writer: Any, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        writer.add_scalar(name, value, step)
+
+
+class _CsvFile:
+    """One row for each step and name, appended and flushed at once: a run that is killed keeps what it wrote."""
+
+    def __init__(self, path: Path) -> None:
+        if path.exists():
+            raise ValueError(f"{path} exists; choose another name, so that nothing is overwritten.")
+        self.path = path
+        with path.open("x", newline="") as file:
+            csv.writer(file).writerow(["step", "layer", "quantity", "value"])
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            for name, value in values.items():
+                layer, _, quantity = name.rpartition("/")
+                writer.writerow([step, layer, quantity, f"{value:.9g}"])

@@ -1,0 +1,301 @@
+"""How far a model's output is from transforming with its input: under group elements, and to first order."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
+
+from relaxify.graph.actions import InputAction
+from relaxify.graph.evidence import Evidence, Observer, quiet
+from relaxify.graph.fitting import TOLERANCE, Transformation, elements, known_actions
+from relaxify.graph.inputs import Inputs, call, leaves_of, map_tensors, tensors_of
+from relaxify.groups import Element, Group
+from relaxify.inspection.report import Errors, OutputReport
+from relaxify.representations import Representation
+from relaxify.sites import Features
+
+AGREEMENT = 1e-5
+
+OutputAction = Callable[[Tensor, Any], Any]
+"""(matrix of the defining representation, output) -> transformed output."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """As what one tensor of the output transforms, or comes nearest to transforming."""
+
+    group: Group
+    name: str
+    words: str
+    features: Features | None
+    representation: Representation | None
+
+    def move(self, g: Any, value: Tensor) -> Tensor:
+        """rho(g) applied to a value."""
+        return self._apply(lambda representation: representation.rho(g), value)
+
+    def move_infinitesimally(self, coefficients: Tensor, value: Tensor) -> Tensor:
+        """drho(A) applied to a value."""
+        if self.representation is None:
+            return torch.zeros_like(value)
+        return self._apply(lambda representation: representation.drho(coefficients), value)
+
+    def _apply(self, matrix_of: Callable[[Representation], Tensor], value: Tensor) -> Tensor:
+        if self.representation is None:
+            return value
+        matrix = matrix_of(self.representation)
+        if self.features is None:
+            return matrix.squeeze() * value
+        return self.features.restore(self.features.rows(value) @ matrix.mT, like=value)
+
+
+def carried_by_outputs(evidence: Evidence) -> list[Carried]:
+    """As what each tensor of the output transforms: as measured, or else what it comes nearest to."""
+    names = [name for name, _ in tensors_of(evidence.recording.output, "output")]
+    # one tensor may be returned twice
+    nodes = [arg for arg in leaves_of(evidence.nodes[-1].args) if isinstance(arg, fx.Node)]
+    return [_carried(evidence, name, node) for name, node in zip(names, nodes, strict=True)]
+
+
+def _carried(evidence: Evidence, name: str, node: fx.Node) -> Carried:
+    found, group = evidence.of(node), evidence.group
+    if found.kind in ("invariant", "zero") or node.meta.get("value") is None:
+        return Carried(group, name, "invariant" if found.kind != "zero" else "zero", None, None)
+    if found.kind == "linear":
+        assert found.actions is not None
+        representation = Representation.of(group, "output", 1, found.actions)
+        return Carried(group, name, words_of(group, found), Features(found.axes) if found.axes else None, representation)
+    pairs, drawn = evidence.pairs(node), elements(group)
+
+    def distance(candidate: Carried) -> float:
+        return max(
+            float((moved - candidate.move(g, base)).norm() / (moved.norm() or 1.0))
+            for base, runs in pairs
+            for g, moved in zip(drawn, runs, strict=True)
+        )
+
+    nearest = min(_candidates(evidence, name, node), key=distance)
+    # a single vector has too few components for a fit, but may be seen to move as one
+    exact = found.kind == "undecided" and distance(nearest) < TOLERANCE
+    return nearest if exact else replace(nearest, words=f"nearest to {nearest.words}")
+
+
+def _candidates(evidence: Evidence, name: str, node: fx.Node) -> Iterator[Carried]:
+    """What a value might carry: nothing, vectors or pairs of them, or what values upstream carry on axes of its sizes."""
+    group, shape = evidence.group, node.meta["value"].shape
+    yield Carried(group, name, "invariant", None, None)
+    own = [axis for axis in range(-len(shape), 0) if shape[axis] == group.dim]
+    for axes in [*((axis,) for axis in own), *itertools.combinations(own, 2)]:
+        ((words, actions),) = known_actions(group, len(axes)).items()
+        found = Transformation("linear", axes, actions)
+        yield Carried(group, name, words_of(group, found), Features(axes), Representation.of(group, words, 1, actions))
+    for found in _upstream(evidence, node):
+        assert found.actions is not None
+        if len(found.axes) == 1 and len(shape) >= -found.axes[0] and shape[found.axes[0]] == found.actions.shape[-1]:
+            representation = Representation.of(group, "output", 1, found.actions)
+            yield Carried(group, name, words_of(group, found), Features(found.axes), representation)
+
+
+def _upstream(evidence: Evidence, node: fx.Node) -> Iterator[Transformation]:
+    """How the values transform that a node is made of, nearest first."""
+    waiting, seen = [node], {node}
+    while waiting:
+        found = evidence.of(waiting[0])
+        if found.kind == "linear":
+            yield found
+        sources = [source for source in waiting.pop(0).all_input_nodes if source not in seen]
+        seen |= set(sources)
+        # what is made of a value that carries something says no more
+        waiting += [] if found.kind == "linear" else sources
+
+
+def words_of(group: Group, found: Transformation) -> str:
+    """How a value transforms, for people."""
+    if found.actions is None:
+        return {"none": "in no linear way", "undecided": "too few samples to tell"}.get(found.kind, found.kind)
+    if not found.axes:
+        return "pseudoscalar"
+    known = known_actions(group, len(found.axes))
+    name = next((name for name, actions in known.items() if torch.equal(actions, found.actions)), None)
+    axes = ("axis " if len(found.axes) == 1 else "axes ") + " and ".join(map(str, found.axes))
+    return f"{name or f'{found.actions.shape[-1]}-dimensional'} on {axes}"
+
+
+Run = tuple[Element, Any, Any]
+"""A group element g, f(x) and f(g x)."""
+
+
+def runs_of(evidence: Evidence) -> Iterator[Run]:
+    """The outputs of the runs that the evidence rests on."""
+    for sample in evidence.samples:
+        for g, run in zip(elements(evidence.group), sample.moved, strict=True):
+            yield g, sample.base.output, run.output
+
+
+def runs_with(model: nn.Module, group: Group, inputs: Inputs, action: InputAction) -> Iterator[Run]:
+    """The outputs of another model on x and on g x."""
+    vector = Representation.defining(group)
+    base = _output(model, inputs)
+    for g in elements(group):
+        yield g, base, _output(model, action(vector.rho(g), inputs))
+
+
+def _output(model: nn.Module, inputs: Inputs) -> Any:
+    torch.manual_seed(0)
+    return call(model, map_tensors(lambda _, value: value.detach().clone(), inputs))
+
+
+def group_errors(
+    runs: Iterable[Run], carried: Sequence[Carried], response: Sequence[float], action: OutputAction | None
+) -> tuple[Errors, tuple[Errors, ...]]:
+    """|f(g x) - g f(x)| / response, over the runs: of the whole output, and of each of its tensors."""
+    distances = [_distances(run, carried, action) for run in runs]
+    parts = tuple(
+        Errors.of([_over(d, scale) for d in of_tensor])
+        for of_tensor, scale in zip(zip(*distances, strict=True), response, strict=True)
+    )
+    return Errors.of([_over(_norm(of_run), _norm(response)) for of_run in distances]), parts
+
+
+def _distances(run: Run, carried: Sequence[Carried], action: OutputAction | None) -> list[float]:
+    """|f(g x) - g f(x)| for each tensor of the output."""
+    g, base, moved = run
+    if action is None:
+        values = [value.detach().double() for _, value in tensors_of(base)]
+        expected = [each.move(g, value) for each, value in zip(carried, values, strict=True)]
+    else:
+        group = carried[0].group
+        acted = action(Representation.defining(group).rho(g), map_tensors(lambda _, value: value.detach().double(), base))
+        expected = [value for _, value in tensors_of(acted)]
+    found = [value.detach().double() for _, value in tensors_of(moved)]
+    return [float((a - b).norm()) for a, b in zip(found, expected, strict=True)]
+
+
+def output_reports(
+    evidence: Evidence, carried: Sequence[Carried], errors: Sequence[Errors], response: Sequence[float]
+) -> tuple[OutputReport, ...]:
+    """Each tensor of the output, with its error."""
+    values = [value.detach() for _, value in tensors_of(evidence.recording.output)]
+    return tuple(
+        OutputReport(each.name, tuple(value.shape), each.words, error, _over(scale, float(value.norm())))
+        for each, value, error, scale in zip(carried, values, errors, response, strict=True)
+    )
+
+
+def _norm(numbers: Iterable[float]) -> float:
+    return sum(number**2 for number in numbers) ** 0.5
+
+
+def _over(distance: float, scale: float) -> float:
+    return distance / scale if scale else 0.0 if not distance else float("inf")
+
+
+def response_of(observer: Observer) -> list[float]:
+    """|f(x + d) - f(x)| for each tensor of the output, d random and as large as g x - x is for a generic g."""
+    vector, g = Representation.defining(observer.group), elements(observer.group)[-1]
+    moved = dict(tensors_of(observer.action(vector.rho(g), observer.inputs)))
+
+    def shifted(name: str, value: Tensor, shrink: float) -> Tensor:
+        if not value.is_floating_point() or torch.equal(moved[name], value):
+            return value.clone()
+        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(5), dtype=value.dtype)
+        return value + shrink * noise * (moved[name] - value).norm() / noise.norm()
+
+    with quiet():
+        here = [value.detach() for _, value in tensors_of(_output(observer.model, observer.inputs))]
+        # the number of neighbours, and so the size of an output, may change
+        for shrink in (1.0, 0.1, 0.01):
+            inputs = map_tensors(functools.partial(shifted, shrink=shrink), observer.inputs)
+            there = [value.detach() for _, value in tensors_of(_output(observer.model, inputs))]
+            if all(a.shape == b.shape for a, b in zip(here, there, strict=True)):
+                return [float((a - b).norm()) / shrink for a, b in zip(here, there, strict=True)]
+    return [float(value.norm()) for value in here]
+
+
+def lie_derivatives(
+    observer: Observer, carried: Sequence[Carried], action: OutputAction | None = None
+) -> tuple[tuple[float, ...], str]:
+    """|L_A f(x)| / |f(x)| for each Lie generator A: L_A f(x) = d/dt exp(-tA) f(exp(tA) x) at 0 (Gruver et al. 2023).
+
+    By forward-mode AD, or by central differences where an operation of the model has no forward derivative, or hides the
+    input from it (detach, a gradient within forward). Also says which.
+    """
+    generators = observer.group.generators
+    with quiet():
+        derive, method = _method(observer, generators)
+        found = []
+        for generator, unit in zip(generators, torch.eye(len(generators)), strict=True):
+            value, derivative = derive(observer, generator)
+            terms = _moved_back(observer, carried, action, generator, unit, value, derivative)
+            found.append(_over(_norm(float(term.norm()) for term in terms), _norm(float(v.norm()) for v in value)))
+    return tuple(found), method
+
+
+Derivative = Callable[[Observer, Tensor], tuple[list[Tensor], list[Tensor]]]
+
+
+def _method(observer: Observer, generators: Float[Tensor, "lie d d"]) -> tuple[Derivative, str]:
+    """Forward-mode AD if it works and agrees with differences along one direction."""
+    if not len(generators):
+        return by_forward_ad, "none: the group has no Lie generators"
+    try:
+        value, derivative = by_forward_ad(observer, generators[0])
+    except (NotImplementedError, RuntimeError):
+        return by_differences, "central differences"
+    _, differences = by_differences(observer, generators[0])
+    agree = all(
+        float((a - b).norm()) <= AGREEMENT * (1 + float(v.norm()))
+        for v, a, b in zip(value, derivative, differences, strict=True)
+    )
+    return (by_forward_ad, "forward-mode AD") if agree else (by_differences, "central differences")
+
+
+def by_forward_ad(observer: Observer, generator: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """f(x), and d/dt f(exp(tA) x) at 0, for each tensor of the output."""
+    with forward_ad.dual_level():
+        t = forward_ad.make_dual(torch.zeros(()), torch.ones(()))
+        inputs = observer.action(torch.eye(len(generator)) + t * generator, observer.inputs)
+        torch.manual_seed(0)
+        outputs = [forward_ad.unpack_dual(value) for _, value in tensors_of(call(observer.model, inputs))]
+        return [o.primal.detach() for o in outputs], [
+            torch.zeros_like(o.primal) if o.tangent is None else o.tangent.detach() for o in outputs
+        ]
+
+
+def by_differences(observer: Observer, generator: Tensor, step: float = 1e-4) -> tuple[list[Tensor], list[Tensor]]:
+    """The same by central differences, of error O(step^2)."""
+    matrices = [torch.linalg.matrix_exp(sign * step * generator) for sign in (1.0, -1.0, 0.0)]
+    runs = [_output(observer.model, observer.action(g, observer.inputs)) for g in matrices]
+    ahead, behind, here = ([value.detach() for _, value in tensors_of(run)] for run in runs)
+    return here, [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+
+
+def _moved_back(
+    observer: Observer,
+    carried: Sequence[Carried],
+    action: OutputAction | None,
+    generator: Tensor,
+    unit: Tensor,
+    value: list[Tensor],
+    derivative: list[Tensor],
+) -> list[Tensor]:
+    """d/dt f(exp(tA) x) - drho_out(A) f(x)."""
+    if action is None:
+        own = [each.move_infinitesimally(unit, v) for each, v in zip(carried, value, strict=True)]
+    else:
+        # the output action is linear in the output, and to first order in t
+        identity = torch.eye(len(generator))
+        output = _output(observer.model, observer.inputs)
+        step = 1e-5
+        forth = [v.detach() for _, v in tensors_of(action(identity + step * generator, output))]
+        back = [v.detach() for _, v in tensors_of(action(identity - step * generator, output))]
+        own = [(a - b) / (2 * step) for a, b in zip(forth, back, strict=True)]
+    return [d - o for d, o in zip(derivative, own, strict=True)]

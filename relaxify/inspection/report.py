@@ -1,0 +1,210 @@
+"""Report: what `inspect` measured, as data. Its renderings are elsewhere.
+
+Errors are relative: |f(g x) - g f(x)| over |f(x + d) - f(x)|, the response of f to a generic change d as large as g x - x,
+so that neither a constant output nor one that is dominated by a constant passes for equivariant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FORMAT = "relaxify-report/1"
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Relative errors over several group elements and inputs."""
+
+    mean: float
+    largest: float
+    standard_error: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Errors:
+        """Mean, largest and standard error of the mean; NaN if one of them is."""
+        if not values:
+            return cls(math.nan, math.nan, math.nan, 0)
+        mean = sum(values) / len(values)
+        variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+        largest = math.nan if any(map(math.isnan, values)) else max(values)
+        return cls(mean, largest, math.sqrt(variance / len(values)), len(values))
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """One tensor of the output: how it transforms, or as what it comes nearest to transforming, and its error."""
+
+    name: str
+    shape: tuple[int, ...]
+    transforms: str
+    error: Errors
+    response: float
+    """|f(x + d) - f(x)| / |f(x)|: an output that does not respond proves nothing."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One site. `error` is that of its output with its term, on the inputs it had.
+
+    `lie`: |L_A(theta W) x| / |y| for each generator A; `weight_error`: |W - P_H W| / |W|; `share`: |theta W x| / |y|;
+    `drop` and `fold`: how much of its output a projection of this mode takes away. None without a term.
+    """
+
+    path: str
+    op: str
+    rep_in: str
+    rep_out: str
+    parameters: int
+    term_parameters: int
+    error: Errors
+    lie: tuple[float, ...] | None = None
+    weight_error: float | None = None
+    share: float | None = None
+    drop: float | None = None
+    fold: float | None = None
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One executed operation: where, and how its value transforms. `error` is that of transforming so, or at all."""
+
+    number: int
+    name: str
+    op: str
+    module: str
+    location: str
+    shape: tuple[int, ...]
+    transforms: str
+    error: float
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """What a module returned, first tensor of its last call."""
+
+    path: str
+    type: str
+    transforms: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first operation that breaks the symmetry. `amplified`: the output's error over its own."""
+
+    module: str
+    op: str
+    location: str
+    source: str
+    kind: str
+    cause: str
+    error: float
+    amplified: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `inspect` measured of a model under a group."""
+
+    group: str
+    model: str
+    error: Errors
+    error_in_own_precision: Errors
+    relaxed_error: Errors | None
+    lie: tuple[float, ...]
+    lie_method: str
+    outputs: tuple[OutputReport, ...]
+    fault: Fault | None
+    layers: tuple[LayerReport, ...]
+    modules: tuple[ModuleReport, ...]
+    nodes: tuple[NodeReport, ...]
+    diverged: str | None
+    forward_passes: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no operation breaks the symmetry."""
+        return self.fault is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data under the key `format`: "relaxify-report/1"."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        """JSON; numbers that are not finite are null."""
+        return json.dumps(_finite(self.to_dict()), indent=1)
+
+    def to_html(self) -> str:
+        """A page that needs no network, light or dark as the reader's system is."""
+        from relaxify.inspection.html import to_html
+
+        return to_html(self)
+
+    def diff(self, other: Report) -> Diff:
+        """What changed from this report to a later one."""
+        return Diff(tuple(_changes(self, other)))
+
+    def __str__(self) -> str:
+        lines = [f"{self.model} under {self.group}: error {self.error.mean:.1e}, at most {self.error.largest:.1e}"]
+        if self.fault is not None:
+            lines.append(f"  breaks at {self.fault.op} in {self.fault.module or 'the model'}, {self.fault.location}:")
+            lines += [f"    {self.fault.source}", f"    {self.fault.cause}"]
+        lines += [
+            f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, error {layer.error.mean:.1e}" for layer in self.layers
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number that differs between two reports; None where one of them lacks it."""
+
+    what: str
+    before: float | str | None
+    after: float | str | None
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What differs between two reports."""
+
+    changes: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{c.what}: {_show(c.before)} -> {_show(c.after)}" for c in self.changes) or "no change"
+
+
+def _changes(before: Report, after: Report) -> Iterator[Change]:
+    values = [dict(_values(report)) for report in (before, after)]
+    for what in dict.fromkeys([*values[0], *values[1]]):
+        one, two = (of_report.get(what) for of_report in values)
+        if one != two:
+            yield Change(what, one, two)
+
+
+def _values(report: Report) -> Iterator[tuple[str, float | str | None]]:
+    yield "error", report.error.mean
+    yield "fault", f"{report.fault.op} at {report.fault.location}" if report.fault else None
+    for layer in report.layers:
+        yield f"{layer.path} error", layer.error.mean
+        yield from ((f"{layer.path} {name}", getattr(layer, name)) for name in ("share", "weight_error", "drop", "fold"))
+
+
+def _show(value: float | str | None) -> str:
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.2e}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_finite(item) for item in value]
+    return value
