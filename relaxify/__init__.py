@@ -3,6 +3,7 @@
 from relaxify.groups import Group
 from relaxify.inspection.inspecting import inspect
 from relaxify.inspection.report import Report
+from relaxify.lconv.conversion import lconvify, unlconvify
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.controllers import Constant, Cosine, Triangle
@@ -22,6 +23,7 @@ __all__ = [
     "Representation",
     "Triangle",
     "inspect",
+    "lconvify",
     "penalties",
     "penalty",
     "plan",
@@ -31,4 +33,5 @@ __all__ = [
     "relaxify",
     "set_theta",
     "summary",
+    "unlconvify",
 ]

@@ -1,0 +1,142 @@
+"""`relaxify symmetry`: which Lie algebra do data obey."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from relaxify.lconv import Symmetry
+
+
+def symmetry(
+    data: Annotated[Path, typer.Argument(metavar="DATA.npz", help="Samples in rows as X (n, d); labels, if any, as Y.")],
+    against: Annotated[
+        list[str] | None, typer.Option("--against", metavar="NAME", help="Known algebra to compare with, such as so(3).")
+    ] = None,
+    distribution: Annotated[
+        bool,
+        typer.Option("--distribution", help="Find only what the distribution keeps, not all that covariances allow."),
+    ] = False,
+    resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0 looks for no evidence.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Draw generators and their flows, for square images.")
+    ] = None,
+) -> None:
+    """Find the Lie algebra that samples obey (LC Theorem 1), and say whether there is evidence for it."""
+    import torch
+
+    from relaxify.lconv import symmetries_of
+
+    X, Y = (None if array is None else torch.from_numpy(array) for array in _load(data))
+    assert X is not None
+    known = _known(against or [], X.shape[1])
+    found = symmetries_of(
+        X,
+        Y,
+        statistics="distribution" if distribution else "second_moments",
+        resamplings=resamplings,
+        seed=seed,
+    )
+    if pictures is not None:
+        _draw(found, X, pictures)
+    console = Console()
+    if as_json:
+        typer.echo(json.dumps(_record(found, known), indent=2))
+        return
+    for line in found.lines(known):
+        console.print(escape(line), soft_wrap=True, highlight=False)
+    if pictures is not None:
+        console.print(f"Wrote {escape(str(pictures))}.", soft_wrap=True)
+
+
+def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    """X (n, d) and Y, in float64. ValueError if the file holds no such arrays; nothing in it is unpickled."""
+    import numpy as np
+
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give a .npz file with the array X.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in ("X", "Y") if name in arrays}
+            names = list(arrays)
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError, TypeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no .npz file of plain numbers; save it with numpy.savez({path.name!r}, X=X, Y=Y)."
+        ) from error
+    if "X" not in found:
+        raise ValueError(f"{path} has no array X (it has {', '.join(names) or 'none'}); save the samples under that name.")
+    for name, array in found.items():
+        if array.ndim == 0 or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
+            raise ValueError(
+                f"{name} in {path} is {array.dtype} in {array.ndim} dimensions; save real numbers, samples in rows."
+            )
+    X = found["X"].astype(np.float64)
+    Y = found["Y"].astype(np.float64) if "Y" in found else None
+    return X.reshape(len(X), -1), None if Y is None else Y.reshape(len(Y), -1)
+
+
+def _known(names: list[str], d: int) -> dict[str, Any]:
+    from relaxify import Group
+
+    groups = {name: Group.parse(name) for name in names}
+    for name, group in groups.items():
+        if group.dim != d:
+            raise ValueError(
+                f"--against {name} acts on {group.dim} dimensions and the samples have {d}; name one that fits."
+            )
+    return groups
+
+
+def _record(found: Symmetry, known: dict[str, Any]) -> dict[str, Any]:
+    overlaps = {name: found.overlap(group) for name, group in known.items()}
+    return {
+        "found": found.found,
+        "name": found.name,
+        "reason": found.reason,
+        "dimension": found.dimension,
+        "names_of_the_span": found.names,
+        "gap": found.gap,
+        "closure_residual": found.closure_residual,
+        "killing_signature": None if found.killing_signature is None else str(found.killing_signature),
+        "held_out_defect": found.held_out_defect,
+        "confidence_angle": found.confidence_angle,
+        "overlaps": {name: {"value": o.value, "chance": o.chance, "angles": o.angles} for name, o in overlaps.items()},
+        "generators": found.generators.tolist(),
+    }
+
+
+def _draw(found: Symmetry, X: Tensor, path: Path) -> None:
+    """Each of the first generators on the mean image, and where its flow takes it."""
+    size = math.isqrt(X.shape[1])
+    if size * size != X.shape[1] or size < 2:
+        raise ValueError(f"samples of {X.shape[1]} numbers are no square images; leave --pictures out.")
+    if not found.dimension:
+        raise ValueError("there are no generators to draw; leave --pictures out.")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    image, count, times = X[0], min(4, found.dimension), (-1.0, -0.5, 0.0, 0.5, 1.0)
+    figure = Figure(figsize=(1.6 * (len(times) + 1), 1.7 * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    for row, index in zip(figure.subplots(count, len(times) + 1, squeeze=False), range(count), strict=True):
+        moved = found.generators[index].to(image) @ image
+        for axes, shown, title in zip(
+            row, (moved, *found.flow(image, times, index)), ("L x", *(f"t = {t:g}" for t in times)), strict=True
+        ):
+            axes.imshow(shown.reshape(size, size).numpy(), cmap="RdBu_r" if title == "L x" else "gray")
+            axes.set_title(title, fontsize="small")
+            axes.set_axis_off()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,51 @@
+"""Lie-algebra convolutions (L-conv): generators as linear operators, the layer, its exact copies of known layers."""
+
+from relaxify.lconv.conversion import Swap, free, lconvify, swaps, unlconvify
+from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
+from relaxify.lconv.layer import Flow, LConv, LinearLConv
+from relaxify.lconv.operators import (
+    Dense,
+    Generators,
+    Grid,
+    ImageAlgebra,
+    LowRank,
+    Points,
+    Shifts,
+    Sparse,
+    algebra,
+    graph,
+)
+from relaxify.lconv.pooling import CosetPool
+from relaxify.lconv.regularisers import closure_penalty, killing_penalty
+from relaxify.lconv.symmetry import Symmetry, generators, symmetries_of, symmetries_of_model, symmetries_of_moments
+
+__all__ = [
+    "AdjacencyLConv",
+    "CosetPool",
+    "Dense",
+    "Flow",
+    "Generators",
+    "GraphLConv",
+    "Grid",
+    "ImageAlgebra",
+    "LConv",
+    "LinearLConv",
+    "LowRank",
+    "Points",
+    "Shifts",
+    "Sparse",
+    "Swap",
+    "Symmetry",
+    "algebra",
+    "closure_penalty",
+    "free",
+    "generators",
+    "graph",
+    "killing_penalty",
+    "lconvify",
+    "swaps",
+    "symmetries_of",
+    "symmetries_of_model",
+    "symmetries_of_moments",
+    "unlconvify",
+]

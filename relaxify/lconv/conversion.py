@@ -1,0 +1,259 @@
+"""lconvify: swap a model's layers for L-convs; unlconvify: put the original classes back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
+from relaxify.lconv.layer import LConv, LinearLConv
+from relaxify.lconv.observing import Observed, observe
+from relaxify.lconv.operators import Grid, Points, Shifts
+from relaxify.lconv.swapping import Mode, NoLConvError, Origin, is_candidate, swap
+from relaxify.relaxation.preconditions import check_model
+from relaxify.relaxation.selection import Pattern, check_patterns, matches, patterns_of
+
+LAYERS = (LConv, LinearLConv, GraphLConv, AdjacencyLConv)
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """One candidate layer: the L-conv that takes its place, or the reason why none does."""
+
+    path: str
+    module: nn.Module
+    layer: nn.Module | None
+    reason: str | None = None
+
+    @property
+    def before(self) -> str:
+        """The original class."""
+        return type(self.module).__name__
+
+    @property
+    def generators(self) -> str:
+        """What the L_i are, in a few words."""
+        if self.layer is None:
+            return ""
+        if isinstance(self.layer, GraphLConv | AdjacencyLConv):
+            return "1 graph"
+        family: Any = self.layer.generators
+        identity = " + I" if getattr(self.layer, "identity_weight", None) is not None else ""
+        words = {"Shifts": "shifts", "Points": "points", "LowRank": "low-rank", "Grid": "grid"}
+        rank = f" (rank {family.rank})" if hasattr(family, "rank") else ""
+        return f"{family.count} {words.get(type(family).__name__, type(family).__name__)}{rank}{identity}"
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Numbers learned before and after."""
+        after = self.module if self.layer is None else self.layer
+        return sum(p.numel() for p in self.module.parameters()), sum(p.numel() for p in after.parameters())
+
+
+def swaps(
+    model: nn.Module,
+    *,
+    mode: Mode = "exact",
+    include: Sequence[Pattern] = (),
+    exclude: Sequence[Pattern] = (),
+    example_inputs: Sequence[Any] | None = None,
+    rank: int = 16,
+) -> tuple[Swap, ...]:
+    """What `lconvify` would swap, and what not and why; the model is not changed. ValueError as `lconvify`."""
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode={mode!r} is unknown; pass 'exact', 'low_rank' or 'grid'.")
+    if rank < 1:
+        raise ValueError(f"rank={rank}: generators of no rank are zero; pass at least 1.")
+    include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
+    check_model(model)
+    found = list(_candidates(model))
+    check_patterns({"include": include, "exclude": exclude}, found)
+    observed = Observed() if example_inputs is None else observe(model, tuple(example_inputs))
+    chosen = [entry for entry in found if _selected(entry, include, exclude)]
+    return tuple(_swap(path, module, mode, observed, rank) for path, module in chosen)
+
+
+def lconvify(
+    model: nn.Module,
+    *,
+    mode: Mode = "exact",
+    include: Sequence[Pattern] = (),
+    exclude: Sequence[Pattern] = (),
+    example_inputs: Sequence[Any] | None = None,
+    rank: int = 16,
+    inplace: bool = False,
+) -> nn.Module:
+    """A copy of the model with convolutions, linear layers and graph convolutions swapped for L-convs (LC Props. 3 to 5).
+
+    - `mode="exact"`: the same function to rounding, with frozen generators: a convolution's shifts, the points that a linear
+      layer reads, a graph's A_hat - I. Parameters keep their names and values, so checkpoints load both ways.
+      `free(model)` makes the generators learnable from there, `unlconvify` undoes it.
+    - `mode="low_rank"`: fresh learnable L_i = U_i V_i, as many as the kernel has taps (with L_0 = I among them where a layer
+      keeps its space), and `rank` rank-one ones for a linear layer. The function is another, of the same shapes.
+    - `mode="grid"`: fresh learnable weights on the kernel's stencil; each point has its own with `example_inputs`.
+    - `include`, `exclude`: as for `relaxify`. A layer that has no L-conv of the mode stays, with its reason in `swaps(...)`.
+    - `example_inputs`: arguments of the model's forward, by which sizes of images and the spaces behind flattened features
+      are known.
+    - `inplace`: change the given model instead of a copy, and return it (unless the model is itself a layer).
+
+    ValueError for an unknown mode, a pattern that matches nothing, a compiled, wrapped or lazy model, inputs on which it
+    does not run, or if no layer can be swapped.
+
+    >>> model = lconvify(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()))
+    >>> type(model[0]).__name__, list(model.state_dict())
+    ('LConv', ['0.weight', '0.bias'])
+    """
+    model = model if inplace else copy.deepcopy(model)
+    entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)
+    replacements = {id(entry.module): entry.layer for entry in entries if entry.layer is not None}
+    if not replacements:
+        raise ValueError(_nothing(model, entries))
+    return _replace(model, replacements)
+
+
+def unlconvify(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """A copy of the model with the original classes and keys back, wherever the generators are still a layer's own.
+
+    L-convs whose freed generators are the same everywhere are convolutions again, with the kernel that they amount to; those
+    whose generators have become others stay. ValueError if no layer can be put back.
+
+    >>> type(unlconvify(lconvify(nn.Sequential(nn.Linear(3, 2))))[0]).__name__
+    'Linear'
+    """
+    model = model if inplace else copy.deepcopy(model)
+    originals = {id(layer): _original(layer) for _, layer in _lconvs(model)}
+    replacements = {key: original for key, original in originals.items() if original is not None}
+    if not replacements:
+        why = "none of its L-convs has kept a layer's generators" if originals else "it holds no L-conv"
+        raise ValueError(f"there is nothing to put back in this {type(model).__name__}: {why}; call lconvify first.")
+    return _replace(model, replacements)
+
+
+def free(model: nn.Module, *, example_inputs: Sequence[Any] | None = None) -> nn.Module:
+    """Make the generators of exact L-convs learnable, in place, from where they are: the function does not change yet.
+
+    Shifts become a grid on their stencil: the same at every point, or of each point's own where `example_inputs` tell the
+    space. A graph's L-conv gets a W^1 of its own. Linear layers already hold every linear map. Build the optimiser after it.
+    ValueError if there is nothing to free.
+    """
+    freed = 0
+    observed = Observed() if example_inputs is None else observe(model, tuple(example_inputs))
+    for path, layer in _lconvs(model):
+        if isinstance(layer, GraphLConv):
+            layer.free()
+            freed += 1
+        elif isinstance(layer, LConv) and type(layer.generators) is Shifts:
+            _free_shifts(layer, observed.shapes.get(path))
+            freed += 1
+    if not freed:
+        raise ValueError(f"this {type(model).__name__} has no L-conv with generators to free; call lconvify first.")
+    return model
+
+
+@torch.no_grad()
+def _free_shifts(layer: LConv, shape: tuple[int, ...] | None) -> None:
+    shifts: Any = layer.generators
+    space = None if shape is None else shape[len(shape) - shifts.ndim :]
+    layer.generators = Grid.of_shifts(shifts, space=space).to(layer.weight)
+    layer.weight = nn.Parameter(shifts.per_generator(layer.weight, layer.groups).contiguous())
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer of a known kind, outermost first; what is inside one (a GCN's own linear map) is none."""
+    seen: set[int] = set()
+    inside: list[str] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if any(path.startswith(f"{outer}.") or not outer for outer in inside if outer != path):
+            continue
+        if isinstance(module, LAYERS):
+            inside.append(path)
+        elif is_candidate(module):
+            inside.append(path)
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield path, module
+
+
+def _selected(entry: tuple[str, nn.Module], include: Sequence[Pattern], exclude: Sequence[Pattern]) -> bool:
+    included = not include or any(matches(pattern, *entry) for pattern in include)
+    return included and not any(matches(pattern, *entry) for pattern in exclude)
+
+
+def _swap(path: str, module: nn.Module, mode: Mode, observed: Observed, rank: int) -> Swap:
+    shape = observed.shapes.get(path)
+    ndim = len(getattr(module, "kernel_size", ()))
+    space = shape[-ndim:] if shape is not None and ndim else None
+    try:
+        layer = swap(module, mode, space=space, flattened=observed.flattened.get(path), rank=rank)
+    except NoLConvError as error:
+        return Swap(path, module, None, str(error))
+    return Swap(path, module, layer)
+
+
+def _lconvs(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((path, module) for path, module in model.named_modules() if isinstance(module, LAYERS))
+
+
+def _original(layer: nn.Module) -> nn.Module | None:
+    """The layer that this L-conv still is, with its trained parameters; None if it has become something else."""
+    origin: Any = getattr(layer, "origin", None)
+    if not isinstance(origin, Origin):
+        return None
+    module = origin.module.train(layer.training)
+    if isinstance(layer, LConv):
+        weight = _kernel(layer)
+        if weight is None:
+            return None
+        module.register_parameter("weight", weight)
+        module.register_parameter("bias", layer.bias)
+        return module
+    if isinstance(layer, GraphLConv) and layer.flow_weight is not None:
+        return None
+    if isinstance(layer, LinearLConv) and type(layer.generators) is not Points:
+        return None
+    for name, parameter in layer.named_parameters(recurse=False):
+        module.register_parameter(name, parameter)
+    for name, child in layer.named_children():
+        if name in module._modules:
+            module._modules[name] = child
+    return module
+
+
+def _kernel(layer: LConv) -> nn.Parameter | None:
+    """The convolution's kernel that this layer amounts to, if it is one."""
+    generators = layer.generators
+    if type(generators) is Shifts:
+        return layer.weight
+    if type(generators) is not Grid or layer.identity_weight is not None:
+        return None
+    taps = generators.taps.detach().flatten(2) if generators.space is not None else generators.taps.detach()[..., None]
+    if not torch.equal(taps, taps[..., :1].expand_as(taps)):
+        return None
+    per_tap = torch.einsum("nk,noc->koc", taps[..., 0], layer.weight.detach())
+    return nn.Parameter(generators.stencil.pack(per_tap, layer.groups))
+
+
+def _replace(model: nn.Module, replacements: dict[int, Any]) -> nn.Module:
+    """Put each replacement wherever its module is held, under all of its names."""
+    if id(model) in replacements:
+        return replacements[id(model)]
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if id(child) in replacements:
+                parent._modules[name] = replacements[id(child)]
+    return model
+
+
+def _nothing(model: nn.Module, entries: Sequence[Swap]) -> str:
+    if not entries:
+        return (
+            f"this {type(model).__name__} has no layer that is an L-conv; known are Conv1d to 3d, ConvTranspose1d to 3d, "
+            "Linear, torch_geometric's GCNConv and GCN layers of (features, adjacency)."
+        )
+    reasons = "; ".join(f"{entry.path or 'the model'}: {entry.reason}" for entry in entries[:5])
+    return f"no layer of this {type(model).__name__} can be swapped ({reasons}); choose another mode or other layers."

@@ -1,0 +1,88 @@
+"""Learned weights on a local stencil: L_i = sum_k diag(a_ik) S_k, so that shifts, derivatives and rotations are inside."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.lconv.operators.family import Generators, Space
+from relaxify.lconv.operators.matrices import Sparse, store
+from relaxify.lconv.operators.shifts import Shifts
+
+
+class Grid(Generators):
+    """[L_i h]_mu = sum_k a_ik(mu) [S_k h]_mu over the taps k of a stencil.
+
+    `taps` is (n_L, taps) for weights that are the same everywhere, on a space of any size, or (n_L, taps, *space_out) for
+    weights of each point's own. A shift is one tap; y d/dx - x d/dy, the rotation of images, is four with own weights.
+    """
+
+    def __init__(
+        self, taps: Float[Tensor, "count taps *out"], stencil: Shifts, *, space: Space | None = None, learnable: bool = True
+    ) -> None:
+        super().__init__(len(taps), space, ndim=stencil.ndim, space_out=None if space is None else stencil.space_out(space))
+        expected = (stencil.count, *(() if space is None else stencil.space_out(space)))
+        if tuple(taps.shape[1:]) != expected:
+            raise ValueError(
+                f"a grid's weights have shape {tuple(taps.shape)}; pass (count, {', '.join(map(str, expected))})."
+            )
+        self.stencil = stencil
+        self.taps: Tensor
+        store(self, "taps", taps, learnable)
+
+    @classmethod
+    def random(cls, count: int, stencil: Shifts, *, space: Space | None = None, learnable: bool = True) -> Grid:
+        """Gaussian weights, scaled so that the rows of L_i have norm one on average."""
+        out = () if space is None else stencil.space_out(space)
+        return cls(
+            torch.randn(count, stencil.count, *out) / math.sqrt(stencil.count), stencil, space=space, learnable=learnable
+        )
+
+    @classmethod
+    def of_shifts(cls, stencil: Shifts, *, space: Space | None = None, learnable: bool = True) -> Grid:
+        """The stencil's own shifts as a grid: where learning starts when a convolution's generators are freed."""
+        taps = torch.eye(stencil.count)
+        if space is not None:
+            taps = taps.reshape(stencil.count, -1, *(1,) * len(space)).repeat(1, 1, *stencil.space_out(space))
+        return cls(taps, stencil, space=space, learnable=learnable)
+
+    def act(self, h: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "count batch channels *out"]:
+        reads = self.stencil.act(h)
+        if self.space is None:
+            return torch.einsum("nk,kbc...->nbc...", self.taps, reads)
+        self.flat(h)
+        return torch.einsum("nk...,kbc...->nbc...", self.taps, reads)
+
+    def mix(
+        self, h: Float[Tensor, "batch channels *space"], weight: Tensor, groups: int = 1
+    ) -> Float[Tensor, "batch channels_out *out"]:
+        """Weights that are the same everywhere make one convolution, with kernel sum_i a_i W^i."""
+        if self.space is not None or self.stencil.transposed:
+            return super().mix(h, weight, groups)
+        kernel = torch.einsum("nk,noc->ock", self.taps, weight)
+        return self.stencil.convolve(h, kernel.reshape(*kernel.shape[:2], *self.stencil.kernel_size), None, groups)
+
+    def transpose(self, space: Space | None = None) -> Sparse:
+        space = self.space_of(space)
+        out = self.stencil.space_out(space)
+        index = self.stencil.index(space).flatten(1)
+        tap, mu = (index >= 0).nonzero().T
+        taps = self.taps.detach().reshape(self.count, self.stencil.count, -1).expand(-1, -1, math.prod(out))
+        generator = torch.arange(self.count).repeat_interleave(len(tap))
+        rows = generator * math.prod(space) + index[tap, mu].repeat(self.count)
+        entries = torch.stack([rows, mu.repeat(self.count)])
+        return Sparse(entries, taps[:, tap, mu].flatten(), self.count, out, space_out=space)
+
+    def space_out(self, space: Space | None = None) -> Space:
+        return self.stencil.space_out(self.space_of(space))
+
+    def act_cost(self, channels: int, space: Space | None = None) -> int:
+        return self.count * self.stencil.count * channels * math.prod(self.space_out(space))
+
+    def power(self) -> Float[Tensor, " count"]:
+        if self.space is not None:
+            return super().power()
+        return self.taps.detach().square().sum(1).to(torch.get_default_dtype())

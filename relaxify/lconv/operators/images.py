@@ -1,0 +1,113 @@
+"""Rotation, translations and scaling of images of any resolution, as differential operators on the pixel grid.
+
+With r = (y, x) from the image's centre and h(r) -> h(g^-1 r), in pixels: rotation y d/dx - x d/dy, translations -d/dy and
+-d/dx, scaling -(y d/dy + x d/dx).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.lconv.operators.family import Generators, Space
+from relaxify.lconv.operators.matrices import Dense
+
+NAMES = ("rotation", "translation_y", "translation_x", "scaling")
+
+
+class ImageAlgebra(Generators):
+    """The named generators on (batch, channels, height, width).
+
+    `derivative="spectral"` differentiates by FFT, exact for what a periodic grid can hold; `"bilinear"` is the derivative of
+    bilinear interpolation, central differences, with zeros outside.
+
+    >>> ImageAlgebra(("rotation",)).act(torch.ones(1, 1, 5, 7)).abs().max() < 1e-5
+    tensor(True)
+    """
+
+    def __init__(
+        self, names: tuple[str, ...] = ("rotation",), derivative: Literal["spectral", "bilinear"] = "spectral"
+    ) -> None:
+        super().__init__(len(names), None, ndim=2)
+        if unknown := [name for name in names if name not in NAMES]:
+            raise ValueError(f"unknown image generators {unknown}; the known ones are {', '.join(NAMES)}.")
+        if derivative not in ("spectral", "bilinear"):
+            raise ValueError(f"derivative={derivative!r} is unknown; pass 'spectral' or 'bilinear'.")
+        self.names, self.derivative, self.sign = names, derivative, 1.0
+
+    def act(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "count batch channels height width"]:
+        y, x = (_from_centre(size, h) for size in h.shape[2:])
+        if self.sign < 0:
+            # (y d/dx)^T = -d/dx y for antisymmetric derivatives
+            return torch.stack([self._transposed(name, h, y[:, None], x) for name in self.names])
+        down, right = self._differentiate(h, 2), self._differentiate(h, 3)
+        fields = {
+            "rotation": lambda: y[:, None] * right - x * down,
+            "translation_y": lambda: -down,
+            "translation_x": lambda: -right,
+            "scaling": lambda: -(y[:, None] * down + x * right),
+        }
+        return torch.stack([fields[name]() for name in self.names])
+
+    def _transposed(self, name: str, h: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        if name == "rotation":
+            return self._differentiate(x * h, 2) - self._differentiate(y * h, 3)
+        if name == "scaling":
+            return self._differentiate(y * h, 2) + self._differentiate(x * h, 3)
+        return self._differentiate(h, 2 if name == "translation_y" else 3)
+
+    def _differentiate(self, h: Tensor, axis: int) -> Tensor:
+        return _spectral(h, axis) if self.derivative == "spectral" else _central(h, axis)
+
+    def transpose(self, space: Space | None = None) -> ImageAlgebra:
+        twin = ImageAlgebra(self.names, self.derivative)
+        twin.sign = -self.sign
+        return twin
+
+    def act_cost(self, channels: int, space: Space | None = None) -> int:
+        height, width = self.space_of(space)
+        length = 5 * (math.log2(height) + math.log2(width)) if self.derivative == "spectral" else 2
+        return round(channels * height * width * (length + 2 * self.count))
+
+    def extra_repr(self) -> str:
+        return f"{', '.join(self.names)}, {self.derivative}"
+
+
+def algebra(name: str, *, learnable: bool = False) -> Dense:
+    """The defining generators of a named Lie group, as `Group.parse` knows them: so(2), so(3), so(1,3), sl(2), ...
+
+    >>> algebra("so(1,3)").dense().shape
+    torch.Size([6, 4, 4])
+    """
+    from relaxify.groups import Group
+
+    generators = Group.parse(name).generators
+    if not len(generators):
+        raise ValueError(f"{name!r} is a finite group, without a Lie algebra; name a continuous one, such as 'so(3)'.")
+    return Dense(generators.to(torch.get_default_dtype()), learnable=learnable)
+
+
+def _from_centre(size: int, like: Tensor) -> Float[Tensor, " size"]:
+    return torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
+
+
+def _spectral(h: Tensor, axis: int) -> Tensor:
+    size = h.shape[axis]
+    frequency = 2 * math.pi * torch.fft.rfftfreq(size, dtype=h.dtype, device=h.device)
+    if size % 2 == 0:
+        # the highest wave has no real derivative on the grid
+        frequency[-1] = 0
+    shape = [1] * h.dim()
+    shape[axis] = -1
+    return torch.fft.irfft(torch.fft.rfft(h, dim=axis) * (1j * frequency.reshape(shape)), n=size, dim=axis)
+
+
+def _central(h: Tensor, axis: int) -> Tensor:
+    size = h.shape[axis]
+    zero = h.new_zeros([1 if i == axis else n for i, n in enumerate(h.shape)])
+    padded = torch.cat([zero, h, zero], dim=axis)
+    return (padded.narrow(axis, 2, size) - padded.narrow(axis, 0, size)) / 2

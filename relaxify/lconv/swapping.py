@@ -1,0 +1,225 @@
+"""Which L-conv stands for one layer: exactly (LC Props. 3 to 5), or fresh with low-rank or grid generators."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv, GraphSettings
+from relaxify.lconv.layer import LConv, LinearLConv
+from relaxify.lconv.operators import Grid, LowRank, Points, Shifts
+from relaxify.lconv.operators.family import Space
+
+Mode = Literal["exact", "low_rank", "grid"]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TOLERANCE = 1e-10
+TRIALS = 3
+
+
+class NoLConvError(Exception):
+    """Why a layer has no L-conv of the mode that was asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The layer that an L-conv took the place of: its class, its settings, and the names of its parameters.
+
+    It is no child of the L-conv, so it adds nothing to the state dict; its Parameters are the L-conv's own.
+    """
+
+    module: nn.Module
+
+
+def is_candidate(module: nn.Module) -> bool:
+    """Whether `module` is of a kind that has an L-conv at all."""
+    if type(module) in (*CONVOLUTIONS, *TRANSPOSED, nn.Linear) or _is_gcn(module):
+        return True
+    parts = _plain_gcn_parts(module)
+    if parts is None or not isinstance(getattr(module, parts[0]), nn.Linear):
+        return parts is not None
+    # many modules hold one linear layer and take two arguments: unless it is a GCN, that layer is the candidate
+    try:
+        _plain_gcn(module)
+    except NoLConvError:
+        return False
+    return True
+
+
+def swap(module: nn.Module, mode: Mode, *, space: Space | None, flattened: Space | None, rank: int) -> nn.Module:
+    """The L-conv for `module`. NoLConvError, with the reason, if there is none.
+
+    `space` is where a convolution acts, if known; `flattened` the space whose points are a linear layer's features.
+    """
+    if reason := _unswappable(module):
+        raise NoLConvError(reason)
+    # weights that are drawn and thrown away must not shift the caller's random numbers
+    with torch.random.fork_rng(enabled=mode == "exact"):
+        twin = _twin(module, mode, space, flattened, rank)
+    if mode == "exact":
+        # its Parameters are the layer's own, whose types and devices stay as they are
+        twin.origin = Origin(module)  # type: ignore[assignment]
+        return twin.train(module.training)
+    like = next(module.parameters())
+    return twin.to(like.device, like.dtype).train(module.training)
+
+
+def _twin(module: nn.Module, mode: Mode, space: Space | None, flattened: Space | None, rank: int) -> nn.Module:
+    if type(module) is nn.Linear:
+        return _linear(module, mode, flattened, rank)
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
+        return _convolution(module, mode, space, rank)
+    if mode != "exact":
+        raise NoLConvError("its generator is the graph's, which comes with every call and cannot be learned")
+    return _gcn(module) if _is_gcn(module) else _plain_gcn(module)
+
+
+def _unswappable(module: nn.Module) -> str | None:
+    for child in module.modules():
+        if any(getattr(child, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
+            return "it has hooks, which a swap would lose"
+        if hasattr(child, "parametrizations"):
+            return "its weight is computed from other parameters"
+    return None
+
+
+def shifts_of(module: nn.Module) -> Shifts:
+    """The taps of a convolution of any kind, as generators (LC Prop. 4).
+
+    >>> shifts_of(nn.Conv2d(3, 8, 3, padding="same"))
+    Shifts((3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), padding_mode='zeros')
+    """
+    conv: Any = module
+    transposed = isinstance(module, TRANSPOSED)
+    if conv.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        padding = tuple((total // 2, total - total // 2) for total in totals)
+    elif conv.padding == "valid":
+        padding = ((0, 0),) * len(conv.kernel_size)
+    else:
+        padding = tuple((amount, amount) for amount in conv.padding)
+    return Shifts(
+        conv.kernel_size,
+        stride=conv.stride,
+        padding=padding,
+        dilation=conv.dilation,
+        padding_mode=conv.padding_mode,
+        transposed=transposed,
+        output_padding=conv.output_padding if transposed else None,
+    )
+
+
+def _convolution(module: nn.Module, mode: Mode, space: Space | None, rank: int) -> LConv:
+    conv: Any = module
+    shifts = shifts_of(module)
+    channels = {"in_channels": conv.in_channels, "out_channels": conv.out_channels, "groups": conv.groups}
+    if mode == "exact":
+        layer = LConv(shifts, **channels, bias=False, identity=False)
+        # the very same Parameters: optimisers that hold them go on, and keys stay
+        layer.weight, layer.bias = conv.weight, conv.bias
+        return layer
+    if shifts.count == 1:
+        raise NoLConvError("its kernel is one point, so there is no generator to learn")
+    bias = conv.bias is not None
+    if mode == "grid":
+        return LConv(Grid.random(shifts.count, shifts, space=space), **channels, bias=bias, identity=False)
+    if space is None:
+        raise NoLConvError("low-rank generators fill the image, and its one size is not known: pass example_inputs")
+    out = shifts.space_out(space)
+    same = out == space
+    generators = LowRank.random(shifts.count - same, space, rank=rank, space_out=out)
+    return LConv(generators, **channels, bias=bias, identity=same)
+
+
+def _linear(module: nn.Linear, mode: Mode, flattened: Space | None, rank: int) -> LinearLConv:
+    parameters = dict(module.named_parameters())
+    inputs, outputs, bias = module.in_features, module.out_features, "bias" in parameters
+    if mode == "exact":
+        layer = LinearLConv(Points(flattened or (1,)), inputs, outputs, bias=False)
+        layer.weight, layer.bias = parameters["weight"], parameters.get("bias")
+        return layer
+    if mode == "grid":
+        raise NoLConvError("a linear layer maps to one point, where there is no local stencil")
+    # features that are no image's are a space of their own
+    space = flattened or (inputs,)
+    return LinearLConv(LowRank.random(rank, space, rank=1, space_out=(1,)), inputs, outputs, bias=bias)
+
+
+def _is_gcn(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind.__name__ == "GCNConv" and kind.__module__.startswith("torch_geometric.")
+
+
+def _gcn(module: nn.Module) -> GraphLConv:
+    conv: Any = module
+    generator = torch.Generator().manual_seed(0)
+    if type(conv.aggr_module).__name__ != "SumAggregation" or conv.node_dim != -2 or conv.decomposed_layers != 1:
+        raise NoLConvError("it aggregates otherwise than by a sum over neighbours")
+    settings = GraphSettings(conv.normalize, conv.add_self_loops, conv.improved, conv.flow == "source_to_target")
+    layer = GraphLConv(conv.lin, conv.bias, settings)
+    edges = torch.tensor([[0, 1, 1, 2, 3, 3, 4, 5], [1, 0, 2, 3, 3, 4, 0, 2]])
+    # without weights some versions of the library make loops otherwise
+    for weights in (torch.linspace(0.5, 2, 8, dtype=torch.float64), None):
+        x = torch.randn(7, conv.in_channels, dtype=torch.float64, generator=generator)
+        _prove(module, layer, generator, x, edges, weights)
+    return layer
+
+
+def _plain_gcn_parts(module: nn.Module) -> tuple[str, str | None] | None:
+    """The names of Theta and of the bias, if the module has just these and takes (features, adjacency)."""
+    if type(module).__module__.startswith("torch.") or isinstance(module, GraphLConv | AdjacencyLConv | LConv | LinearLConv):
+        return None
+    own = dict(module.named_parameters(recurse=False))
+    matrices = [name for name, p in own.items() if p.dim() == 2]
+    matrices += [name for name, child in module.named_children() if type(child) is nn.Linear]
+    vectors = [name for name, p in own.items() if p.dim() == 1]
+    others = [child for child in module.children() if type(child) is not nn.Linear and any(True for _ in child.parameters())]
+    if len(matrices) != 1 or len(vectors) > 1 or len(own) != len(vectors) + (matrices[0] in own) or others:
+        return None
+    return (matrices[0], vectors[0] if vectors else None) if _takes_two(module) else None
+
+
+def _takes_two(module: nn.Module) -> bool:
+    try:
+        signature = inspect.signature(module.forward)
+    except (TypeError, ValueError):
+        return False
+    plain = [p for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    return len(plain) == 2
+
+
+def _plain_gcn(module: nn.Module) -> AdjacencyLConv:
+    parts = _plain_gcn_parts(module)
+    assert parts is not None
+    theta, bias = parts
+    held: Any = getattr(module, theta)
+    layer = AdjacencyLConv(theta, held, bias, None if bias is None else module.get_parameter(bias))
+    features = held.in_features if isinstance(held, nn.Linear) else held.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(TRIALS):
+        x, adjacency = (torch.randn(7, size, dtype=torch.float64, generator=generator) for size in (features, 7))
+        _prove(module, layer, generator, x, (adjacency * (adjacency.abs() > 0.5)).to_sparse())
+    return layer
+
+
+def _prove(module: nn.Module, layer: nn.Module, generator: torch.Generator, *inputs: Tensor | None) -> None:
+    """NoLConvError unless the L-conv computes what the layer does, in float64 on random inputs and weights."""
+    ours, theirs = (copy.deepcopy(m).double().eval() for m in (layer, module))
+    with torch.no_grad():
+        for ours_parameter, theirs_parameter in zip(ours.parameters(), theirs.parameters(), strict=True):
+            theirs_parameter.normal_(generator=generator)
+            ours_parameter.copy_(theirs_parameter)
+        try:
+            expected, found = theirs(*inputs), ours(*inputs)
+        # a user's forward may raise anything
+        except Exception as error:
+            raise NoLConvError(f"it does not run as a graph convolution ({type(error).__name__})") from error
+    same = isinstance(expected, Tensor) and expected.shape == found.shape
+    if not same or not bool(((expected - found).abs() <= TOLERANCE * found.abs().max()).all()):
+        raise NoLConvError("it computes something else than A_hat x Theta + b")

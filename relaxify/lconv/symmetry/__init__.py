@@ -1,0 +1,19 @@
+"""Reading a Lie algebra out of data, models and trained L-convs, and one report on it."""
+
+from relaxify.lconv.symmetry.classical import names_of
+from relaxify.lconv.symmetry.of_data import symmetries_of, symmetries_of_moments
+from relaxify.lconv.symmetry.of_models import symmetries_of_model
+from relaxify.lconv.symmetry.report import Symmetry
+from relaxify.lconv.symmetry.subspaces import Overlap, overlap
+from relaxify.lconv.symmetry.trained import generators
+
+__all__ = [
+    "Overlap",
+    "Symmetry",
+    "generators",
+    "names_of",
+    "overlap",
+    "symmetries_of",
+    "symmetries_of_model",
+    "symmetries_of_moments",
+]

@@ -1,0 +1,183 @@
+"""symmetries_of: which Lie algebra do data obey (LC Theorem 1, Corollary 1), and do they in more than their covariance."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.lconv.operators.family import LARGEST_DENSE, check_size
+from relaxify.lconv.symmetry.algebras import closure_residual, orthonormal
+from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
+from relaxify.lconv.symmetry.evidence import LARGEST_ALGEBRA, Evidence, gather
+from relaxify.lconv.symmetry.moments import Regression, SecondMoments, regression
+from relaxify.lconv.symmetry.report import Symmetry
+
+LEVEL = 0.01
+FEWEST = 99
+# standard errors of the statistics above which a clear break would not show: about 800 samples are below
+LARGEST_NOISE = 0.026
+# not being rejected is no evidence: what is kept must stand out from what is broken
+SMALLEST_GAP = 2.0
+
+
+def symmetries_of(
+    X: Float[Tensor, "n d"],
+    Y: Float[Tensor, "labelled *c"] | None = None,
+    *,
+    statistics: Literal["second_moments", "distribution"] = "second_moments",
+    resamplings: int = 200,
+    seed: int = 0,
+) -> Symmetry:
+    """The Lie algebra that samples X (n, d), with labels Y (n, c) if given, are symmetric under.
+
+    - `statistics="second_moments"`: LC Theorem 1. The generators are all L with L H + H L^T = 0, H^(1/2) so(d) H^(-1/2),
+      and with labels those for which an L_c has L_c C + C L^T = 0. Every data set has such an algebra. So the report's
+      `found` says whether the *distribution* keeps it, by its characteristic function; only then is it named.
+    - `statistics="distribution"`: the directions of that algebra which the distribution keeps, and nothing else.
+
+    The mean is not removed (a constant column makes the regression affine). `resamplings` of the samples give the
+    confidence angle and the level of chance (1 %); with none, and for algebras of more than 120 dimensions, no evidence is
+    looked for. ValueError if there are not more samples than columns, for NaN, or for singular second moments.
+
+    >>> X = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> symmetries_of(X, resamplings=99).name
+    'so(3)'
+    >>> X[:, 0] = X[:, 0].exp()
+    >>> symmetries_of(X, resamplings=99).name is None, symmetries_of(X, resamplings=99).dimension
+    (True, 3)
+    >>> symmetries_of(X, resamplings=99, statistics="distribution").name
+    'so(2)'
+    """
+    if 0 < resamplings < FEWEST:
+        raise ValueError(
+            f"{resamplings} resamplings cannot tell chance at {LEVEL:.0%}; pass at least {FEWEST}, or 0 for none."
+        )
+    X, Y = _checked(X, Y)
+    fit = regression(SecondMoments.of(X, Y))
+    evidence = None
+    if resamplings and 0 < len(fit.whitened) <= LARGEST_ALGEBRA:
+        evidence = gather(X, Y, fit, resamplings=resamplings, seed=seed)
+    if statistics == "second_moments":
+        return _of_second_moments(X, Y, fit, evidence, resamplings)
+    if evidence is None:
+        raise ValueError(
+            f"the distribution cannot be tested with {resamplings} resamplings for an algebra of {len(fit.whitened)} "
+            f"dimensions; pass resamplings=200, and data of an algebra of 1 to {LARGEST_ALGEBRA}."
+        )
+    return _of_distribution(X, Y, fit, evidence, resamplings)
+
+
+def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | None = None) -> Symmetry:
+    """Theorem 1 on exact second moments H = E[x x^T] and C = E[y x^T]: what they allow; there are no data to bear it out.
+
+    >>> symmetries_of_moments(torch.eye(6), torch.eye(6)[:2]).dimension
+    7
+    """
+    H = H.double()
+    labels = None if C is None else C.double() @ torch.linalg.solve(H, C.double().mT)
+    fit = regression(SecondMoments(H, None if C is None else C.double(), labels))
+    reason = f"every distribution with these second moments keeps them under {fit.names[0]}; that is no evidence."
+    basis, outputs = _together(fit.generators, fit.outputs)
+    return Symmetry(basis, False, reason, "second moments", output_generators=outputs, frame=fit.root)
+
+
+def _checked(X: Tensor, Y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    n, d = X.shape
+    if Y is not None and len(Y) != n:
+        raise ValueError(f"X has {n} samples and Y has {len(Y)}; pass one row for each in both.")
+    if n <= d:
+        raise ValueError(
+            f"{n} samples in {d} dimensions: Theorem 1 needs more samples than dimensions, and many more are better."
+        )
+    check_size(d * (d - 1) // 2, d, d, torch.float64, LARGEST_DENSE)
+    for name, given in (("X", X), ("Y", Y)):
+        if given is not None and not bool(given.isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinite entries; drop or mend these samples.")
+    return X.detach().double(), None if Y is None else Y.detach().double().reshape(n, -1)
+
+
+def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, evidence: Evidence | None, count: int) -> Symmetry:
+    found, reason = _judge(fit, evidence)
+    basis, outputs = _together(fit.generators, fit.outputs)
+    return Symmetry(
+        basis,
+        found,
+        reason,
+        "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)",
+        held_out_defect=_held_out(X, Y),
+        confidence_angle=None if evidence is None else evidence.confidence_angle,
+        bootstraps=0 if evidence is None else count,
+        output_generators=outputs,
+        frame=fit.root,
+    )
+
+
+def _judge(fit: Regression, evidence: Evidence | None) -> tuple[bool, str]:
+    allowed = f"every data set of this kind has {fit.names[0] or 'nothing'} in its second moments"
+    if evidence is None:
+        return False, f"{allowed}; whether the distribution keeps it was not tested."
+    if evidence.noise > LARGEST_NOISE:
+        return False, f"{allowed}; there are too few samples to tell whether the distribution keeps it."
+    p = evidence.p_value(torch.eye(len(fit.whitened), dtype=torch.float64))
+    if p <= LEVEL:
+        advice = "statistics='distribution' finds what it keeps"
+        return False, f"{allowed}, and the distribution does not keep it (p = {p:.2g}): {advice}."
+    return True, f"{allowed}, and the distribution keeps it as far as its characteristic function tells (p = {p:.2g})."
+
+
+def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, evidence: Evidence, count: int) -> Symmetry:
+    kept = evidence.kept(LEVEL)
+    whitened = torch.einsum("kj,kab->jab", kept, fit.whitened)
+    outputs = None if fit.outputs is None else torch.einsum("kj,kab->jab", kept, fit.outputs)
+    values = torch.linalg.svdvals(evidence.statistics).flip(0)
+    spectrum = values / values.square().mean().sqrt().clamp(min=1e-300)
+    found, reason = _judge_kept(evidence, whitened, spectrum)
+    basis, together = _together(fit.root @ whitened @ fit.inverse_root, outputs)
+    return Symmetry(
+        basis,
+        found,
+        reason,
+        "distribution",
+        spectrum,
+        _held_out(X, Y),
+        bootstraps=count,
+        output_generators=together,
+        frame=fit.root,
+    )
+
+
+def _judge_kept(evidence: Evidence, whitened: Tensor, spectrum: Tensor) -> tuple[bool, str]:
+    kept, allowed = len(whitened), len(spectrum)
+    words = f"of the {allowed} dimensions that second moments allow the distribution keeps {len(whitened)}"
+    if evidence.noise > LARGEST_NOISE:
+        return False, f"{words}, but there are too few samples to tell."
+    if not kept:
+        return False, f"{words}: no symmetry."
+    if kept < allowed and (gap := float(spectrum[kept] / spectrum[kept - 1])) < SMALLEST_GAP:
+        return False, f"{words}, but the next is broken only {gap:.2g} times more: that is no clear symmetry."
+    residual = closure_residual(whitened)
+    if residual > LARGEST_CLOSURE_RESIDUAL:
+        return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are no algebra."
+    return True, f"{words}, at a level of {LEVEL:.0%}, and their brackets stay in the span."
+
+
+def _together(generators: Tensor, outputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """An orthonormal basis, and the outputs' parts in the same basis."""
+    basis = orthonormal(generators)
+    if outputs is None or not len(basis):
+        return basis, outputs
+    return basis, (basis.flatten(1) @ torch.linalg.pinv(generators.flatten(1)) @ outputs.flatten(1)).reshape(
+        len(basis), *outputs.shape[1:]
+    )
+
+
+def _held_out(X: Tensor, Y: Tensor | None) -> float | None:
+    """|L H + H L^T| / 2|L H| on every second sample, for the L found on the others."""
+    if len(X) // 2 <= X.shape[1]:
+        return None
+    fit = regression(SecondMoments.of(X[::2], None if Y is None else Y[::2]))
+    moved = fit.generators @ SecondMoments.of(X[1::2]).H
+    return float((moved + moved.mT).norm() / (2 * moved.norm())) if len(moved) else 0.0

@@ -1,0 +1,130 @@
+"""The symmetries of a function from its gradients: the L with grad f(x) . L x = 0, or J(x) L x = L_c f(x), for all x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.lconv.symmetry.algebras import closure_residual
+from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
+from relaxify.lconv.symmetry.report import Symmetry, cut
+
+# a direction of gl(d) that is broken less than this share of a random one may be a symmetry ...
+LARGEST_DEFECT = 0.2
+
+# ... if the next one is broken by this factor more
+SMALLEST_GAP = 2.5
+
+
+def symmetries_of_model(
+    f: Callable[[Tensor], Tensor],
+    X: Tensor,
+    *,
+    equivariant: bool = False,
+    largest_defect: float = LARGEST_DEFECT,
+    smallest_gap: float = SMALLEST_GAP,
+) -> Symmetry:
+    """The Lie algebra under which f is invariant, acting on the last axis of its inputs, from gradients at the samples X.
+
+    Each sample says sum_m grad_m f . L x_m = 0, one equation on L for x of shape (m, d); the algebra is the null space of
+    all of them. With `equivariant`, f(x) of shape (n, ..., c) may turn along: J(x) L x = L_c f(x), and L_c are the
+    report's `output_generators`. Samples are weighted alike whatever the size of their gradient. Half of them find the
+    algebra, the other half measure its defect.
+
+    A symmetry is found if directions are broken less than `largest_defect` of a random direction and the next ones
+    `smallest_gap` times more, and if the brackets stay in the span. ValueError for fewer than 2 d^2 samples, or an f that
+    gives no finite gradient.
+
+    >>> X = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    >>> symmetries_of_model(lambda x: x.square().sum(-1), X).name
+    'so(3)'
+    """
+    d = X.shape[-1]
+    if len(X) < 4 * d * d:
+        raise ValueError(f"{len(X)} samples are too few for {d * d} unknowns; pass at least {4 * d * d}.")
+    rows, sizes = _equations(f, X, equivariant)
+    c = sizes[1]
+    half = len(rows) // 2
+    spectrum, directions = _null_space(rows[:half].flatten(0, 1))
+    dimension = cut(spectrum, largest_defect, smallest_gap)
+    null = directions[:dimension]
+    generators = null[:, : d * d].reshape(-1, d, d)
+    outputs = null[:, d * d :].reshape(-1, c, c) if equivariant else None
+    if equivariant:
+        generators, outputs = _effective(generators, outputs)
+    found, reason = _judge(generators, spectrum, dimension)
+    return Symmetry(
+        generators,
+        found,
+        reason,
+        "gradients of the model",
+        spectrum,
+        _defect(rows[half:].flatten(0, 1), null),
+        output_generators=outputs,
+    )
+
+
+def _equations(
+    f: Callable[[Tensor], Tensor], X: Tensor, equivariant: bool
+) -> tuple[Float[Tensor, "samples outputs unknowns"], tuple[int, int]]:
+    """For each sample and output the coefficients of L (and of L_c), of norm about one."""
+    x = X.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        y = f(x)
+        out = y.reshape(len(X), -1)
+        gradients = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in out.T]
+    each = torch.stack(gradients, 1).double().reshape(len(X), out.shape[1], -1, X.shape[-1])
+    inputs = X.detach().double().reshape(len(X), -1, X.shape[-1])
+    rows = torch.einsum("naci,ncj->naij", each, inputs).flatten(2)
+    c = y.shape[-1] if y.dim() > 1 else 1
+    if equivariant:
+        values = y.detach().double().reshape(len(X), -1, c)
+        # row (k, a) of the output reads sum_b (L_c)_ab y_kb
+        turned = torch.einsum("ab,nkd->nkabd", torch.eye(c, dtype=torch.float64), values)
+        rows = torch.cat([rows, -turned.reshape(len(X), out.shape[1], c * c)], -1)
+    size = rows.flatten(1).norm(dim=1)
+    if not bool(size.isfinite().all()) or not bool((size > 0).any()):
+        raise ValueError("the function has no finite gradient that is not zero at these samples; look at f and X.")
+    # samples of nearly no gradient hold nothing but noise
+    return rows / (size + 1e-3 * size.mean())[:, None, None], (X.shape[-1], c)
+
+
+def _null_space(rows: Float[Tensor, "equations unknowns"]) -> tuple[Tensor, Tensor]:
+    """How much each direction is broken, ascending, relative to a random one, and the directions as rows."""
+    _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
+    scale = values.square().mean().sqrt()
+    return (values / scale).flip(0), vectors.flip(0)
+
+
+def _defect(rows: Tensor, null: Tensor) -> float | None:
+    if not len(null):
+        return None
+    random = rows.square().sum() / rows.shape[1]
+    return float(((rows @ null.mT).square().sum(0).mean() / random).sqrt())
+
+
+def _effective(generators: Tensor, outputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """An orthonormal basis of the input parts, with the output parts that belong to it."""
+    assert outputs is not None
+    if not len(generators):
+        return generators, outputs
+    u, s, vh = torch.linalg.svd(generators.flatten(1), full_matrices=False)
+    keep = s > 0.05
+    basis = vh[keep].reshape(-1, *generators.shape[1:])
+    mixed = (u[:, keep] / s[keep]).mT @ outputs.flatten(1)
+    return basis, mixed.reshape(-1, *outputs.shape[1:])
+
+
+def _judge(generators: Tensor, spectrum: Tensor, dimension: int) -> tuple[bool, str]:
+    if dimension == 0 or not len(generators):
+        return False, (
+            f"every direction is broken: the least of them {float(spectrum[0]):.2g} of a random one, with no gap after it."
+        )
+    residual = closure_residual(generators)
+    kept = f"{dimension} directions are broken no more than {float(spectrum[dimension - 1]):.2g} of a random one"
+    if residual > LARGEST_CLOSURE_RESIDUAL:
+        return False, f"{kept}, but their brackets leave the span (residual {residual:.2g}), so they are no algebra."
+    return True, f"{kept}, and their brackets stay in the span."

@@ -1,0 +1,104 @@
+"""relaxify symmetry: what it finds in files, and what it says of files that hold nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from relaxify_cli.main import run
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "vectors.npz", X=normal(1500, 3))
+    return tmp_path / "vectors.npz"
+
+
+def test_it_names_the_symmetry_with_its_evidence(vectors: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["symmetry", str(vectors), "--against", "so(3)"]) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "second moments (Theorem 1): symmetry so(3)",
+        "and the distribution keeps it",
+        "dimension 3 of gl(3), as an algebra so(3) = su(2)",
+        "Killing form 0+/3-",
+        "degrees with 95 % confidence (200 resamplings)",
+        "(chance 0.3333)",
+    ):
+        assert text in shown
+
+
+def test_data_without_a_symmetry_get_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "data.npz", X=np.random.default_rng(0).exponential(size=(1500, 3)) - 1)
+    assert run(["symmetry", str(tmp_path / "data.npz")]) == 0
+    shown = capsys.readouterr().out
+    assert "no symmetry" in shown
+    assert "the distribution does not keep it" in shown
+    assert run(["symmetry", str(tmp_path / "data.npz"), "--distribution", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["found"], record["name"], record["dimension"]) == (False, None, 0)
+
+
+def test_labels_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    X = normal(1500, 4)
+    np.savez(tmp_path / "data.npz", X=X, Y=X[:, :1])
+    assert run(["symmetry", str(tmp_path / "data.npz"), "--json", "--resamplings", "99"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["name"], record["dimension"]) == ("so(3)", 3)
+    assert np.shape(record["generators"]) == (3, 4, 4)
+
+
+def test_pictures_of_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", X=normal(400, 4, 4))
+    target = tmp_path / "flows.png"
+    assert run(["symmetry", str(tmp_path / "images.npz"), "--pictures", str(target), "--resamplings", "0"]) == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def saved(folder: Path, **arrays: Any) -> str:
+    np.savez(folder / "bad.npz", **arrays)
+    return str(folder / "bad.npz")
+
+
+def written(folder: Path, text: bytes) -> str:
+    (folder / "bad.npz").write_bytes(text)
+    return str(folder / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (lambda folder: [str(folder / "none.npz")], "there is no file"),
+        (lambda folder: [written(folder, b"not an archive")], "is no .npz file of plain numbers"),
+        (lambda folder: [written(folder, b"")], "is no .npz file of plain numbers"),
+        (lambda folder: [saved(folder, X=np.array([object()]))], "is no .npz file of plain numbers"),
+        (lambda folder: [saved(folder, Z=normal(9, 2))], "has no array X (it has Z)"),
+        (lambda folder: [saved(folder, X=np.array(["a"]))], "save real numbers, samples in rows"),
+        (lambda folder: [saved(folder, X=normal(9, 2) * 1j)], "save real numbers"),
+        (lambda folder: [saved(folder, X=normal(9, 2) / 0)], "NaN or infinite"),
+        (lambda folder: [saved(folder, X=normal(3, 4))], "needs more samples"),
+        (lambda folder: [saved(folder, X=normal(9, 2), Y=normal(8, 1))], "one row for each in both"),
+        (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "so(3)"], "acts on 3 dimensions"),
+        (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "nonsense"], "unknown group 'nonsense'"),
+        (lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "5"], "cannot tell chance"),
+        (
+            lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "0", "--pictures", str(folder / "a.png")],
+            "are no square images",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+def test_bad_input_is_one_sentence(arguments: Any, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["symmetry", *arguments(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert text in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""

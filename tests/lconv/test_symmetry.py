@@ -1,0 +1,312 @@
+"""Symmetries found in data, in functions and in trained L-convs where the answer is known; and none where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from relaxify import Group
+from relaxify.lconv import (
+    Dense,
+    Flow,
+    LConv,
+    LowRank,
+    Symmetry,
+    algebra,
+    generators,
+    lconvify,
+    symmetries_of,
+    symmetries_of_model,
+    symmetries_of_moments,
+)
+from relaxify.lconv.symmetry.moments import SecondMoments, regression, roots
+from relaxify.lconv.symmetry.subspaces import overlap
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def second_moments(d: int, seed: int) -> Tensor:
+    """With condition number 9."""
+    frame = torch.linalg.qr(noise(d, d, seed=seed)).Q
+    return frame @ torch.diag(torch.linspace(1, 9, d, dtype=torch.float64)) @ frame.mT
+
+
+def by_svd(H: Tensor, C: Tensor) -> Tensor:
+    """The null space of LC eq. 13 by brute force on all (L, L_c): the L of it."""
+    d, c = len(H), len(C)
+    rows = []
+    for unit in torch.eye(d * d + c * c, dtype=H.dtype):
+        L, L_c = unit[: d * d].reshape(d, d), unit[d * d :].reshape(c, c)
+        rows.append(torch.cat([(L @ H + H @ L.mT).flatten(), (L_c @ C + C @ L.mT).flatten()]))
+    _, values, vectors = torch.linalg.svd(torch.stack(rows).mT, full_matrices=True)
+    rank = int((values > 1e-10 * values[0]).sum())
+    return vectors[rank:, : d * d].reshape(-1, d, d)
+
+
+@given(st.integers(2, 7), st.integers(1, 3), st.integers(0, 99))
+def test_theorem_1_on_population_moments(d: int, c: int, seed: int) -> None:
+    """Dimension d(d-1)/2, and with labels so(c) + so(d - c); L H + H L^T = 0 and L_c C + C L^T = 0."""
+    H, C = second_moments(d, seed), noise(c, d, seed=seed + 1)
+    c = min(c, d)
+    plain, labelled = symmetries_of_moments(H), symmetries_of_moments(H, C[:c])
+    assert plain.dimension == d * (d - 1) // 2
+    assert labelled.dimension == c * (c - 1) // 2 + (d - c) * (d - c - 1) // 2
+    for L in plain.generators:
+        torch.testing.assert_close(L @ H, -(H @ L.mT), atol=1e-9, rtol=0)
+    assert labelled.output_generators is not None
+    for L, L_c in zip(labelled.generators, labelled.output_generators, strict=True):
+        torch.testing.assert_close(L @ H, -(H @ L.mT), atol=1e-9, rtol=0)
+        torch.testing.assert_close(L_c @ C[:c], -(C[:c] @ L.mT), atol=1e-8, rtol=0)
+
+
+def test_the_benchmark_of_theorem_1() -> None:
+    """d = 6, c = 2: dimensions 15 and 7, the subspace to 1e-11 degrees of the null space by brute force."""
+    H, C = second_moments(6, 0), noise(2, 6, seed=1)
+    found = symmetries_of_moments(H, C)
+    assert (symmetries_of_moments(H).dimension, found.dimension) == (15, 7)
+    assert max(found.overlap(by_svd(H, C)).angles) < 1e-11
+    root, inverse = roots(H)
+    so = torch.stack([root @ L @ inverse for L in regression(SecondMoments(torch.eye(6).double())).whitened])
+    assert max(symmetries_of_moments(H).overlap(so).angles) < 1e-11
+    assert found.names == ("so(4) + so(2)",)
+    form = symmetries_of_moments(H).form
+    assert form is not None
+    assert str(form.signature) == "6+/0-"
+    torch.testing.assert_close(form.matrix, H.inverse() / H.inverse().norm())
+    assert not found.found
+    assert found.name is None
+
+
+@pytest.mark.parametrize(("n", "largest"), [(1000, 8.0), (10000, 2.5)])
+def test_theorem_1_on_samples(n: int, largest: float) -> None:
+    """Within the stated angles of the population's algebra, and the confidence angle holds it."""
+    A = noise(2, 6, seed=1)
+    H = second_moments(6, 0)
+    root, _ = roots(H)
+    population = symmetries_of_moments(H), symmetries_of_moments(H, A @ H)
+    inside, total = 0, 0
+    for seed in range(3):
+        X = noise(n, 6, seed=seed) @ root
+        Y = X @ A.mT + 0.3 * noise(n, 2, seed=seed + 100)
+        for truth, found in zip(
+            population, (symmetries_of(X, resamplings=99), symmetries_of(X, Y, resamplings=99)), strict=True
+        ):
+            assert found.dimension == truth.dimension
+            angle = max(overlap(found.generators, truth.generators).angles)
+            assert angle < largest
+            assert found.confidence_angle is not None
+            inside, total = inside + (angle < found.confidence_angle), total + 1
+            assert found.confidence_angle < 2 * largest
+            assert found.found, found.reason
+            assert found.held_out_defect is not None
+            assert found.held_out_defect < 0.2
+    assert inside >= total - 1
+
+
+@pytest.mark.parametrize("statistics", ["second_moments", "distribution"])
+def test_data_without_a_symmetry_are_said_to_have_none(statistics: Any) -> None:
+    """Every covariance has so(d): a distribution that does not keep it gets no name."""
+    false = 0
+    for seed in range(12):
+        z = uniform(1000, 4, seed=seed) - 0.5 if seed % 2 else -uniform(1000, 4, seed=seed).log() - 1
+        X = z @ noise(4, 4, seed=seed).mT
+        found = symmetries_of(X, statistics=statistics, resamplings=99)
+        if statistics == "second_moments":
+            assert found.dimension == 6
+            assert found.names == ("so(4)",)
+        false += found.found
+        assert found.found == (found.name is not None)
+        assert "no symmetry" in str(found) or found.found
+    assert false <= 1
+
+
+def test_labels_that_do_not_turn_along_break_the_symmetry() -> None:
+    X = noise(2000, 4)
+    linear, bent = X @ noise(2, 4, seed=1).mT, (X @ noise(2, 4, seed=1).mT).relu()
+    assert symmetries_of(X, linear, resamplings=99).name == "abelian(2)"
+    assert not symmetries_of(X, bent, resamplings=99).found
+
+
+def test_labels_that_know_nothing_leave_all_of_so() -> None:
+    X = noise(2000, 4)
+    assert symmetries_of(X, noise(2000, 2, seed=9), resamplings=0).dimension == 6
+
+
+def test_the_part_that_a_distribution_keeps() -> None:
+    """Three Gaussian directions beside two that are not, all mixed: so(3)."""
+    z = torch.cat([noise(4000, 3), -uniform(4000, 2).log() - 1], 1)
+    found = symmetries_of(z @ noise(5, 5, seed=3).mT, statistics="distribution", resamplings=99)
+    assert (found.dimension, found.name) == (3, "so(3)")
+    assert found.gap is not None
+    assert found.gap > 2
+
+
+def test_too_few_samples_are_undecided() -> None:
+    X = noise(40, 4)
+    found = symmetries_of(X, resamplings=99)
+    assert not found.found
+    assert "too few samples" in found.reason
+    assert "was not tested" in symmetries_of(X, resamplings=0).reason
+
+
+def product(metric: Tensor) -> Callable[[Tensor], Tensor]:
+    def f(x: Tensor) -> Tensor:
+        g = torch.einsum("nad,de,nbe->nab", x, metric.to(x), x) / 4
+        return torch.sin(g[:, 0, 0]) + torch.tanh(g[:, 0, 1]) + torch.cos(g[:, 1, 1])
+
+    return f
+
+
+@pytest.mark.parametrize(("name", "signs", "form"), [("SO(3)", "0+/3-", "3+/0-"), ("SO(1,3)", "3+/3-", "3+/1-")])
+def test_a_function_of_invariants_has_their_group(name: str, signs: str, form: str) -> None:
+    d = 3 if name == "SO(3)" else 4
+    metric = torch.diag(torch.tensor([1.0] * 3 if d == 3 else [-1.0, 1.0, 1.0, 1.0]))
+    found = symmetries_of_model(product(metric), noise(1000, 2, d))
+    assert found.found
+    assert found.name == name.lower()
+    assert found.dimension == len(Group.parse(name).generators)
+    result = found.overlap(name)
+    assert result.value > 1 - 1e-9
+    assert result.chance == found.dimension / d**2
+    assert str(found.killing_signature) == signs
+    assert found.form is not None
+    assert str(found.form.signature) == form
+    assert found.held_out_defect is not None
+    assert found.held_out_defect < 1e-9
+    assert found.gap is not None
+    assert found.gap > 1e6
+    text = "\n".join(found.lines({name: name}))
+    for words in (f"symmetry {name.lower()}", f"Killing form {signs}", "overlap 1.0000 (chance 0.3"):
+        assert words in text
+
+
+def test_a_trained_network_shows_the_group_it_was_trained_on() -> None:
+    """FACTS' benchmark B, with a short training; examples/lconv/discovery.py does both groups over five seeds."""
+    from lconv.discovery import symmetry_of_a_network
+
+    found = symmetry_of_a_network("so(3)", seed=0, steps=600)
+    assert (found.name, found.dimension) == ("so(3)", 3)
+    assert found.overlap("SO(3)").value > 0.999
+    assert str(found.killing_signature) == "0+/3-"
+
+
+def test_an_equivariant_function_turns_its_outputs_along() -> None:
+    def f(x: Tensor) -> Tensor:
+        return torch.linalg.cross(x[:, 0], x[:, 1]) + x[:, 0] * (x[:, 0] * x[:, 1]).sum(-1, keepdim=True)
+
+    found = symmetries_of_model(f, noise(800, 2, 3), equivariant=True)
+    assert found.name == "so(3)"
+    assert found.output_generators is not None
+    # this function's outputs are vectors, so they turn by the same matrices
+    torch.testing.assert_close(found.output_generators, found.generators, atol=1e-8, rtol=0)
+
+
+def test_functions_without_a_symmetry_are_said_to_have_none() -> None:
+    """50 random networks."""
+    false = 0
+    for seed in range(50):
+        torch.manual_seed(seed)
+        d = 2 + seed % 3
+        model = nn.Sequential(nn.Linear(d, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1))
+        for parameter in model.parameters():
+            parameter.data.mul_(2)
+        found = symmetries_of_model(model, torch.randn(600, d))
+        false += found.found
+        if not found.found:
+            assert found.name is None
+            assert "no symmetry" in str(found)
+    assert false <= 2
+
+
+@pytest.mark.parametrize("name", ["so(3)", "so(1,3)", "sl(2)"])
+def test_the_generators_of_l_convs(name: str) -> None:
+    found = generators(nn.Sequential(LConv(algebra(name), 3, 3)))["0"]
+    assert found.name == name
+    assert found.overlap(name).value == pytest.approx(1)
+
+
+def test_generators_mean_nothing_beside_the_identity_or_where_they_are_not_used() -> None:
+    so3 = algebra("so(3)").matrices
+    shifted = Dense(torch.cat([so3 + 2 * torch.eye(3), torch.randn(1, 3, 3)]))
+    layer = LConv(shifted, 2, 2)
+    layer.weight.data[3] = 0
+    found = generators(layer)[""]
+    assert (found.name, found.dimension) == ("so(3)", 3)
+
+
+def test_untrained_generators_are_no_algebra() -> None:
+    torch.manual_seed(0)
+    found = generators(LConv(LowRank.random(3, (12,), rank=2), 1, 4))[""]
+    assert not found.found
+    assert "do not stay" in found.reason
+    one = generators(Flow(Dense.random(1, (4,))))[""]
+    assert not one.found
+    assert "one direction is an algebra whatever it is" in one.reason
+
+
+def test_the_generators_of_a_convolution_are_its_translations() -> None:
+    conv = nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular")
+    found = generators(lconvify(conv), space=(6,))[""]
+    assert found.names == ("abelian(2)",)
+
+
+def test_a_ring_is_learned_from_its_flow() -> None:
+    """FACTS' benchmark C: low loss with two steps is another generator; the exponential finds the right one."""
+    from lconv.discovery import ring
+
+    exact, coarse = ring(0, "exp", points=7, updates=250), ring(0, 2, points=7, updates=600)
+    assert exact.overlap.value > 0.99
+    assert exact.overlap.chance < 0.03
+    assert coarse.loss < 1e-4
+    assert coarse.overlap.value < 0.96
+    assert coarse.overlap.value < exact.overlap.value
+
+
+def test_a_report_makes_layers_and_flows() -> None:
+    found = symmetries_of_moments(torch.eye(3))
+    layer = LConv(found.as_operators(), 2, 2)
+    assert generators(layer)[""].name == "so(3)"
+    path = found.flow(torch.tensor([1.0, 2.0, 2.0]), [0.0, 0.5, 1.0])
+    torch.testing.assert_close(path.norm(dim=-1), torch.full((3,), 3.0))
+    none = Symmetry(torch.zeros(0, 3, 3), False, "nothing.", "test")
+    assert "no symmetry" in str(none)
+    with pytest.raises(ValueError, match="no generators to build on"):
+        none.as_operators()
+
+
+def test_bad_input_is_one_sentence() -> None:
+    X = noise(50, 3)
+    with pytest.raises(ValueError, match="one row for each in both"):
+        symmetries_of(X, noise(49, 2))
+    with pytest.raises(ValueError, match="more samples"):
+        symmetries_of(noise(3, 3))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        symmetries_of(X / 0)
+    with pytest.raises(ValueError, match="singular"):
+        symmetries_of(X[:, [0, 1, 0]])
+    with pytest.raises(ValueError, match=r"dense generators of 784 x 784 would take 150\d\.\d GB"):
+        symmetries_of(noise(800, 784))
+    with pytest.raises(ValueError, match="pass resamplings=200"):
+        symmetries_of(X, statistics="distribution", resamplings=0)
+    with pytest.raises(ValueError, match="cannot tell chance at 1%"):
+        symmetries_of(X, resamplings=98)
+    with pytest.raises(ValueError, match="too few for 9 unknowns"):
+        symmetries_of_model(lambda x: x.sum(-1), X[:20])
+    with pytest.raises(ValueError, match="no finite gradient"):
+        symmetries_of_model(lambda x: (x * 0).sum(-1), X)
+    with pytest.raises(ValueError, match="has no L-conv"):
+        generators(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="span no algebra"):
+        generators(LConv(Dense(noise(2, 3, 4).float()), 1, 1, identity=False))
