@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from relaxify.graph.analysis import Analysis, Promises
 from relaxify.graph.breaks import Break, op_name, where
 from relaxify.graph.evidence import Evidence
-from relaxify.graph.fitting import Transformation, known_actions
+from relaxify.graph.fitting import Transformation, is_isometric, known_actions
 from relaxify.graph.linear_calls import Call, shape_of
-from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
 
@@ -120,7 +119,7 @@ def _map(
     if set(before.axes) & set(found.axes_in):
         if before.axes != found.axes_in or after.axes != found.axes_out:
             return Rejected(call.path, op, "it mixes components of the representation with channels")
-        if _is_isometric(group, before.actions) and not _is_isometric(group, after.actions):
+        if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
             reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
             return Rejected(call.path, op, reason, unsound=True)
         rep_in = Representation.of(group, name, 1, before.actions)
@@ -137,13 +136,6 @@ def _map(
     rep_out = Representation.of(group, name, c_out, before.actions, "component_major")
     features = Features((*before.axes, *found.axes_in)), Features((*after.axes, *found.axes_out))
     return _describe(call, EquivariantMap("data_flow", op, rep_in, rep_out, *features))
-
-
-def _is_isometric(group: Group, actions: Tensor) -> bool:
-    """Whether the actions are orthogonal. A sound map between orthogonal representations gives no other kind."""
-    lie, finite = actions[: len(group.generators)], actions[len(group.generators) :]
-    identity = torch.eye(actions.shape[-1], dtype=actions.dtype).expand_as(finite)
-    return torch.allclose(lie, -lie.mT, atol=1e-5) and torch.allclose(finite @ finite.mT, identity, atol=1e-5)
 
 
 def _describe(call: Call, map_: EquivariantMap) -> EquivariantMap:

@@ -145,18 +145,20 @@ class Observer:
         x = self.inputs if k == 0 else _nearby(self.inputs, self.action(vector.rho(drawn[-1]), self.inputs), seed=k)
         base = self._run(x, {index: inject(k, None) for index, inject in injected.items()})
         moved = [
-            self._run(self.action(vector.rho(g), x), {index: inject(k, g) for index, inject in injected.items()})
+            self._run(
+                self.action(vector.rho(g), x), {index: inject(k, g) for index, inject in injected.items()}, locate=False
+            )
             for g in drawn
         ]
         return Sample(base, moved)
 
-    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor]) -> Recording:
+    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, locate: bool = True) -> Recording:
         # a model may ask for gradients of its inputs (forces), and leaves them changed
         fresh = map_tensors(lambda _, tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad), inputs)
         torch.manual_seed(0)
         self.runs += 1
         try:
-            return record(self.model, fresh, injected=injected)
+            return record(self.model, fresh, injected=injected, locate=locate)
         except Exception as error:
             raise ValueError(
                 f"the model does not run on the example inputs in float64 ({type(error).__name__}: {error}); "

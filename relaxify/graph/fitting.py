@@ -127,9 +127,11 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
     if len(chosen) < 2 * d:
         return Transformation("undecided")
     if int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) < d:
-        completed = _completed(group, matrices, before[:, chosen] @ inverse, len(axes))
-        if completed is None:
+        if len(axes) == 1:
             return Transformation("undecided")
+        completed = _completed(group, matrices, before[:, chosen] @ inverse)
+        if completed is None:
+            return Transformation("none", axes, residual=max(fits))
         matrices = completed
     actions = _actions(group, matrices, len(axes))
     if (sign := _bracket_sign(group, actions)) is not None and sign < 0:
@@ -165,14 +167,12 @@ def _brackets(a: Float[Tensor, "lie d d"]) -> Float[Tensor, "lie lie d d"]:
 
 
 def _completed(
-    group: Group, matrices: Sequence[Float[Tensor, "d d"]], span: Float[Tensor, "d d"], axes: int
+    group: Group, matrices: Sequence[Float[Tensor, "d d"]], span: Float[Tensor, "d d"]
 ) -> list[Float[Tensor, "d d"]] | None:
     """On a pair of axes, matrices known on the span of the data (symmetric tensors, say), made whole by g (x) g.
 
-    Nothing if the span is no subrepresentation, or if there is one axis only: then what is missing could be anything.
+    Nothing if the span is no subrepresentation: then no tensors are there, but what some constant has spoilt.
     """
-    if axes != 2:
-        return None
     rest = torch.eye(len(span), dtype=span.dtype) - span
     vector = Representation.defining(group)
     whole = [torch.kron(g, g) for g in map(vector.rho, elements(group)[:-1])]
@@ -199,6 +199,13 @@ def known_actions(group: Group, axes: int) -> dict[str, Float[Tensor, "actions d
         lie = [torch.kron(a, identity) + torch.kron(identity, a) for a in group.generators]
         return {"vector⊗vector": torch.stack([*lie, *(torch.kron(g, g) for g in group.finite)])}
     return {}
+
+
+def is_isometric(group: Group, actions: Float[Tensor, "actions d d"]) -> bool:
+    """Whether the actions are orthogonal. A sound map between orthogonal representations gives no other kind."""
+    lie, finite = actions[: len(group.generators)], actions[len(group.generators) :]
+    identity = torch.eye(actions.shape[-1], dtype=actions.dtype).expand_as(finite)
+    return torch.allclose(lie, -lie.mT, atol=1e-5) and torch.allclose(finite @ finite.mT, identity, atol=1e-5)
 
 
 def close(a: Tensor, b: Tensor) -> bool:

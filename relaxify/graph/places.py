@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import relaxify
 _LIBRARIES = tuple(f"{Path(path).parent}{os.sep}" for path in (torch.__file__, jaxtyping.__file__, relaxify.__file__))
 
 
+@functools.cache
 def is_own_code(file: str) -> bool:
     """Whether a file is a user's, or a model library's."""
     return not file.startswith((*_LIBRARIES, "<"))

@@ -62,12 +62,14 @@ def record(
     *,
     keep: Callable[[Tensor], bool] = torch.is_floating_point,
     injected: Mapping[int, Tensor] = MappingProxyType({}),
+    locate: bool = True,
 ) -> Recording:
     """Run the model once on the inputs and record every operation.
 
-    `keep` says which values to snapshot; `injected` replaces what the nodes of these numbers computed.
+    `keep` says which values to snapshot; `injected` replaces what the nodes of these numbers computed; without `locate` the
+    statements are not looked for, which takes time.
     """
-    recorder = _Recorder(model, inputs, keep, injected)
+    recorder = _Recorder(model, inputs, keep, injected, locate)
     with _calls_seen_by(recorder), recorder:
         output = call(model, inputs)
     last = recorder.graph.output(recorder.reference(_as_tree(output)))
@@ -77,12 +79,18 @@ def record(
 
 class _Recorder(TorchFunctionMode):
     def __init__(
-        self, model: nn.Module, inputs: Inputs, keep: Callable[[Tensor], bool], injected: Mapping[int, Tensor]
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        keep: Callable[[Tensor], bool],
+        injected: Mapping[int, Tensor],
+        locate: bool,
     ) -> None:
         super().__init__()
         self.graph = fx.Graph()
         self.keep = keep
         self.injected = injected
+        self.locate = locate
         self.stack: list[str] = []
         self.calls: defaultdict[str, list[ModuleCall]] = defaultdict(list)
         self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
@@ -158,7 +166,7 @@ class _Recorder(TorchFunctionMode):
 
     def _describe(self, node: fx.Node) -> None:
         node.meta["module"] = self.stack[-1] if self.stack else ""
-        node.meta["location"] = location()
+        node.meta["location"] = location() if self.locate else ""
         node.meta["parameters"] = ()
 
     def _bind(self, tensor: Tensor, node: fx.Node, *, clone: bool) -> None:

@@ -10,7 +10,7 @@ from torch import fx
 
 from relaxify.graph.breaks import op_name
 from relaxify.graph.evidence import Evidence
-from relaxify.graph.fitting import TOLERANCE, Pairs, Transformation, on_axes, transformation
+from relaxify.graph.fitting import TOLERANCE, Pairs, Transformation, is_isometric, on_axes, transformation
 from relaxify.graph.linear_ops import MIXING
 
 
@@ -38,7 +38,7 @@ def _convention(evidence: Evidence, node: fx.Node) -> Cause | None:
 
 def _mixing(evidence: Evidence, node: fx.Node) -> Cause | None:
     """The value still transforms, by W M(g) W^-1, which nothing downstream expects."""
-    if evidence.of(node).kind != "linear":
+    if evidence.of(node).kind != "linear" or op_name(node) not in MIXING:
         return None
     return Cause("mixing", f"{op_name(node)} mixes components of what transforms by a fixed matrix; mix channels instead")
 
@@ -59,7 +59,8 @@ def _bias(evidence: Evidence, node: fx.Node) -> Cause | None:
     ]
     if op_name(node) in _NORMALISATIONS or not differences:
         return None
-    if transformation(evidence.group, differences, sample_sizes=evidence.sample_sizes).kind != "linear":
+    found = transformation(evidence.group, differences, sample_sizes=evidence.sample_sizes)
+    if found.actions is None or not is_isometric(evidence.group, found.actions):
         return None
     return Cause(
         "bias", "a constant (a bias) is added to components of what transforms; only zero is the same in every frame"

@@ -1,0 +1,68 @@
+"""The first broken operation is the planted one, its cause is right in words, and sound models are left in peace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import ENTRIES
+from zoo.entry import Entry
+from zoo.faults import FAULTS
+
+from relaxify import inspect
+from relaxify.inspection.report import Report
+
+
+def inspected(entry: Entry, model: nn.Module, *, training: bool = False) -> Report:
+    return inspect(model, entry.group, *entry.inputs(), input_action=entry.transform, training=training)
+
+
+# many seconds each
+SLOW = {"SEGNN, layer norm", "SEGNN, tanh", "VN-PointNet, largest over points", "VN-PointNet, leaky relu"}
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in SLOW])
+def test_the_planted_fault_is_named_and_so_is_its_cause(name: str) -> None:
+    planted = FAULTS[name]
+    torch.manual_seed(0)
+    fault = inspected(planted.entry, planted.make(), training=planted.training).fault
+    assert fault is not None
+    assert (fault.module, fault.op, fault.kind) == (planted.where, planted.op, planted.kind)
+
+
+SOUND = ["DeepSets", "EGNN, sparse", "GNNFF", "PaiNN forces", "PaiNN dipole", "SchNet", "TensorNet", "VN-transformer"]
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_model_has_no_fault(name: str) -> None:
+    entry = ENTRIES[name]
+    torch.manual_seed(0)
+    report = inspected(entry, entry.make())
+    assert report.is_sound
+    assert report.error.largest < 1e-7
+    assert report.forward_passes <= 60
+
+
+def test_the_inverse_convention_is_told() -> None:
+    """What a layer returns moves by g^-1 where the caller moves the inputs by g."""
+
+    class Mix(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4, bias=False)
+
+        def forward(self, v: Tensor) -> Tensor:
+            return self.layer(v.mT).mT * 2
+
+    inverse = lambda g, inputs: (inputs[0] @ g.to(inputs[0]),)  # noqa: E731
+    report = inspect(Mix(), "SO(3)", torch.randn(30, 4, 3), input_action=inverse)
+    assert report.fault is not None
+    assert report.fault.kind == "convention"
+    assert "inverse of g" in report.fault.cause
+
+
+def test_a_model_that_is_sound_under_rotations_alone_is_told_from_one_that_is_not() -> None:
+    planted = FAULTS["PaiNN, pseudovector added"]
+    torch.manual_seed(0)
+    model = planted.make()
+    assert inspect(model, "SO(3)", *planted.entry.inputs(), input_action=planted.entry.transform).is_sound

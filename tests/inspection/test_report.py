@@ -1,0 +1,91 @@
+"""The report as data, as JSON, and as a page that a browser opens."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relaxify import Report, inspect, relaxify, set_theta
+
+X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    def __init__(self, *, bias: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 4, bias=False), nn.Linear(4, 4, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.second(self.first((x - x.mean(0)).unsqueeze(-1)))
+        return v * v.norm(dim=1, keepdim=True)
+
+
+def report_of(model: nn.Module) -> Report:
+    return inspect(model, "O(3)", X)
+
+
+@pytest.fixture(scope="module")
+def broken() -> Report:
+    torch.manual_seed(0)
+    return report_of(Net(bias=True))
+
+
+def test_json_holds_the_whole_report(broken: Report) -> None:
+    data = json.loads(broken.to_json())
+    assert data["format"] == "relaxify-report/1"
+    assert data["fault"]["module"] == "second"
+    assert len(data["nodes"]) == len(broken.nodes)
+    assert data["error"]["mean"] == broken.error.mean
+    assert data["layers"][0]["share"] is None
+
+
+def test_diff_names_what_changed() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    before = report_of(model)
+    relaxify(model, "O(3)", example_inputs=X)
+    set_theta(model, 1.0)
+    nn.init.ones_(model.second.relaxation.weight)
+    after = report_of(model)
+    changes = {change.what: (change.before, change.after) for change in before.diff(after).changes}
+    assert changes["second share"][0] is None
+    assert changes["second share"][1] > 0.1
+    assert "fault" not in changes
+    assert str(after.diff(after)) == "no change"
+    assert "second share: - -> " in str(before.diff(after))
+
+
+def test_the_page_names_the_fault_and_needs_no_network(broken: Report) -> None:
+    page = broken.to_html()
+    assert "a constant (a bias) is added" in page
+    assert "self.second(self.first(" in page
+    assert not re.findall(r"(?:src|href)=|https?://|@import|url\(", page)
+
+
+def test_names_in_the_page_are_text_not_markup() -> None:
+    model = Net()
+    model.__class__ = type("<script>alert(1)</script>", (Net,), {})
+    page = report_of(model).to_html()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium to open the page with")
+def test_a_browser_opens_the_page_and_runs_its_script(broken: Report, tmp_path: Path) -> None:
+    look = "document.querySelector('th').click(); document.title = 'sorted ' + document.querySelectorAll('tr').length"
+    path = tmp_path / "report.html"
+    path.write_text(broken.to_html().replace("</body>", f"<script>{look}</script></body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    result = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
+    rows = len(broken.nodes) + len(broken.outputs) + len(broken.layers) + 3
+    assert f"<title>sorted {rows}</title>" in result.stdout
