@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint types arrows demo clean
+.PHONY: help setup test lint types arrows demo bench clean
 
 help: ## Say what there is
 	grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ arrows: $(READY) ## Check that the packages import each other in the allowed dir
 
 demo: $(READY) ## Train, project, convert and verify a small model
 	$(BIN)/relaxify demo
+
+bench: $(READY) ## Measure what a relaxed training step costs, in time and memory
+	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --memory
 
 clean: ## Remove .venv, builds and caches
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -93,6 +93,8 @@ def _attach(site: Site, term: Term) -> None:
             module.register_forward_hook(term.leave, always_call=True)
         else:
             module.register_forward_hook(term.hook, with_kwargs=True)
+            if type(module) is nn.Linear:
+                module.register_forward_pre_hook(term.lay_out, with_kwargs=True)
 
 
 def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:

@@ -30,7 +30,7 @@ class RelaxConfig:
 
     weight: float = 0.01
     reduction: Reduction = "rms"
-    rows: int | None = 256
+    rows: int | None = 64
     rank: int | None = None
     theta: float = 0.0
 

@@ -6,12 +6,16 @@ point count and of the forward pass's graph.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.relaxation.parallel import averaged, replicas_of
 from relaxify.relaxation.term import Term, terms_of
 from relaxify.representations import lie_derivative
 
@@ -38,45 +42,98 @@ def penalty(model: nn.Module) -> Float[Tensor, ""]:
 
         loss = criterion(model(x), y) + penalty(model)
     """
-    layers = penalties(model)
-    for term in terms_of(model).values():
+    terms = _seen_terms(model)
+    layers = layer_penalties(list(terms.values()), replicas_of(model))
+    for term in terms.values():
         term.sketch.read()
-    return torch.stack([layer.total for layer in layers.values()]).sum()
+    return torch.stack([layer.total for layer in layers]).sum()
 
 
 def penalties(model: nn.Module) -> dict[str, LayerPenalty]:
     """The same layer by layer, by path, without marking the sketches as read. Layers that saw no input count zero."""
+    terms = _seen_terms(model)
+    return dict(zip(terms, layer_penalties(list(terms.values()), replicas_of(model)), strict=True))
+
+
+def _seen_terms(model: nn.Module) -> dict[str, Term]:
     terms = terms_of(model)
     if not terms:
         raise RuntimeError("the model has no relaxation terms to penalise; call relaxify(model, group) first.")
-    if not any(term.sketch.seen for term in terms.values()):
+    if all(term.sketch.is_empty for term in terms.values()):
         raise RuntimeError(
             "no relaxed layer has seen a training batch, so there is nothing to penalise; "
             "call penalty(model) after a forward pass in train() mode with gradients on."
         )
-    return {path: layer_penalty(term) for path, term in terms.items()}
+    return terms
 
 
 def layer_penalty(term: Term) -> LayerPenalty:
-    """Both regularisers of one term on its sketch, in full precision whatever autocast does: L_A(W) is a difference."""
-    with torch.autocast(term.theta.device.type, enabled=False):
-        sizes = _sizes(term)
-    return LayerPenalty(sizes[0], sizes[1:], term.config.weight)
+    """Both regularisers of one term on its sketch."""
+    return layer_penalties([term])[0]
 
 
-def _sizes(term: Term) -> Float[Tensor, " sizes"]:
-    rep_in, rep_out, dtype = term.map.rep_in, term.map.rep_out, term.theta.dtype
-    if term.sketch.keeps_moment and (moment := term.sketch.moment) is not None:
-        maps = torch.cat([term.matrix[None], lie_derivative(term.matrix, rep_in, rep_out)])
-        return _root(torch.einsum("aij,aij->a", maps @ moment.to(dtype), maps))
-    if (rows := term.sketch.rows) is None:
-        return term.matrix.sum() * term.theta.new_zeros(1 + term.map.group.actions)
-    rows = rows.to(dtype)
-    with torch.no_grad():
-        moved = torch.cat([rows[None], rep_in.act(rows)])
-    images = term(moved)
-    squares = torch.cat([images[:1], images[1:] - rep_out.act(images[0])]).square().sum(-1)
-    return _root(squares.mean(-1)) if term.config.reduction == "rms" else _root(squares).mean(-1)
+def layer_penalties(terms: Sequence[Term], replicas: dist.ProcessGroup | None = None) -> list[LayerPenalty]:
+    """Both regularisers of each term on its sketch, over the rows of all `replicas` if there are any.
+
+    In full precision whatever autocast does, for L_A(W) is a difference. Small layers of one shape are computed together:
+    their cost is that of starting operations, not of computing them.
+    """
+    batches: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, term in enumerate(terms):
+        batches[_alike(term)].append(index)
+    means: dict[int, Tensor] = {}
+    with torch.autocast(terms[0].theta.device.type, enabled=False):
+        for members in batches.values():
+            means.update(zip(members, _means([terms[index] for index in members]).unbind(), strict=True))
+        if replicas is not None:
+            means = averaged(means, [term.sketch.count for term in terms], replicas)
+        sizes = (_root(means[k]) if term.config.reduction == "rms" else means[k] for k, term in enumerate(terms))
+        return [LayerPenalty(size[0], size[1:], term.config.weight) for size, term in zip(sizes, terms, strict=True)]
+
+
+# from here on, copying weights side by side costs more than it saves
+_SMALL = 2**16
+
+
+def _alike(term: Term) -> Hashable:
+    """Equal for terms that are computed together."""
+    rows = term.sketch.rows
+    if rows is None or term.size > _SMALL:
+        return id(term)
+    return (term.structure, term.config.reduction, term.config.rank, tuple(rows.shape), rows.dtype, term.theta.dtype)
+
+
+def _means(terms: Sequence[Term]) -> Float[Tensor, "terms sizes"]:
+    """For |W x| and each |L_A(W) x| the mean over rows, of its square for `rms`, for terms that are alike."""
+    first = terms[0]
+    rep_in, rep_out = first.map.rep_in, first.map.rep_out
+    # in half precision the differences would drown
+    dtype = torch.promote_types(first.theta.dtype, torch.float32)
+    if first.sketch.keeps_moment and (moment := first.sketch.moment) is not None:
+        weight = first.matrix.to(dtype)
+        maps = torch.cat([weight[None], lie_derivative(weight, rep_in, rep_out)])
+        return torch.einsum("aij,aij->a", maps @ moment.to(dtype), maps)[None]
+    if first.sketch.rows is None:
+        nothing = first.theta.new_zeros(1 + first.map.group.actions, dtype=dtype)
+        return (sum(weight.sum() for weight in first.whole_weights) * nothing)[None]
+    rows = _stacked([term.sketch.rows.to(dtype) for term in terms if term.sketch.rows is not None])
+    # apply W to x and to every drho(A) x in one product; what L_A(W) subtracts, drho(A) W x, needs no other
+    moved = torch.cat([rows[None], rep_in.act(rows)]).transpose(0, 1)
+    images = _images(terms, moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
+    lie = images[:, 1:] - rep_out.act(images[:, 0]).transpose(0, 1)
+    squares = torch.cat([images[:, :1], lie], dim=1).square().sum(-1)
+    return (squares if first.config.reduction == "rms" else _root(squares)).mean(-1)
+
+
+def _images(terms: Sequence[Term], rows: Float[Tensor, "terms rows n_in"]) -> Float[Tensor, "terms rows n_out"]:
+    """W x of each term, through the factors of low-rank ones."""
+    for factor in zip(*(reversed(term.whole_weights) for term in terms), strict=True):
+        rows = rows @ _stacked([weight.to(rows.dtype) for weight in factor]).mT
+    return rows
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def _root(squares: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.relaxation.folding import fit_updates, fold_updates
+from relaxify.relaxation.gathering import gather
+from relaxify.relaxation.parallel import averaged_moment, replicas_of, sharded_modules
 from relaxify.relaxation.term import Term, owned_terms, terms_of
 from relaxify.sites import CHILD, HOLDER
 
@@ -30,6 +33,8 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
       inputs last seen in training: never further on those inputs than either.
     - `max_theta`: refuse to project a model that was not annealed to at most this theta.
 
+    A model sharded by FSDP2 is gathered into an ordinary one on every process; all of them call this.
+
     Layers that cannot express anything (`summary(model)` says why) are dropped. RuntimeError if the model is not relaxed;
     ValueError for an unknown mode, a theta above `max_theta`, or NaN in a term that would be folded.
     """
@@ -41,7 +46,10 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     if max_theta is not None and not max_theta >= 0:
         raise ValueError(f"project(max_theta={max_theta}): it bounds |theta|; pass 0 or more.")
     _check_theta(terms, max_theta)
-    updates = [(owner, _updates(term, mode)) for owner, term in owned_terms(model)] if mode != "drop" else []
+    replicas = replicas_of(model)
+    updates = [(owner, _updates(term, mode, replicas)) for owner, term in owned_terms(model)] if mode != "drop" else []
+    if inplace and sharded_modules(model):
+        raise ValueError("project(inplace=True) of a sharded model: its shards hold the terms; project it without inplace.")
     clean = model if inplace else _copy_without_terms(model, list(terms.values()))
     if inplace:
         _strip(clean, {id(term) for term in terms.values()})
@@ -62,7 +70,10 @@ def _check_theta(terms: dict[str, Term], max_theta: float | None) -> None:
 def _copy_without_terms(model: Model, terms: list[Term]) -> Model:
     # a stand-in for each term keeps deepcopy from copying W; the copy's hooks are bound to the stand-ins
     stand_ins = {id(term): nn.Identity() for term in terms}
-    clean = copy.deepcopy(model, dict(stand_ins))
+    memo: dict[int, Any] = dict(stand_ins)
+    if sharded_modules(model):
+        gather(model, memo)
+    clean = copy.deepcopy(model, memo)
     _strip(clean, {id(stand_in) for stand_in in stand_ins.values()})
     return clean
 
@@ -78,13 +89,14 @@ def _strip(model: nn.Module, terms: set[int]) -> None:
             for key in [key for key, hook in hooks.items() if id(getattr(hook, "__self__", None)) in terms]:
                 del hooks[key]
                 module._forward_hooks_with_kwargs.pop(key, None)
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
                 module._forward_hooks_always_called.pop(key, None)
 
 
 Update = tuple[str, int, Float[Tensor, "_"]]
 
 
-def _updates(term: Term, mode: Mode) -> list[Update]:
+def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None = None) -> list[Update]:
     """What to add to which slice (from this offset on) of which of the layer's parameters."""
     paths, reason = term.fold_paths()
     if not paths or reason is not None:
@@ -96,6 +108,8 @@ def _updates(term: Term, mode: Mode) -> list[Update]:
     blocks = (term.map.rep_in.blocks, term.map.rep_out.blocks)
     moment = term.sketch.moment
     if mode == "fit" and moment is not None:
+        if replicas is not None:
+            moment = averaged_moment(moment, term.sketch.count, replicas)
         parts = fit_updates(relaxation, *blocks, paths, moment)
     else:
         parts = fold_updates(relaxation, *blocks, paths)

@@ -1,7 +1,10 @@
 """Sketch: what a term keeps of its inputs, so that the penalty needs no activations of the forward pass.
 
-Either the second moment sum x x^T (enough for `rms` over every row), or input rows: all of them, or a uniform sample of
-fixed size over everything seen since the penalty was last read.
+Either input rows (all of them, or a uniform sample of fixed size over everything seen since the penalty was last read), or
+the second moment sum x x^T, which is enough for `rms` over every row and smaller once there are more rows than features.
+
+An update is made of tensor operations, and what it decides on in Python (whether it is the first since the last read, and
+the shapes) is the same in every training step, so that a compiled model's graph holds it and is made once.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 _MIX = (-4658895280553007687, -7723592293110705685)  # splitmix64's multipliers
 
 
-def hashed_integers(counter: int, count: int, high: int, device: torch.device) -> Int[Tensor, " count"]:
+def hashed_integers(
+    counter: int | Int[Tensor, ""], count: int, high: int | Int[Tensor, ""], device: torch.device
+) -> Int[Tensor, " count"]:
     """`count` integers in [0, high) from splitmix64 of a counter: repeatable, and no random stream is touched."""
     z = (torch.arange(count, device=device) + counter * count) * _GOLDEN
     for shift, multiplier in zip((30, 27), _MIX, strict=True):
@@ -33,13 +38,35 @@ class Sketch:
 
     def __init__(self, config: RelaxConfig) -> None:
         self.rows_kept = config.rows
-        self.keeps_moment = config.rows is None and config.reduction == "rms"
-        self.seen = 0
-        self.stale = False
-        self.updates = 0
+        self.may_keep_moment = config.rows is None and config.reduction == "rms"
+        self.stale = True
+        self._seen = torch.zeros((), dtype=torch.int64)
+        self._updates = torch.zeros((), dtype=torch.int64)
         self._rows: Tensor | None = None
         self._moment: Tensor | None = None
         self._output_square: Tensor | None = None
+
+    @property
+    def seen(self) -> int:
+        return int(self._seen)
+
+    @property
+    def updates(self) -> int:
+        return int(self._updates)
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        self._updates = torch.tensor(value)
+
+    @property
+    def count(self) -> Int[Tensor, ""]:
+        """`seen`, without waiting for the device."""
+        return self._seen
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever seen."""
+        return self._output_square is None
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "*rows n"], output: Float[Tensor, "..."]) -> None:
@@ -47,31 +74,47 @@ class Sketch:
         x = x.detach().reshape(-1, x.shape[-1])
         if not len(x):
             return
-        if self.stale:
-            self.seen, self.stale = 0, False
-            self._rows = self._moment = self._output_square = None
         square = torch.linalg.vector_norm(output.detach(), dtype=torch.promote_types(output.dtype, torch.float32)).square()
-        self._output_square = square if self._output_square is None else self._output_square + square
-        if self.keeps_moment:
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-            self._moment = x.mT @ x if self._moment is None else self._moment.to(x.dtype) + x.mT @ x
+        if self.stale:
+            self._rows = self._moment = None
+            self._seen = torch.zeros_like(self._seen, device=x.device)
+            self._updates = self._updates.to(x.device)
+            self._output_square, self.stale = square, False
+        else:
+            self._output_square = square if self._output_square is None else self._output_square + square
+        if self.may_keep_moment:
+            self._keep_all_or_moment(x)
         else:
             self._rows = self._kept(x)
-        self.seen += len(x)
-        self.updates += 1
+        self._seen = self._seen + len(x)
+        self._updates = self._updates + 1
+
+    def _keep_all_or_moment(self, x: Float[Tensor, "rows n"]) -> None:
+        """Every row while there are no more rows than features, when applying W to them is the cheaper; else x^T x."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self._moment is not None:
+            self._moment = self._moment.to(x.dtype) + x.mT @ x
+            return
+        old = self._rows
+        if len(x) + (0 if old is None else len(old)) <= x.shape[1]:
+            self._rows = x.clone() if old is None else torch.cat([old, x])
+            return
+        self._moment = x.mT @ x if old is None else x.mT @ x + (old.mT @ old).to(x.dtype)
+        self._rows = None
 
     def _kept(self, x: Float[Tensor, "rows n"]) -> Float[Tensor, "kept n"]:
         """Every slot of a full reservoir holds a uniformly chosen row of all rows seen, so means over it are unbiased."""
         k, old = self.rows_kept, self._rows
-        if k is None or self.seen + len(x) <= k:
+        # as long as less than k rows are held, they are all that were seen
+        if k is None or len(x) + (0 if old is None else len(old)) <= k:
             x = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
             return x if old is None else torch.cat([old, x])
-        index = hashed_integers(self.updates, k, self.seen + len(x), x.device)
-        fresh = x[(index - self.seen).clamp(min=0)].to(torch.promote_types(x.dtype, torch.float32))
+        high = len(x) if old is None else self._seen + len(x)
+        index = hashed_integers(self._updates, k, high, x.device)
         if old is None:
-            return fresh
+            return _taken(x, index)
         kept = old if len(old) == k else old[index.clamp(max=len(old) - 1)]
-        return torch.where((index < self.seen)[:, None], kept, fresh)
+        return torch.where((index < self._seen)[:, None], kept, _taken(x, (index - self._seen).clamp(min=0)))
 
     def read(self) -> None:
         """Mark the summary as used: the next batch starts a new one."""
@@ -83,13 +126,21 @@ class Sketch:
         return self._rows
 
     @property
+    def keeps_moment(self) -> bool:
+        return self._moment is not None
+
+    @property
     def moment(self) -> Float[Tensor, "n n"] | None:
         """C = E[x x^T] over the rows seen (from the kept rows if these are what is kept), or None if nothing was seen."""
         if self._moment is not None:
-            return self._moment / self.seen
+            return self._moment / self._seen
         return None if self._rows is None else self._rows.mT @ self._rows / len(self._rows)
 
     @property
     def output_square(self) -> Tensor | None:
         """E|f_e(x)|^2 of the equivariant output per input row, or None if nothing was seen."""
-        return None if self._output_square is None else self._output_square / self.seen
+        return None if self._output_square is None else self._output_square / self._seen
+
+
+def _taken(x: Float[Tensor, "rows n"], index: Int[Tensor, " kept"]) -> Float[Tensor, "kept n"]:
+    return x[index].to(torch.promote_types(x.dtype, torch.float32))

@@ -5,8 +5,9 @@ It acts through a forward hook that is a bound method of the term, so that deepc
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,11 @@ from torch import Tensor, nn
 
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.parallel import whole
+from relaxify.relaxation.passes import is_counted
+from relaxify.relaxation.products import added_rows
 from relaxify.relaxation.sketch import Sketch
+from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Path, Site
 
 
@@ -41,10 +46,12 @@ class Term(nn.Module):
         self.keep_relaxed = keep_relaxed
         self.forced: bool | None = None
         self.sketch = Sketch(config)
-        self.attribute_range: Tensor | None = None
+        # nothing seen yet: every value is below inf and above -inf
+        self.attribute_range = like.new_tensor([math.inf, -math.inf])
         own = dict(site.module.named_parameters(recurse=False))
         used = {path.parameter: site.module.get_parameter(path.parameter) for path in site.map.paths}
         self.base_shapes = {name: tuple(p.shape) for name, p in (own | used).items()}
+        self.structure = (_structure(site.map.rep_in), _structure(site.map.rep_out))
         self._make_weights(like)
         self.register_buffer("theta", torch.tensor(config.theta, dtype=like.dtype, device=like.device))
         self.register_buffer("largest_theta", torch.zeros_like(self.theta), persistent=False)
@@ -65,9 +72,20 @@ class Term(nn.Module):
         return ("weight",) if self.config.rank is None else ("up", "down")
 
     @property
+    def size(self) -> int:
+        """How many entries W has, or its factors."""
+        return sum(getattr(self, key).numel() for key in self.weight_keys)
+
+    @property
+    def whole_weights(self) -> tuple[Tensor, ...]:
+        """W, or up and down, gathered from all processes if they are sharded."""
+        return tuple(whole(getattr(self, key)) for key in self.weight_keys)
+
+    @property
     def matrix(self) -> Float[Tensor, "n_out n_in"]:
-        """W, dense."""
-        return self.weight if self.config.rank is None else self.up @ self.down
+        """W, dense, gathered from all processes if it is sharded."""
+        first, *rest = self.whole_weights
+        return first @ rest[0] if rest else first
 
     def forward(self, x: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
         """W x on the last axis, without theta."""
@@ -77,6 +95,19 @@ class Term(nn.Module):
     def active(self) -> bool:
         """Whether the model's forward pass adds this term now."""
         return self.forced if self.forced is not None else self.training or self.keep_relaxed
+
+    def lay_out(self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """The forward pre-hook of an nn.Linear: its input as rows in memory, or None (leave it) when not active.
+
+        F.linear copies an input that is not, for itself and out of reach; a copy made here serves the term as well, and its
+        gradients meet in one layout.
+        """
+        if not self.active or not module.weight.requires_grad:
+            return None
+        x = _argument(args, kwargs, 0, self.map.argument)
+        if x.ndim < 3 or x.is_contiguous():
+            return None
+        return ((x.contiguous(), *args[1:]), kwargs) if args else (args, {**kwargs, self.map.argument: x.contiguous()})
 
     def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         """The forward hook: output + theta * W x as a fresh tensor, or None (leave the output) when not active."""
@@ -89,26 +120,22 @@ class Term(nn.Module):
     ) -> Tensor:
         """output + theta * W x for an op that made `output` of x (and of the further arguments of its module)."""
         rows = self.map.features_in.rows(x)
-        if self.training and torch.is_grad_enabled():
+        if self.training and is_counted():
             self._observe(rows, output, args, kwargs)
-        relaxation = self._relaxation(rows)
-        return output + self.map.features_out.restore(relaxation, like=output).to(output.dtype)
+        return added_rows(output, *self._factors(rows), self.map.features_out)
 
-    def _relaxation(self, rows: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
-        if self.config.rank is None:
-            return F.linear(rows, self.theta * self.weight)
-        return F.linear(F.linear(rows, self.down), self.theta * self.up)
+    def _factors(self, rows: Float[Tensor, "*rows n_in"]) -> tuple[Float[Tensor, "*rows r"], Float[Tensor, "n_out r"]]:
+        """Two matrices whose product is theta * W x, with theta on the smaller."""
+        left, right = (rows, self.weight) if self.config.rank is None else (F.linear(rows, self.down), self.up)
+        return (self.theta * left, right) if left.numel() < right.numel() else (left, self.theta * right)
 
-    # the sketch's counters would be constants of a compiled graph, so that every step would compile it anew
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def _observe(self, rows: Tensor, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Keep what the penalty needs, but not inside a functorch transform or activation checkpointing's second pass."""
-        if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._current_graph_task_id() != -1:
-            return
+        """Keep what the penalty and the folding need to know of the data."""
         with torch.autocast(rows.device.type, enabled=False):
             self.sketch.update(rows, output)
         self._watch_attribute(args, kwargs)
-        self.largest_theta = torch.maximum(self.theta.abs(), self.largest_theta)
+        self.largest_theta.copy_(torch.maximum(self.theta.abs(), self.largest_theta))
 
     def _watch_attribute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self.map.attribute is None:
@@ -116,18 +143,17 @@ class Term(nn.Module):
         values = _argument(args, kwargs, self.map.attribute.position, self.map.attribute.name)
         values = values.detach()[..., self.map.attribute.column]
         if values.numel():
-            low, high = torch.aminmax(values)
-            if self.attribute_range is not None:
-                low, high = torch.minimum(low, self.attribute_range[0]), torch.maximum(high, self.attribute_range[1])
-            self.attribute_range = torch.stack([low, high])
+            low, high = self.attribute_range.to(values).unbind()
+            least, most = torch.aminmax(values)
+            self.attribute_range = torch.stack([torch.minimum(low, least), torch.maximum(high, most)])
 
     def fold_paths(self) -> tuple[tuple[Path, ...], str | None]:
         """The paths that `fold` may use, with a measured constant attribute in their scale, and why there are none."""
         if self.map.attribute is None:
             return self.map.paths, self.map.unfoldable
-        if self.attribute_range is None:
-            return (), "the scalar attribute that scales this layer was never seen in training"
         low, high = self.attribute_range.tolist()
+        if low > high:
+            return (), "the scalar attribute that scales this layer was never seen in training"
         constant = (low + high) / 2
         if constant == 0 or high - low > 1e-5 * abs(constant):
             return (
@@ -187,6 +213,11 @@ class Term(nn.Module):
         return f"{self.map.rep_in} -> {self.map.rep_out}, {self.map.group.name}{rank}"
 
 
+def _structure(rep: Representation) -> Hashable:
+    """Equal for representations that are the same, however they were made."""
+    return (rep.group, rep.blocks, tuple(action.numpy().tobytes() for action in rep.actions))
+
+
 def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Tensor:
     value = args[position] if len(args) > position else kwargs[name]
     assert isinstance(value, Tensor)
@@ -208,8 +239,16 @@ def terms_of(model: nn.Module) -> dict[str, Term]:
 def owned_terms(model: nn.Module) -> Iterator[tuple[str, Term]]:
     """Every term with the path of the module whose op it relaxes."""
     seen: set[int] = set()
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, Term) and id(module) not in seen:
-            seen.add(id(module))
-            depth = 2 if module.map.intercepts else 1
-            yield ".".join(name.split(".")[:-depth]), module
+    for owner, term in _walk(model, ()):
+        if id(term) not in seen:
+            seen.add(id(term))
+            yield owner, term
+
+
+def _walk(module: nn.Module, path: tuple[str, ...]) -> Iterator[tuple[str, Term]]:
+    # named_modules would join a name for each of the hundreds of modules that have no term, in every training step
+    if isinstance(module, Term):
+        yield ".".join(path[: -2 if module.map.intercepts else -1]), module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, (*path, name))

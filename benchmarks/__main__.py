@@ -1,0 +1,117 @@
+"""Time every case, print a table, and save it as JSON and as a picture.
+
+python -m benchmarks [--rounds 11] [--only NAME] [--memory]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.models import CASES, Case
+from benchmarks.steps import KINDS, steps
+from benchmarks.timing import in_turn, ratio
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measured(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Ratios of whole steps to the plain one. The floor is the plain step and the products together."""
+    times = in_turn(steps(case, device), device, rounds=rounds, warm_up=3)
+    plain = times["plain"]
+    times["floor"] = [a + b for a, b in zip(plain, times["floor"], strict=True)]
+    ratios = {kind: ratio(times[kind], plain) for kind in KINDS}
+    return {
+        "case": case.name,
+        "plain, ms": 1e3 * statistics.median(plain),
+        **ratios,
+        "relaxed / floor": ratio(times["relaxed"], times["floor"]),
+        "naive overhead / ours": (ratios["naive"] - 1) / (ratios["relaxed"] - 1),
+        "bar": case.bar,
+        "bar, rank 16": case.bar_rank,
+    }
+
+
+def peak_memory(case: Case, kind: str) -> float:
+    """MiB by which steps of one kind raise this process's peak, model and optimiser included; in a process of its own."""
+    code = f"from benchmarks.__main__ import report_peak; report_peak({case.name!r}, {kind!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    return float(done.stdout)
+
+
+def report_peak(name: str, kind: str) -> None:
+    torch.set_num_threads(1)
+    case = next(case for case in CASES if case.name == name)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (run,) = steps(case, torch.device("cpu"), (kind,)).values()
+    for _ in range(3):
+        run()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    head = list(rows[0])
+    cells = [[f"{row[key]:.3g}" if isinstance(row[key], float) else str(row[key] or "") for key in head] for row in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 0.9 * len(rows) + 1.5), layout="constrained")
+    kinds = [kind for kind in ("naive", "exact", "relaxed", "rank 16", "floor") if kind in rows[0]]
+    for place, kind in enumerate(kinds):
+        at = [index + (place - len(kinds) / 2) * 0.16 for index in range(len(rows))]
+        axes.barh(at, [row[kind] for row in rows], height=0.15, label=kind)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(yticks=range(len(rows)), yticklabels=[row["case"] for row in rows], xlabel="training step / plain step")
+    axes.invert_yaxis()
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What relaxing costs.")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too, each in a process of its own")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = []
+    for case in CASES:
+        if options.only.lower() not in case.name.lower():
+            continue
+        rows.append(measured(case, device, options.rounds))
+        if options.memory:
+            rows[-1] |= {f"peak MiB, {kind}": peak_memory(case, kind) for kind in ("plain", "relaxed", "naive")}
+        print(table(rows[-1:]), flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"steps-{device.type}.json"
+    target.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=2) + "\n")
+    picture(rows, target.with_suffix(".png"))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The training steps that are compared: plain, relaxed, relaxed at rank 16, naive, and the floor's products."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from benchmarks.floor import gemms, shapes
+from benchmarks.models import Case
+from benchmarks.naive import relax_naively
+from benchmarks.timing import Step
+from relaxify import RelaxConfig, penalty, plan, relaxify, set_theta
+
+KINDS = ("plain", "relaxed", "rank 16", "exact", "naive", "floor")
+
+
+def steps(case: Case, device: torch.device, kinds: Sequence[str] = KINDS) -> dict[str, Step]:
+    """A training step of each kind, all from the same model and inputs; `floor` is the products alone."""
+    torch.manual_seed(0)
+    model = case.make().to(device)
+    inputs = tree_map_only(Tensor, lambda value: value.to(device), case.inputs())
+    return {kind: step(kind, case, copy.deepcopy(model), inputs, device) for kind in kinds}
+
+
+def step(kind: str, case: Case, model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> Step:
+    if kind == "plain":
+        return training(model, inputs, None)
+    if kind == "floor":
+        return gemms(shapes(model, inputs, plan(model, case.group, include=case.include).sites), device)
+    if kind == "naive":
+        terms = relax_naively(plan(model, case.group, include=case.include).sites)
+        model.to(device)
+        return training(model, inputs, lambda: 0.01 * torch.stack([term.penalty() for term in terms]).sum())
+    configs = {"relaxed": RelaxConfig(), "rank 16": RelaxConfig(rank=16), "exact": RelaxConfig(rows=None)}
+    relaxify(model, case.group, include=case.include, config=configs[kind])
+    set_theta(model, 0.5)
+    return training(model, inputs, lambda: penalty(model))
+
+
+def training(model: nn.Module, inputs: tuple[Any, ...], extra: Any) -> Step:
+    """Forward, penalty, backward and optimiser."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def run() -> None:
+        loss = sum_of_squares(model(*inputs))
+        if extra is not None:
+            loss = loss + extra()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def sum_of_squares(output: Any) -> Tensor:
+    """A loss of whatever a model returns: a tensor, or a dict of energies and forces."""
+    if isinstance(output, dict):
+        output = [output["energy"], output["forces"]]
+    parts = [value.square().mean() for value in tree_leaves(output)]
+    return torch.stack(parts).sum()

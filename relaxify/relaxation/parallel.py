@@ -1,0 +1,91 @@
+"""Terms in data-parallel training: DistributedDataParallel and FSDP2 (`fully_shard`).
+
+Each process sketches its own share of the batch. What has to be exchanged for the penalty of the whole batch are the means
+of squares of CR eq. 5, a few numbers a layer: they add up over processes, and the root is taken after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A parameter as one tensor, gathered from all processes if it is sharded.
+
+    Each process has its own gradient by the whole tensor: backward hands the mean of them to the shards, as FSDP2 does with
+    the gradients of the forward pass.
+    """
+    if not is_dtensor(tensor):
+        return tensor
+    from torch.distributed.tensor import DTensor, Partial
+
+    assert isinstance(tensor, DTensor)
+    return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether FSDP2 holds this parameter, in shards."""
+    # such tensors exist only where torch.distributed is there and set up
+    return dist.is_available() and dist.is_initialized() and hasattr(tensor, "full_tensor")
+
+
+def replicas_of(model: nn.Module) -> dist.ProcessGroup | None:
+    """The processes that train copies or shards of this model on shares of the batch, or None.
+
+    A model inside of DistributedDataParallel does not know that it is there: hand over the wrapped one.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.process_group
+    sharded = sharded_modules(model)
+    if not sharded:
+        return None
+    # parameters are DTensors, which know their mesh, only while they are not gathered for a forward pass
+    groups = (module._get_fsdp_state()._fsdp_param_group for module in sharded)  # type: ignore[operator]
+    mesh = next(group.mesh_info.mesh for group in groups if group is not None)
+    return mesh.get_group() if mesh.ndim == 1 else mesh._flatten().get_group()
+
+
+def sharded_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that FSDP2 was applied to."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def averaged(
+    means: Mapping[int, Tensor], counts: Sequence[Int[Tensor, ""]], replicas: dist.ProcessGroup
+) -> dict[int, Tensor]:
+    """Each layer's means over the rows of all processes, which saw `counts[layer]` rows each; in one exchange.
+
+    The value is that of the whole batch on every process. The gradient is this process's share of it times the number of
+    processes, because data-parallel training averages gradients.
+    """
+    weights = torch.stack([count.to(means[0].device) for count in counts]).to(torch.float64)
+    flat = torch.cat([means[k].detach().double() * weights[k] for k in range(len(counts))] + [weights])
+    dist.all_reduce(flat, group=replicas)
+    totals = flat[-len(counts) :].clamp(min=1)
+    result, start = {}, 0
+    for k, total in enumerate(totals.unbind()):
+        own = means[k]
+        value = (flat[start : start + len(own)] / total).to(own.dtype)
+        share = (weights[k] / total * dist.get_world_size(replicas)).to(own.dtype)
+        result[k] = value + share * (own - own.detach())
+        start += len(own)
+    return result
+
+
+def averaged_moment(moment: Tensor, count: Int[Tensor, ""], replicas: dist.ProcessGroup) -> Float[Tensor, "n n"]:
+    """E[x x^T] over the rows of all processes."""
+    weight = count.to(moment.device, moment.dtype)
+    total = torch.cat([(moment * weight).flatten(), weight[None]])
+    dist.all_reduce(total, group=replicas)
+    return (total[:-1] / total[-1]).view_as(moment)

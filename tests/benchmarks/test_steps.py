@@ -1,0 +1,97 @@
+"""What the benchmark compares is what it says: a correct eq. 5, the products a term needs, and steps that train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from e3nn import o3
+from networks import NETWORKS, Make
+
+from benchmarks import __main__ as command
+from benchmarks.floor import gemms, shapes
+from benchmarks.models import CASES, Case
+from benchmarks.naive import relax_naively
+from benchmarks.steps import KINDS, step, steps
+from benchmarks.timing import in_turn, ratio
+from models.segnn import SEGNN, fully_connected
+from relaxify import RelaxConfig, penalties, plan, relaxify, set_theta
+from relaxify.relaxation.term import terms_of
+
+CPU = torch.device("cpu")
+
+
+def small() -> Case:
+    def inputs() -> tuple[torch.Tensor, ...]:
+        return (torch.randn(10, 3), torch.randn(10, 3), torch.randn(10, 1).sign(), fully_connected(2, 5))
+
+    return Case("small SEGNN", "O(3)", lambda: SEGNN(width=4, num_layers=1), inputs)
+
+
+@NETWORKS
+def test_the_naive_penalty_and_term_are_those_of_equation_5(make: Make) -> None:
+    """Against relaxify's exact ones, with equal weights: the same outputs, and the same sum over layers."""
+    (ours, group, batch), (naive, *_) = make(), make()
+    naive.load_state_dict(ours.state_dict())
+    terms = relax_naively(plan(naive, group).sites)
+    relaxify(ours, group, config=RelaxConfig(rows=None, reduction="norm"))
+    set_theta(ours, 0.5)
+    for term, own in zip(terms, terms_of(ours).values(), strict=True):
+        with torch.no_grad():
+            own.weight.copy_(term.weight.normal_())
+    outputs = []
+    for model in (ours, naive):
+        torch.manual_seed(1)
+        outputs.append(model(*batch))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    for term, layer in zip(terms, penalties(ours).values(), strict=True):
+        torch.testing.assert_close(term.penalty(), layer.norm + layer.lie.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_floor_knows_each_layers_products() -> None:
+    """Rows are those that the layer saw; an input that needs no gradient saves a product."""
+    model = torch.nn.Sequential(o3.Linear("4x0e+3x1o", "2x0e+2x1o"), o3.Linear("2x0e+2x1o", "1x1o"))
+    found = shapes(model, (torch.randn(7, 13),), plan(model, "O(3)").sites)
+    assert found == [(7, 13, 8, False), (7, 8, 3, True)]
+    assert not any(module._forward_hooks for module in model.modules())
+    gemms(found, CPU)()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_step_runs_and_the_training_ones_train(kind: str) -> None:
+    case = small()
+    model = case.make()
+    before = [p.clone() for p in model.parameters()]
+    run = step(kind, case, model, case.inputs(), CPU)
+    for _ in range(2):
+        run()
+    moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=False))
+    assert moved == (kind != "floor")
+
+
+def test_steps_are_timed_in_turn() -> None:
+    order: list[str] = []
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = in_turn(runs, CPU, rounds=3, warm_up=1)
+    assert order == list("abababab")
+    assert [len(values) for values in times.values()] == [3, 3]
+    assert ratio([3.0, 1.0, 8.0], [1.0, 1.0, 4.0]) == 2
+
+
+def test_steps_start_from_the_same_model() -> None:
+    assert list(steps(small(), CPU, ("plain", "relaxed"))) == ["plain", "relaxed"]
+
+
+def test_results_are_a_table_json_and_a_picture(tmp_path: Path) -> None:
+    row = command.measured(small(), CPU, rounds=1)
+    assert row["plain"] == 1
+    assert json.loads(json.dumps(row)) == row
+    assert command.table([row]).count("\n") == 2
+    command.picture([row], tmp_path / "steps.png")
+    assert (tmp_path / "steps.png").stat().st_size > 1000
+
+
+def test_cases_have_different_names() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)

@@ -1,0 +1,90 @@
+"""One of two processes that train together: `python replica.py RANK RENDEZVOUS OUT` saves what its half of a batch gave."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from networks import e3nn_net, randomise_terms
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard
+
+from relaxify import RelaxConfig, Triangle, penalty, project, relaxify
+from relaxify.relaxation.term import terms_of
+
+WORLD = 2
+CONFIGS = {
+    "rms": RelaxConfig(rows=None),
+    "norm": RelaxConfig(rows=None, reduction="norm"),
+    "rank": RelaxConfig(rows=None, rank=2),
+}
+
+
+def relaxed_net(config: RelaxConfig) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Always the same."""
+    torch.manual_seed(0)
+    model, group, batch = e3nn_net()
+    randomise_terms(relaxify(model, group, config=config))
+    return model, batch
+
+
+def step(model: nn.Module, batch: tuple[Tensor, ...], inner: nn.Module) -> dict[str, Any]:
+    """The penalty, every gradient, and theta after a controller's step."""
+    theta = Triangle(inner, 10)
+    output = model(*batch)
+    value = penalty(model)
+    (output.square().mean() + value).backward()
+    theta.step()
+    gradients = {name: whole(p.grad) for name, p in inner.named_parameters() if p.grad is not None}
+    thetas = [float(term.theta) for term in terms_of(inner).values()]
+    return {"penalty": value.detach(), "gradients": gradients, "thetas": thetas}
+
+
+def whole(gradient: Tensor) -> Tensor:
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+
+
+def replicated(model: nn.Module, batch: tuple[Tensor, ...]) -> dict[str, Any]:
+    return step(nn.parallel.DistributedDataParallel(model), batch, model)
+
+
+def sharded(model: nn.Module, batch: tuple[Tensor, ...], *, layers: bool) -> dict[str, Any]:
+    """With every layer a unit of its own, or with the whole model as one."""
+    for layer in (model.first, model.product) if layers else ():
+        fully_shard(layer)
+    fully_shard(model)
+    result = step(model, batch, model)
+    result["state"] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    result["projected"] = {}
+    for mode in ("drop", "fold", "fit"):
+        clean = project(model, mode=mode)
+        assert type(clean).__name__ == "E3nnNet"
+        assert not any(m._forward_hooks or m._forward_pre_hooks or m._state_dict_hooks for m in clean.modules())
+        result["projected"][mode] = clean.state_dict()
+        copy.deepcopy(clean)(*batch)
+    return result
+
+
+def main(rank: int, rendezvous: str, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORLD)
+    results = {}
+    for name, config in CONFIGS.items():
+        model, batch = relaxed_net(config)
+        half = tuple(x.chunk(WORLD)[rank] for x in batch)
+        results[name] = {
+            "ddp": replicated(copy.deepcopy(model), half),
+            "fsdp": sharded(copy.deepcopy(model), half, layers=False),
+            "fsdp by layers": sharded(copy.deepcopy(model), half, layers=True),
+        }
+    torch.save(results, out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
