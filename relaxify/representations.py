@@ -126,13 +126,19 @@ class Representation:
             if block.dim
         )
 
-    def act(self, x: Float[Tensor, "*rows n"], *, transpose: bool = False) -> Float[Tensor, "actions *rows n"]:
-        """Each generator's action on the last axis, stacked in front: drho(A_i) x, then rho(g_j) x (or the transposes')."""
+    def act(
+        self, x: Float[Tensor, "*rows n"], *, transpose: bool = False, each: bool = False
+    ) -> Float[Tensor, "actions *moved n"]:
+        """Each generator's action on the last axis, stacked in front: drho(A_i) x, then rho(g_j) x (or the transposes').
+
+        With `each`, x has an axis of all generators in front, and each acts on its own entry.
+        """
+        rows = "a...j" if each else "...j"
         parts = []
         for block, where, action in zip(self.blocks, slices(self.blocks), self._actions(x), strict=True):
             channels = block.split(x[..., where])
             matrices = action.transpose(-1, -2) if transpose else action
-            parts.append(block.merge(torch.einsum("aij,...j->a...i", matrices, channels)))
+            parts.append(block.merge(torch.einsum(f"aij,{rows}->a...i", matrices, channels)))
         return torch.cat(parts, dim=-1)
 
     def _actions(self, like: Tensor) -> tuple[Tensor, ...]:

@@ -165,6 +165,8 @@ def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Mo
     for part in list(twin.modules()):
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
+        if CHILD in part._modules and getattr(vars(part).get("forward"), "__self__", None) is part._modules[CHILD]:
+            del part.forward
         for name, child in list(part._modules.items()):
             if name == CHILD or (name.startswith(HOLDER) and child is not None and CHILD in child._modules):
                 del part._modules[name]

@@ -1,4 +1,4 @@
-"""relaxify: the surgery. Each planned site gets a term as a child module and a forward hook; nothing else changes."""
+"""relaxify: the surgery. Each planned site gets a term as a child module, with a forward hook or in the forward's place."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from relaxify.graph.actions import InputAction
 from relaxify.groups import Group
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.intercepting import InterceptingTerm
+from relaxify.relaxation.merging import MergedTerm, can_merge
 from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
 from relaxify.relaxation.selection import Pattern
 from relaxify.relaxation.term import Term, terms_of
@@ -91,6 +92,8 @@ def _attach(site: Site, term: Term) -> None:
         if isinstance(term, InterceptingTerm):
             module.register_forward_pre_hook(term.enter)
             module.register_forward_hook(term.leave, always_call=True)
+        elif isinstance(term, MergedTerm):
+            module.forward = term.compute
         else:
             module.register_forward_hook(term.hook, with_kwargs=True)
             if type(module) is nn.Linear:
@@ -102,7 +105,7 @@ def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:
     if hasattr(site.module, child):
         raise ValueError(f"{site.path!r} already has an attribute named {child!r}; rename it, or exclude this layer.")
     like = next(iter(site.module.parameters()), torch.zeros(()))
-    kind = InterceptingTerm if site.map.intercepts else Term
+    kind = InterceptingTerm if site.map.intercepts else MergedTerm if can_merge(site, config) else Term
     term = kind(site, config, keep_relaxed=keep_relaxed, like=like.detach())
     return term.train(site.module.training)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from relaxify.relaxation.parallel import averaged, replicas_of
 from relaxify.relaxation.term import Term, terms_of
-from relaxify.representations import lie_derivative
+from relaxify.representations import Representation, lie_derivative
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,15 @@ def _alike(term: Term) -> Hashable:
     rows = term.sketch.rows
     if rows is None or term.size > _SMALL:
         return id(term)
-    return (term.structure, term.config.reduction, term.config.rank, tuple(rows.shape), rows.dtype, term.theta.dtype)
+    return (
+        term.structure,
+        term.config.reduction,
+        term.config.rank,
+        tuple(rows.shape),
+        term.sketch.is_sample,
+        rows.dtype,
+        term.theta.dtype,
+    )
 
 
 def _means(terms: Sequence[Term]) -> Float[Tensor, "terms sizes"]:
@@ -118,11 +126,25 @@ def _means(terms: Sequence[Term]) -> Float[Tensor, "terms sizes"]:
         return (sum(weight.sum() for weight in first.whole_weights) * nothing)[None]
     rows = _stacked([term.sketch.rows.to(dtype) for term in terms if term.sketch.rows is not None])
     # apply W to x and to every drho(A) x in one product; what L_A(W) subtracts, drho(A) W x, needs no other
-    moved = torch.cat([rows[None], rep_in.act(rows)]).transpose(0, 1)
-    images = _images(terms, moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
-    lie = images[:, 1:] - rep_out.act(images[:, 0]).transpose(0, 1)
-    squares = torch.cat([images[:, :1], lie], dim=1).square().sum(-1)
-    return (squares if first.config.reduction == "rms" else _root(squares)).mean(-1)
+    moved = _acted(rep_in, rows, shared=first.sketch.is_sample)
+    kept, share = rows.shape[1], moved.shape[2]
+    images = _images(terms, torch.cat([rows, moved.flatten(1, 2)], dim=1))
+    own = images[:, :kept]
+    lie = images[:, kept:].unflatten(1, (-1, share)) - _acted(rep_out, own, shared=first.sketch.is_sample)
+    squares = own.square().sum(-1), lie.square().sum(-1)
+    sizes = squares if first.config.reduction == "rms" else [_root(square) for square in squares]
+    return torch.cat([sizes[0].mean(1, keepdim=True), sizes[1].mean(2)], dim=1)
+
+
+def _acted(
+    rep: Representation, rows: Float[Tensor, "terms rows n"], *, shared: bool
+) -> Float[Tensor, "terms actions some_rows n"]:
+    """Each generator's action on every row, or on its share of the rows: what is a sample may be divided."""
+    count = rep.group.actions
+    share = rows.shape[1] // count if shared and count else 0
+    if not share:
+        return rep.act(rows).transpose(0, 1)
+    return rep.act(rows[:, : count * share].unflatten(1, (count, share)).transpose(0, 1), each=True).transpose(0, 1)
 
 
 def _images(terms: Sequence[Term], rows: Float[Tensor, "terms rows n_in"]) -> Float[Tensor, "terms rows n_out"]:

@@ -91,6 +91,8 @@ def _strip(model: nn.Module, terms: set[int]) -> None:
                 module._forward_hooks_with_kwargs.pop(key, None)
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
                 module._forward_hooks_always_called.pop(key, None)
+        if id(getattr(vars(module).get("forward"), "__self__", None)) in terms:
+            del module.forward
 
 
 Update = tuple[str, int, Float[Tensor, "_"]]

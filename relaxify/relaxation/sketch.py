@@ -33,13 +33,15 @@ class Sketch:
     """A running summary of input rows x and of the size of the equivariant output.
 
     `seen` counts the rows since the last `read`; the summary itself stays available until the next row arrives. `updates`
-    is the place in the stream of sampled rows, which resumed training goes on from.
+    is the place in the stream of sampled rows, which resumed training goes on from. `is_sample` says that the rows are
+    drawn at random, each for itself, and not all that were seen.
     """
 
     def __init__(self, config: RelaxConfig) -> None:
         self.rows_kept = config.rows
         self.may_keep_moment = config.rows is None and config.reduction == "rms"
         self.stale = True
+        self.is_sample = False
         self._seen = torch.zeros((), dtype=torch.int64)
         self._updates = torch.zeros((), dtype=torch.int64)
         self._rows: Tensor | None = None
@@ -66,28 +68,31 @@ class Sketch:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was ever seen."""
-        return self._output_square is None
+        return self._rows is None and self._moment is None
 
     @torch.no_grad()
-    def update(self, x: Float[Tensor, "*rows n"], output: Float[Tensor, "..."]) -> None:
-        """Add a batch of input rows, and the equivariant output they had."""
+    def update(self, x: Float[Tensor, "*rows n"], output: Float[Tensor, "..."] | None) -> None:
+        """Add a batch of input rows, and the equivariant output they had, if it was computed."""
         x = x.detach().reshape(-1, x.shape[-1])
         if not len(x):
             return
-        square = torch.linalg.vector_norm(output.detach(), dtype=torch.promote_types(output.dtype, torch.float32)).square()
         if self.stale:
-            self._rows = self._moment = None
+            self._rows = self._moment = self._output_square = None
             self._seen = torch.zeros_like(self._seen, device=x.device)
             self._updates = self._updates.to(x.device)
-            self._output_square, self.stale = square, False
-        else:
-            self._output_square = square if self._output_square is None else self._output_square + square
+            self.stale = False
+        if output is not None:
+            self._add_square(output.detach())
         if self.may_keep_moment:
             self._keep_all_or_moment(x)
         else:
             self._rows = self._kept(x)
         self._seen = self._seen + len(x)
         self._updates = self._updates + 1
+
+    def _add_square(self, output: Float[Tensor, "..."]) -> None:
+        square = torch.linalg.vector_norm(output, dtype=torch.promote_types(output.dtype, torch.float32)).square()
+        self._output_square = square if self._output_square is None else self._output_square + square
 
     def _keep_all_or_moment(self, x: Float[Tensor, "rows n"]) -> None:
         """Every row while there are no more rows than features, when applying W to them is the cheaper; else x^T x."""
@@ -107,8 +112,10 @@ class Sketch:
         k, old = self.rows_kept, self._rows
         # as long as less than k rows are held, they are all that were seen
         if k is None or len(x) + (0 if old is None else len(old)) <= k:
+            self.is_sample = False
             x = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
             return x if old is None else torch.cat([old, x])
+        self.is_sample = True
         high = len(x) if old is None else self._seen + len(x)
         index = hashed_integers(self._updates, k, high, x.device)
         if old is None:

@@ -96,7 +96,7 @@ def _has_gradient(term: Term) -> bool:
 @torch.no_grad()
 def relaxed_share(term: Term) -> float | None:
     """|theta W x| / |f_e(x)|, rms over the term's last sketch; None before training."""
-    moment, output = term.sketch.moment, term.sketch.output_square
+    moment, output = term.sketch.moment, term.output_square()
     if moment is None or output is None:
         return None
     weight = (term.theta * term.matrix).to(moment.dtype)

@@ -130,7 +130,7 @@ class Term(nn.Module):
         return (self.theta * left, right) if left.numel() < right.numel() else (left, self.theta * right)
 
     @torch.no_grad()
-    def _observe(self, rows: Tensor, output: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _observe(self, rows: Tensor, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Keep what the penalty and the folding need to know of the data."""
         with torch.autocast(rows.device.type, enabled=False):
             self.sketch.update(rows, output)
@@ -146,6 +146,10 @@ class Term(nn.Module):
             low, high = self.attribute_range.to(values).unbind()
             least, most = torch.aminmax(values)
             self.attribute_range = torch.stack([torch.minimum(low, least), torch.maximum(high, most)])
+
+    def output_square(self) -> Float[Tensor, ""] | None:
+        """E|f_e(x)|^2 over the last sketch, or None before training."""
+        return self.sketch.output_square
 
     def fold_paths(self) -> tuple[tuple[Path, ...], str | None]:
         """The paths that `fold` may use, with a measured constant attribute in their scale, and why there are none."""

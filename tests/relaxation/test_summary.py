@@ -42,7 +42,7 @@ def watch(model: nn.Module) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
     for path in terms_of(model):
         before, after = seen[path] = ([], [])
         layer = model.get_submodule(path)
-        layer.register_forward_hook(lambda module, args, output, to=before: to.append(output), prepend=True)
+        layer.register_forward_hook(lambda module, args, output, to=before: to.append(type(module).forward(module, *args)))
         layer.register_forward_hook(lambda module, args, output, to=after: to.append(output))
     return seen
 
