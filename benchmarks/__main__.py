@@ -7,56 +7,50 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.memory import peak
 from benchmarks.models import CASES, Case
-from benchmarks.steps import KINDS, steps
+from benchmarks.steps import steps
 from benchmarks.timing import in_turn, ratio
+from relaxify import plan
 
+QUICK = ("plain", "relaxed", "rank 16", "floor")
+SLOW = ("exact", "naive")
+KINDS_OF_MEMORY = ("plain", "relaxed", "naive")
 RESULTS = Path(__file__).parent / "results"
 
 
 def measured(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
     """Ratios of whole steps to the plain one. The floor is the plain step and the products together."""
-    times = in_turn(steps(case, device), device, rounds=rounds, warm_up=3)
-    plain = times["plain"]
-    times["floor"] = [a + b for a, b in zip(plain, times["floor"], strict=True)]
-    ratios = {kind: ratio(times[kind], plain) for kind in KINDS}
+    quick = in_turn(steps(case, device, QUICK), device, rounds=rounds, warm_up=3)
+    quick["floor"] = [a + b for a, b in zip(quick["plain"], quick["floor"], strict=True)]
+    slow = in_turn(steps(case, device, ("plain", *SLOW)), device, rounds=max(1, rounds // 4), warm_up=1)
+    ratios = {kind: ratio(quick[kind], quick["plain"]) for kind in QUICK}
+    ratios |= {kind: ratio(slow[kind], slow["plain"]) for kind in SLOW}
     return {
         "case": case.name,
-        "plain, ms": 1e3 * statistics.median(plain),
+        "plain, ms": 1e3 * statistics.median(quick["plain"]),
         **ratios,
-        "relaxed / floor": ratio(times["relaxed"], times["floor"]),
+        "relaxed / floor": ratio(quick["relaxed"], quick["floor"]),
         "naive overhead / ours": (ratios["naive"] - 1) / (ratios["relaxed"] - 1),
         "bar": case.bar,
         "bar, rank 16": case.bar_rank,
     }
 
 
-def peak_memory(case: Case, kind: str) -> float:
-    """MiB by which steps of one kind raise this process's peak, model and optimiser included; in a process of its own."""
-    code = f"from benchmarks.__main__ import report_peak; report_peak({case.name!r}, {kind!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    return float(done.stdout)
-
-
-def report_peak(name: str, kind: str) -> None:
-    torch.set_num_threads(1)
-    case = next(case for case in CASES if case.name == name)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (run,) = steps(case, torch.device("cpu"), (kind,)).values()
-    for _ in range(3):
-        run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+def memory(case: Case, device: torch.device) -> dict[str, float]:
+    """Peak MiB of plain, relaxed and naive steps, and of the terms' weights, gradients and Adam's two moments."""
+    peaks = {f"peak MiB, {kind}": peak(lambda k=kind: steps(case, device, (k,))[k], device) for kind in KINDS_OF_MEMORY}
+    added = sum(site.added_parameters for site in plan(case.make(), case.group, include=case.include).sites)
+    terms = 4 * added * torch.get_default_dtype().itemsize / 2**20
+    over = (peaks["peak MiB, relaxed"] - terms) / peaks["peak MiB, plain"]
+    return {**peaks, "terms, MiB": terms, "(relaxed - terms) / plain": over}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -94,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What relaxing costs.")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--only", default="")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory too, each in a process of its own")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -104,7 +98,7 @@ def main() -> None:
             continue
         rows.append(measured(case, device, options.rounds))
         if options.memory:
-            rows[-1] |= {f"peak MiB, {kind}": peak_memory(case, kind) for kind in ("plain", "relaxed", "naive")}
+            rows[-1] |= memory(case, device)
         print(table(rows[-1:]), flush=True)
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"steps-{device.type}.json"

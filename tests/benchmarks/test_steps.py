@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from networks import NETWORKS, Make
 
 from benchmarks import __main__ as command
 from benchmarks.floor import gemms, shapes
+from benchmarks.memory import peak
 from benchmarks.models import CASES, Case
 from benchmarks.naive import relax_naively
 from benchmarks.steps import KINDS, step, steps
@@ -82,6 +84,21 @@ def test_steps_are_timed_in_turn() -> None:
 
 def test_steps_start_from_the_same_model() -> None:
     assert list(steps(small(), CPU, ("plain", "relaxed"))) == ["plain", "relaxed"]
+
+
+def test_the_peak_is_what_a_step_holds() -> None:
+    """A weight of 4 MiB with its gradient, an input and an output of 1 MiB."""
+
+    def make() -> Callable[[], None]:
+        layer, x = torch.nn.Linear(1024, 1024, bias=False), torch.randn(256, 1024)
+
+        def run() -> None:
+            layer.weight.grad = None
+            layer(x).sum().backward()
+
+        return run
+
+    assert peak(make, CPU) == pytest.approx(10, rel=1e-3)
 
 
 def test_results_are_a_table_json_and_a_picture(tmp_path: Path) -> None:

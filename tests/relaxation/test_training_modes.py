@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, Triangle, penalties, penalty, project, relaxify, set_theta
+from relaxify.relaxation.config import Reduction
 from relaxify.relaxation.term import terms_of
 
 CONFIGS = {
@@ -119,6 +120,23 @@ def test_mixed_precision_with_a_scaler(dtype: torch.dtype, config: RelaxConfig) 
     for ours, expected in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, expected, rtol=5e-2, atol=5e-2)
     torch.testing.assert_close(*values, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["rms", "norm"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_mixed_precision_the_penalty_is_computed_in_full(dtype: torch.dtype, reduction: Reduction) -> None:
+    """Of a layer whose input is in full precision: to 1e-5 what it is without autocast."""
+    for layer, group, x in (
+        (VNLinear(3, 6), "SO(3)", torch.randn(4, 3, 3, 10)),
+        (nn.Sequential(o3.Linear("4x0e+3x1o", "2x0e+2x1o")), "O(3)", torch.randn(12, 13)),
+    ):
+        randomise_terms(relaxify(layer, group, config=RelaxConfig(rows=None, reduction=reduction)))
+        values = []
+        for enabled in (True, False):
+            with torch.autocast("cpu", dtype, enabled=enabled):
+                layer(x)
+                values.append(penalty(layer).detach())
+        torch.testing.assert_close(*values, rtol=1e-5, atol=0)
 
 
 def test_the_penalty_of_a_half_precision_model_is_computed_in_full() -> None:

@@ -1,0 +1,50 @@
+"""Peak memory of a training step, in tensors: what the allocator was asked for, not what it keeps for later."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.timing import Step
+
+# TorchScript compiles in the second and third
+WARM_UP = 4
+
+
+def peak(make: Callable[[], Step], device: torch.device) -> float:
+    """MiB held at most in one step, by model, gradients, optimiser and activations."""
+    # what libraries keep from their first use on is not the step's
+    make()()
+    gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        step = make()
+        for _ in range(WARM_UP):
+            step()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as start:
+        step = make()
+        for _ in range(WARM_UP):
+            step()
+        gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as last:
+        step()
+    level = sum(changes(start))
+    highest = level
+    for change in changes(last):
+        level += change
+        highest = max(highest, level)
+    return highest / 2**20
+
+
+def changes(profiled: profile) -> Iterator[int]:
+    """Bytes allocated and, less than 0, given back, in order."""
+    assert profiled.profiler is not None
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        yield event.nbytes()
