@@ -1,6 +1,7 @@
 """Relax an equivariant PyTorch model during training, and project it back to an exactly equivariant one."""
 
 from relaxify.groups import Group
+from relaxify.inspection.images import ImageReport, local_equivariance_error
 from relaxify.inspection.inspecting import inspect
 from relaxify.inspection.report import Report
 from relaxify.lconv.conversion import lconvify, unlconvify
@@ -18,12 +19,14 @@ __all__ = [
     "Constant",
     "Cosine",
     "Group",
+    "ImageReport",
     "RelaxConfig",
     "Report",
     "Representation",
     "Triangle",
     "inspect",
     "lconvify",
+    "local_equivariance_error",
     "penalties",
     "penalty",
     "plan",

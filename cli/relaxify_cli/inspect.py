@@ -21,11 +21,11 @@ def inspect(
     model: Annotated[
         str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
     ],
-    group: Annotated[str, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")],
     inputs: Annotated[
         str,
         typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help="Inputs of the model's forward."),
     ],
+    group: Annotated[str | None, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load first: .safetensors or .pt.")] = None,
     action: Annotated[
         str | None,
@@ -39,6 +39,11 @@ def inspect(
         typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),
     ] = None,
     training: Annotated[bool, typer.Option("--training", help="In training mode, where dropout acts.")] = False,
+    images: Annotated[
+        bool,
+        typer.Option("--images", help="Instead of a group: translation, rotation, scaling and shear of the input images."),
+    ] = False,
+    periodic: Annotated[bool, typer.Option("--periodic", help="With --images: these have no border.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write the report as a page.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot the error of each module.")] = None,
@@ -52,8 +57,10 @@ def inspect(
     With --fail-above, exit code 1 if the error is larger or an operation breaks the symmetry.
     """
     import relaxify
+    from relaxify_cli.images import inspect_images
     from relaxify_cli.loading import build_model, load_factory, load_inputs, load_weights
 
+    _check_mode(group, images, html or plot)
     for path in (html, plot):
         if path is not None and path.exists() and not force:
             raise ValueError(f"{path} exists; choose another name, or --force.")
@@ -61,6 +68,9 @@ def inspect(
     if checkpoint is not None:
         load_weights(net, checkpoint)
     given = load_inputs(inputs)
+    if group is None:
+        inspect_images(net, given, periodic=periodic, as_json=as_json, fail_above=fail_above)
+        return
     report = relaxify.inspect(
         net,
         group,
@@ -81,6 +91,13 @@ def inspect(
     else:
         _print(report, Console())
     _check(report, fail_above)
+
+
+def _check_mode(group: str | None, images: bool, page: Path | None) -> None:
+    if (group is None) is not images:
+        raise ValueError("inspect must know what moves the inputs; give either --group, such as --group SO3, or --images.")
+    if images and page is not None:
+        raise ValueError(f"{page} would hold a report under a group, which --images is not; use --json instead.")
 
 
 def _check(report: Report, fail_above: float | None) -> None:

@@ -35,8 +35,15 @@ def errors_by_layer(report: Report, path: Path) -> None:
 def history(log: Path, path: Path, quantity: str = "share") -> None:
     """One line for each layer of a quantity that a Monitor wrote to a CSV file, over the steps, as a PNG."""
     lines: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+    if not log.is_file():
+        raise ValueError(f"there is no file {log}; give the path of the CSV file that a Monitor wrote.")
     with log.open(newline="") as file:
-        for row in csv.DictReader(file):
+        rows = csv.DictReader(file)
+        if rows.fieldnames != ["step", "layer", "quantity", "value"]:
+            raise ValueError(
+                f"{log} is no log of a Monitor (step, layer, quantity, value); give the CSV file that it wrote."
+            )
+        for row in rows:
             if row["quantity"] == quantity:
                 lines[row["layer"]].append((int(row["step"]), float(row["value"])))
     if not lines:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
+from relaxify.graph.pixels import MovePixels, acts_on_grid, is_image
 from relaxify.groups import Group
 
 InputAction = Callable[[Tensor, Any], Any]
@@ -19,20 +20,14 @@ InputAction = Callable[[Tensor, Any], Any]
 def default_action(group: Group, inputs: Inputs) -> InputAction:
     """Every axis of a floating-point input that has the size of the group's matrices is a vector.
 
-    ValueError if no input has such an axis, or one has several: then only the user can say.
+    Under a group that maps a grid of pixels to itself, (batch, channels, height, width) with height = width is an image.
+    ValueError if no input has such an axis or is an image, or one has several: then only the user can say.
     """
-    axes: dict[str, int] = {}
-    for name, tensor in tensors_of(inputs):
-        if not tensor.is_floating_point():
-            continue
-        found = [axis for axis, size in enumerate(tensor.shape) if size == group.dim]
-        if len(found) > 1:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}: which axis of size {group.dim} carries vectors of {group.name} is "
-                "ambiguous; pass input_action=lambda g, inputs: ..., or example inputs with other sizes."
-            )
-        if found:
-            axes[name] = found[0]
+    floating = [(name, tensor) for name, tensor in tensors_of(inputs) if tensor.is_floating_point()]
+    images = [name for name, tensor in floating if acts_on_grid(group) and is_image(tensor)]
+    axes = {name: found[0] for name, tensor in floating if (found := _vector_axes(group, name, tensor, name in images))}
+    if images:
+        return MovePixels(axes)
     if not axes:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors_of(inputs))
         raise ValueError(
@@ -50,3 +45,20 @@ def default_action(group: Group, inputs: Inputs) -> InputAction:
         return moved
 
     return action
+
+
+def _vector_axes(group: Group, name: str, tensor: Tensor, is_image: bool) -> list[int]:
+    """The axis on which a tensor carries vectors, if there is one."""
+    shape = tuple(tensor.shape)
+    found = [axis for axis, size in enumerate(shape) if size == group.dim]
+    if found and is_image:
+        raise ValueError(
+            f"{name} has shape {shape}: whether {group.name} moves its pixels or acts on its axis of size {group.dim} is "
+            "ambiguous; pass input_action=relaxify.graph.pixels.MovePixels() or a function of your own, or other sizes."
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{name} has shape {shape}: which axis of size {group.dim} carries vectors of {group.name} is "
+            "ambiguous; pass input_action=lambda g, inputs: ..., or example inputs with other sizes."
+        )
+    return found

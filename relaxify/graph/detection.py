@@ -80,6 +80,8 @@ def _same(a: EquivariantMap, b: EquivariantMap) -> bool:
 
 def _judge(model: nn.Module, evidence: Evidence, call: Call) -> Site | Rejected:
     op, before, after = _op(model, call), evidence.of(call.contraction.data), evidence.of(call.node)
+    if before.pixels is not None and set(call.contraction.axes_in) & before.pixels.axes:
+        return _mixes_pixels(call, op, before, after)
     reason = _no_evidence(evidence, call, before)
     if reason is not None:
         return Rejected(call.path, op, reason, spoilt=before.kind == "none")
@@ -94,6 +96,13 @@ def _judge(model: nn.Module, evidence: Evidence, call: Call) -> Site | Rejected:
     error = functools.partial(max, before.residual, after.residual)
     module = model.get_submodule(call.owner)
     return Site(call.path, module, result, error, evidence=f"data flow at {where(call.node)}")
+
+
+def _mixes_pixels(call: Call, op: str, before: Transformation, after: Transformation) -> Rejected:
+    if after.is_sound or not before.is_sound:
+        return Rejected(call.path, op, "it mixes pixels, and no such layer is relaxed", spoilt=before.kind == "none")
+    reason = f"it mixes pixels with weights that change with their places, at {where(call.node)}"
+    return Rejected(call.path, op, reason, unsound=True)
 
 
 def _no_evidence(evidence: Evidence, call: Call, before: Transformation) -> str | None:

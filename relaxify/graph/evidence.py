@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from relaxify.graph.actions import InputAction, default_action
-from relaxify.graph.fitting import Pairs, Transformation, close, elements, transformation
+from relaxify.graph.fields import Grid, lengths_change
+from relaxify.graph.fitting import TOLERANCE, Pairs, Transformation, close, elements, transformation
 from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
+from relaxify.graph.pixels import MovePixels, is_image, on_pixels
 from relaxify.graph.recording import Recording, record
 from relaxify.groups import Element, Group
 from relaxify.representations import Representation
@@ -43,7 +45,14 @@ class Evidence:
     """
 
     def __init__(
-        self, group: Group, recording: Recording, samples: Sequence[Sample], diverged: str | None, length: int
+        self,
+        group: Group,
+        recording: Recording,
+        samples: Sequence[Sample],
+        diverged: str | None,
+        length: int,
+        *,
+        images: bool = False,
     ) -> None:
         self.group = group
         self.recording = recording
@@ -56,6 +65,7 @@ class Evidence:
         inputs = [node for node in self.nodes if node.op == "placeholder"]
         values = [node.meta["value"] for node in inputs if node.meta["floating"] and node.meta["value"].numel()]
         self._tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
+        self.grid = self._grid(inputs) if images else None
         self.sample_sizes = self._axes_of(inputs)
 
     def of(self, node: fx.Node) -> Transformation:
@@ -64,9 +74,24 @@ class Evidence:
         if index is None or node.meta.get("value") is None:
             return Transformation("undecided")
         if index not in self._known:
-            pairs = self._pairs_at(index)
-            self._known[index] = transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
+            self._known[index] = self._fit(self._pairs_at(index))
         return self._known[index]
+
+    def _fit(self, pairs: Pairs) -> Transformation:
+        if self.grid is None:
+            return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
+        found = self.grid.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
+        if found.kind != "undecided" or not self.group.compact or pairs[0][0].ndim < 2:
+            return found
+        back = pairs if found.pixels is None else self.grid.moved_back(self.group, pairs, found.pixels)
+        residual = lengths_change(back, found.pixels)
+        return Transformation("none", residual=residual, pixels=found.pixels) if residual > TOLERANCE else found
+
+    def _grid(self, inputs: Sequence[fx.Node]) -> Grid | None:
+        shapes = [node.meta["value"].shape for node in self._index if node.meta.get("value") is not None]
+        sizes = {shape[-1] for shape in shapes if len(shape) > 3 and shape[-1] == shape[-2] > 1}
+        images = [node.meta["shape"][-1] for node in inputs if node.meta["floating"] and is_image(node.meta["value"])]
+        return Grid(images[0], sorted(sizes, reverse=True)) if images else None
 
     def _axes_of(self, inputs: Sequence[fx.Node]) -> set[int]:
         """Sizes of the axes on which the inputs carry no representation: nodes, points, a batch."""
@@ -86,13 +111,18 @@ class Evidence:
         matrices = [representation.rho(g).mT for g in elements(self.group)]
         return all(
             close(features.rows(moved), features.rows(base) @ matrix) or not base.any()
-            for base, runs in self._pairs_at(index)
+            for base, runs in self.pairs(node)
             for moved, matrix in zip(runs, matrices, strict=True)
         )
 
-    def pairs(self, node: fx.Node) -> Pairs:
+    def values(self, node: fx.Node) -> Pairs:
         """The values of a node in all runs."""
         return self._pairs_at(self._index[node])
+
+    def pairs(self, node: fx.Node) -> Pairs:
+        """The values of a node in all runs, with their pixels moved back."""
+        pixels, values = self.of(node).pixels, self.values(node)
+        return values if pixels is None or self.grid is None else self.grid.moved_back(self.group, values, pixels)
 
     def past_divergence(self, node: fx.Node) -> bool:
         """Whether a node comes after the statement from which on the runs took different courses."""
@@ -118,8 +148,9 @@ class Observer:
         *,
         training: bool = False,
     ) -> None:
-        self.group = group
         self.action = action or default_action(group, inputs)
+        self.images = isinstance(self.action, MovePixels)
+        self.group = on_pixels(group) if self.images else group
         self.model = probe(model).train(training)
         self.inputs: Inputs = map_tensors(lambda _, tensor: _double(tensor), inputs)
         self.runs = 0
@@ -138,7 +169,7 @@ class Observer:
         length = min(_common(s.base.nodes, run.nodes, shapes=True) for s in kept for run in s.moved)
         nodes = first.base.nodes
         diverged = nodes[length].meta.get("location", "") if length < len(nodes) else None
-        return Evidence(self.group, first.base, kept, diverged, length)
+        return Evidence(self.group, first.base, kept, diverged, length, images=self.images)
 
     def _sample(self, k: int, injected: Injections) -> Sample:
         vector, drawn = Representation.defining(self.group), elements(self.group)

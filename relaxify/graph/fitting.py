@@ -18,6 +18,7 @@ from jaxtyping import Float
 from scipy.linalg import logm
 from torch import Tensor
 
+from relaxify.graph.pixels import Pixels
 from relaxify.groups import Element, Group
 from relaxify.representations import Representation
 
@@ -39,7 +40,8 @@ class Transformation:
 
     No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
     Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from transforming so,
-    relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1).
+    relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1). With
+    `pixels`, all this is true once the pixels are moved back.
     """
 
     kind: Kind
@@ -47,6 +49,7 @@ class Transformation:
     actions: Float[Tensor, "actions d d"] | None = None
     residual: float = 0.0
     is_transposed: bool = False
+    pixels: Pixels | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -65,8 +68,10 @@ def elements(group: Group) -> list[Element]:
     return [*found, Element(0.3 * generic.coefficients, generic.word)]
 
 
-def transformation(group: Group, pairs: Pairs, *, sample_sizes: Collection[int] = (), tiny: float = 0.0) -> Transformation:
-    """How a value transforms, from runs on x and on g x.
+def transformation(
+    group: Group, pairs: Pairs, *, sample_sizes: Collection[int] = (), tiny: float = 0.0, without: Collection[int] = ()
+) -> Transformation:
+    """How a value transforms, from runs on x and on g x, but on none of the axes `without`.
 
     An axis of one of the `sample_sizes` (nodes, points, a batch) that has too few samples to tell is taken to carry nothing.
     A value no larger than `tiny` is zero but for rounding.
@@ -79,7 +84,7 @@ def transformation(group: Group, pairs: Pairs, *, sample_sizes: Collection[int] 
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
-    for axes in _places(group, pairs[0][0].shape):
+    for axes in _places(group, pairs[0][0].shape, without):
         found = fit(group, pairs, axes)
         if found.kind == "linear":
             return found
@@ -92,10 +97,10 @@ def transformation(group: Group, pairs: Pairs, *, sample_sizes: Collection[int] 
     return min(failed, key=lambda found: (not found.is_transposed, found.residual))
 
 
-def _places(group: Group, shape: torch.Size) -> Iterator[Axes]:
+def _places(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
     """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
     yield ()
-    axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1]
+    axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and axis not in without]
     # likely ones first, and cheap ones
     yield from ((axis,) for axis in sorted(axes, key=lambda axis: (shape[axis] != group.dim, shape[axis])))
     yield from itertools.combinations([axis for axis in axes if shape[axis] == group.dim > 1], 2)

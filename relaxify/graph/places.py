@@ -1,4 +1,4 @@
-"""Where a statement stands: the innermost code that is neither PyTorch's nor ours."""
+"""Where a statement stands: the innermost code of a model that is neither PyTorch's nor ours, or else PyTorch's layer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import Any
 
 import jaxtyping
 import torch
+from torch import nn
 
 import relaxify
+from relaxify.graph import inputs
 
 _LIBRARIES = tuple(f"{Path(path).parent}{os.sep}" for path in (torch.__file__, jaxtyping.__file__, relaxify.__file__))
+_LAYERS = str(Path(nn.__file__).parent / "modules")
+_CALLING = nn.Module.__call__.__code__.co_filename
+_CALLER = (inputs.__file__, "call")
 
 
 @functools.cache
@@ -23,10 +28,15 @@ def is_own_code(file: str) -> bool:
 
 
 def location() -> str:
-    """file:line of the innermost running statement of such code."""
+    """file:line of the innermost running statement of a model's code; of torch's layer, if no other code called it."""
     frame: Any = sys._getframe(1)
-    while frame is not None:
-        if is_own_code(frame.f_code.co_filename):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    layer = ""
+    # who called the model has no part in it
+    while frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) != _CALLER:
+        file = frame.f_code.co_filename
+        if is_own_code(file):
+            return f"{file}:{frame.f_lineno}"
+        if not layer and file.startswith(_LAYERS) and file != _CALLING:
+            layer = f"{file}:{frame.f_lineno}"
         frame = frame.f_back
-    return ""
+    return layer

@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from relaxify.graph.breaks import op_name
 from relaxify.graph.evidence import Evidence
 from relaxify.graph.fitting import TOLERANCE, Pairs, Transformation, is_isometric, on_axes, transformation
 from relaxify.graph.linear_ops import MIXING
-
-
-@dataclass(frozen=True)
-class Cause:
-    """A kind, for machines, and a sentence, for people."""
-
-    kind: str
-    words: str
+from relaxify.inspection.cause import Cause
+from relaxify.inspection.pixel_causes import pixel_cause
 
 
 def cause_of(evidence: Evidence, node: fx.Node) -> Cause:
     """The likely reason for which the value of a node does not transform though what it was made of does."""
-    tests = (_convention, _mixing, _dropout, _bias, _parity, _by_function, _by_operands)
+    tests = (_convention, _dropout, pixel_cause, _mixing, _bias, _parity, _by_function, _by_operands)
     causes = (test(evidence, node) for test in tests)
     op, group = op_name(node), evidence.group.name
     return next((cause for cause in causes if cause is not None), Cause("other", f"{op} does not commute with {group}"))
 
 
 def _convention(evidence: Evidence, node: fx.Node) -> Cause | None:
-    if not evidence.of(node).is_transposed:
-        return None
-    return Cause("convention", "wrong convention: it transforms by the inverse of g, as if R^T were used for R")
+    if evidence.of(node).is_transposed:
+        return Cause("convention", "wrong convention: it transforms by the inverse of g, as if R^T were used for R")
+    if op_name(node) in MIXING and any(_is_sound_transposed(evidence, node, source) for source in node.all_input_nodes):
+        return Cause(
+            "convention", f"wrong convention: with the transpose of one factor, R^T for R, {op_name(node)} would commute"
+        )
+    return None
+
+
+def _is_sound_transposed(evidence: Evidence, node: fx.Node, source: fx.Node) -> bool:
+    """Whether the operation would be sound with the transpose of one operand, a matrix that moves with g."""
+    size = evidence.group.dim
+    if evidence.of(source).kind != "linear" or tuple(source.meta["value"].shape[-2:]) != (size, size):
+        return False
+    if any(operand.meta.get("value") is None for operand in node.all_input_nodes):
+        return False
+    operands = {operand: evidence.values(operand) for operand in node.all_input_nodes}
+
+    def value(sample: int, element: int | None) -> Tensor:
+        def of(operand: fx.Node) -> Any:
+            base, runs = operands[operand][sample]
+            found = base if element is None else runs[element]
+            return found.mT if operand is source else found
+
+        function: Any = node.target
+        return function(*fx.node.map_arg(node.args, of), **fx.node.map_arg(node.kwargs, of))
+
+    elements = range(len(operands[source][0][1]))
+    pairs = [(value(k, None), [value(k, e) for e in elements]) for k in range(len(operands[source]))]
+    return transformation(evidence.group, pairs, sample_sizes=evidence.sample_sizes).is_sound
 
 
 def _mixing(evidence: Evidence, node: fx.Node) -> Cause | None:

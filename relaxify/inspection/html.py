@@ -172,7 +172,7 @@ dt { font-size: .8em; opacity: .75; } dd { margin: 0; font-variant-numeric: tabu
 .verdict { padding: .8em 1em; border-radius: 6px; background: var(--soft); border-left: 5px solid var(--low); }
 .verdict.broken { border-color: var(--high); } code.broken { color: var(--high); font-weight: 600; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3em .7em; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { cursor: pointer; font-size: .85em; } th:hover { text-decoration: underline; }
 .bar { display: inline-block; height: .7em; background: var(--low); border-radius: 2px; }
 .bar.high { background: var(--high); }

@@ -9,20 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, fx, nn
-from torch.autograd import forward_ad
 
 from relaxify.graph.actions import InputAction
 from relaxify.graph.evidence import Evidence, Observer, quiet
 from relaxify.graph.fitting import TOLERANCE, Transformation, elements, known_actions
 from relaxify.graph.inputs import Inputs, call, leaves_of, map_tensors, tensors_of
+from relaxify.graph.pixels import Pixels
 from relaxify.groups import Element, Group
+from relaxify.inspection import derivatives
+from relaxify.inspection.derivatives import Curve
 from relaxify.inspection.report import Errors, OutputReport
 from relaxify.representations import Representation
 from relaxify.sites import Features
-
-AGREEMENT = 1e-5
 
 OutputAction = Callable[[Tensor, Any], Any]
 """(matrix of the defining representation, output) -> transformed output."""
@@ -37,10 +36,16 @@ class Carried:
     words: str
     features: Features | None
     representation: Representation | None
+    pixels: tuple[Pixels, int] | None = None
+    """Where it has pixels that move, and the number of those of the images."""
 
     def move(self, g: Any, value: Tensor) -> Tensor:
         """rho(g) applied to a value."""
-        return self._apply(lambda representation: representation.rho(g), value)
+        moved = self._apply(lambda representation: representation.rho(g), value)
+        if self.pixels is None:
+            return moved
+        pixels, image = self.pixels
+        return pixels.move(Representation.defining(self.group).rho(g), moved, image)
 
     def move_infinitesimally(self, coefficients: Tensor, value: Tensor) -> Tensor:
         """drho(A) applied to a value."""
@@ -67,13 +72,15 @@ def carried_by_outputs(evidence: Evidence) -> list[Carried]:
 
 def _carried(evidence: Evidence, name: str, node: fx.Node) -> Carried:
     found, group = evidence.of(node), evidence.group
+    pixels = None if found.pixels is None or evidence.grid is None else (found.pixels, evidence.grid.image)
     if found.kind in ("invariant", "zero") or node.meta.get("value") is None:
-        return Carried(group, name, "invariant" if found.kind != "zero" else "zero", None, None)
+        return Carried(group, name, words_of(group, found) if found.kind != "undecided" else "invariant", None, None, pixels)
     if found.kind == "linear":
         assert found.actions is not None
         representation = Representation.of(group, "output", 1, found.actions)
-        return Carried(group, name, words_of(group, found), Features(found.axes) if found.axes else None, representation)
-    pairs, drawn = evidence.pairs(node), elements(group)
+        features = Features(found.axes) if found.axes else None
+        return Carried(group, name, words_of(group, found), features, representation, pixels)
+    pairs, drawn = evidence.values(node), elements(group)
 
     def distance(candidate: Carried) -> float:
         return max(
@@ -92,6 +99,8 @@ def _candidates(evidence: Evidence, name: str, node: fx.Node) -> Iterator[Carrie
     """What a value might carry: nothing, vectors or pairs of them, or what values upstream carry on axes of its sizes."""
     group, shape = evidence.group, node.meta["value"].shape
     yield Carried(group, name, "invariant", None, None)
+    if (pixels := evidence.of(node).pixels) is not None and evidence.grid is not None:
+        yield Carried(group, name, "invariant on pixels that move", None, None, (pixels, evidence.grid.image))
     own = [axis for axis in range(-len(shape), 0) if shape[axis] == group.dim]
     for axes in [*((axis,) for axis in own), *itertools.combinations(own, 2)]:
         ((words, actions),) = known_actions(group, len(axes)).items()
@@ -119,6 +128,8 @@ def _upstream(evidence: Evidence, node: fx.Node) -> Iterator[Transformation]:
 
 def words_of(group: Group, found: Transformation) -> str:
     """How a value transforms, for people."""
+    if found.pixels is not None and found.is_sound:
+        return f"{words_of(group, replace(found, pixels=None))} on pixels that move"
     if found.actions is None:
         return {"none": "in no linear way", "undecided": "too few samples to tell"}.get(found.kind, found.kind)
     if not found.axes:
@@ -230,52 +241,36 @@ def lie_derivatives(
     """
     generators = observer.group.generators
     with quiet():
-        derive, method = _method(observer, generators)
+        if not len(generators):
+            return (), "none: the group has no Lie generators"
+        derive, method = derivatives.best_method(_curve(observer, generators[0]))
         found = []
         for generator, unit in zip(generators, torch.eye(len(generators)), strict=True):
-            value, derivative = derive(observer, generator)
+            value, derivative = derive(_curve(observer, generator))
             terms = _moved_back(observer, carried, action, generator, unit, value, derivative)
             found.append(_over(_norm(float(term.norm()) for term in terms), _norm(float(v.norm()) for v in value)))
     return tuple(found), method
 
 
-Derivative = Callable[[Observer, Tensor], tuple[list[Tensor], list[Tensor]]]
-
-
-def _method(observer: Observer, generators: Float[Tensor, "lie d d"]) -> tuple[Derivative, str]:
-    """Forward-mode AD if it works and agrees with differences along one direction."""
-    if not len(generators):
-        return by_forward_ad, "none: the group has no Lie generators"
-    try:
-        value, derivative = by_forward_ad(observer, generators[0])
-    except (NotImplementedError, RuntimeError):
-        return by_differences, "central differences"
-    _, differences = by_differences(observer, generators[0])
-    agree = all(
-        float((a - b).norm()) <= AGREEMENT * (1 + float(v.norm()))
-        for v, a, b in zip(value, derivative, differences, strict=True)
-    )
-    return (by_forward_ad, "forward-mode AD") if agree else (by_differences, "central differences")
-
-
 def by_forward_ad(observer: Observer, generator: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """f(x), and d/dt f(exp(tA) x) at 0, for each tensor of the output."""
-    with forward_ad.dual_level():
-        t = forward_ad.make_dual(torch.zeros(()), torch.ones(()))
-        inputs = observer.action(torch.eye(len(generator)) + t * generator, observer.inputs)
+    return derivatives.by_forward_ad(_curve(observer, generator))
+
+
+def by_differences(observer: Observer, generator: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The same by central differences."""
+    return derivatives.by_differences(_curve(observer, generator))
+
+
+def _curve(observer: Observer, generator: Tensor) -> Curve:
+    """t -> f(exp(tA) x)."""
+
+    def outputs(t: Tensor) -> Any:
+        inputs = observer.action(torch.linalg.matrix_exp(t * generator), observer.inputs)
         torch.manual_seed(0)
-        outputs = [forward_ad.unpack_dual(value) for _, value in tensors_of(call(observer.model, inputs))]
-        return [o.primal.detach() for o in outputs], [
-            torch.zeros_like(o.primal) if o.tangent is None else o.tangent.detach() for o in outputs
-        ]
+        return call(observer.model, inputs)
 
-
-def by_differences(observer: Observer, generator: Tensor, step: float = 1e-4) -> tuple[list[Tensor], list[Tensor]]:
-    """The same by central differences, of error O(step^2)."""
-    matrices = [torch.linalg.matrix_exp(sign * step * generator) for sign in (1.0, -1.0, 0.0)]
-    runs = [_output(observer.model, observer.action(g, observer.inputs)) for g in matrices]
-    ahead, behind, here = ([value.detach() for _, value in tensors_of(run)] for run in runs)
-    return here, [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+    return outputs
 
 
 def _moved_back(

@@ -138,7 +138,7 @@ class Report:
 
     def to_json(self) -> str:
         """JSON; numbers that are not finite are null."""
-        return json.dumps(_finite(self.to_dict()), indent=1)
+        return json.dumps(finite(self.to_dict()), indent=1)
 
     def to_html(self) -> str:
         """A page that needs no network, light or dark as the reader's system is."""
@@ -200,11 +200,12 @@ def _show(value: float | str | None) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:.2e}"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data with None in the place of numbers that are not finite, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -83,6 +83,13 @@ def test_dynamic_graphs_are_recorded_whole() -> None:
     assert any(getattr(node.target, "__name__", "") == "topk" for node in recording.nodes)
 
 
+def test_a_model_of_torch_layers_alone_is_located_in_them() -> None:
+    """And not in what called it."""
+    recording = record(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()), (torch.randn(2, 3),))
+    files = [node.meta["location"].rpartition(":")[0] for node in recording.nodes if node.op == "call_function"]
+    assert [Path(file).name for file in files] == ["linear.py", "activation.py"]
+
+
 def test_recording_leaves_no_hooks_behind() -> None:
     layer = o3.Linear("2x1o", "2x1o")
     record(layer, (torch.randn(2, 6),))

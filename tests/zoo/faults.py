@@ -73,6 +73,12 @@ def mixed(v: Tensor) -> Tensor:
     return torch.einsum("ji,nic->njc", torch.arange(9.0).reshape(3, 3).to(v) + torch.eye(3).to(v), v)
 
 
+def in_frame(v: Tensor) -> Tensor:
+    """F (F v), with a frame F of three of the vectors, where F (F^T v) was meant."""
+    frame = v[:, :, :3]
+    return v + torch.bmm(frame, torch.bmm(frame, v))
+
+
 def cancelled(v: Tensor) -> Tensor:
     return (v + 1e6) - 1e6
 
@@ -107,6 +113,7 @@ VECTORS: dict[str, tuple[Function, str, str]] = {
     "length over channels": (lambda v: v * v.norm(dim=2, keepdim=True), "norm", "reduction"),
     "components mixed": (mixed, "einsum", "mixing"),
     "pseudovector added": (pseudovector_added, "add", "parity"),
+    "R for R^T": (in_frame, "bmm", "convention"),
     "rounded away": (cancelled, "sub", "rounding"),
 }
 

@@ -1,0 +1,25 @@
+"""`relaxify history`: a figure of what the terms of a relaxed model did over training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def history(
+    log: Annotated[Path, typer.Argument(metavar="LOG.csv", help="What a relaxify Monitor wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write the figure.")],
+    quantity: Annotated[
+        str, typer.Option(metavar="QUANTITY", help="theta, norm, share (of the output) or equivariant (|P W| / |W|).")
+    ] = "share",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.png.")] = False,
+) -> None:
+    """Plot a quantity of each layer's term over the steps of training, from the log of a Monitor."""
+    from relaxify_cli.plots import history
+
+    if output.exists() and not force:
+        raise ValueError(f"{output} exists; choose another name, or --force.")
+    history(log, output, quantity)
+    typer.echo(f"{output}: {quantity} over training")

@@ -1,0 +1,62 @@
+"""The derivative of a curve of outputs, t -> f(x(t)), at t = 0: by forward-mode AD, or by central differences."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from relaxify.graph.inputs import tensors_of
+
+AGREEMENT = 1e-5
+STEP = 1e-4
+
+Curve = Callable[[Tensor], Any]
+"""t, a tensor without axes -> a nest of tensors."""
+
+Derivative = Callable[[Curve], tuple[list[Tensor], list[Tensor]]]
+"""A curve -> its value and its derivative at 0, for each of its tensors of floating point."""
+
+
+def by_forward_ad(curve: Curve) -> tuple[list[Tensor], list[Tensor]]:
+    """The value and the derivative at 0, exact. NotImplementedError or RuntimeError where an operation has none.
+
+    >>> by_forward_ad(lambda t: torch.exp(2 * t))
+    ([tensor(1.)], [tensor(2.)])
+    """
+    with forward_ad.dual_level():
+        t = forward_ad.make_dual(torch.zeros(()), torch.ones(()))
+        outputs = [forward_ad.unpack_dual(value) for value in _floating(curve(t))]
+        return [o.primal.detach() for o in outputs], [
+            torch.zeros_like(o.primal) if o.tangent is None else o.tangent.detach() for o in outputs
+        ]
+
+
+def by_differences(curve: Curve, step: float = STEP) -> tuple[list[Tensor], list[Tensor]]:
+    """The same by central differences, of error O(step^2)."""
+    runs = [[value.detach() for value in _floating(curve(torch.tensor(t)))] for t in (step, -step, 0.0)]
+    ahead, behind, here = runs
+    return here, [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+
+
+def best_method(curve: Curve, step: float = STEP) -> tuple[Derivative, str]:
+    """Forward-mode AD if it works on this curve and agrees with differences: a model may hide its input from it (detach)."""
+    differently = functools.partial(by_differences, step=step)
+    try:
+        value, derivative = by_forward_ad(curve)
+    except (NotImplementedError, RuntimeError):
+        return differently, "central differences"
+    _, differences = differently(curve)
+    agree = all(
+        float((a - b).norm()) <= AGREEMENT * (1 + float(v.norm()))
+        for v, a, b in zip(value, derivative, differences, strict=True)
+    )
+    return (by_forward_ad, "forward-mode AD") if agree else (differently, "central differences")
+
+
+def _floating(outputs: Any) -> list[Tensor]:
+    return [value for _, value in tensors_of(outputs) if value.is_floating_point()]

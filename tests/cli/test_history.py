@@ -1,0 +1,60 @@
+"""`relaxify history` draws what a Monitor wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from relaxify import relaxify, set_theta
+from relaxify.inspection.monitor import Monitor
+from relaxify_cli.main import run
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first((x - x.mean(0)).unsqueeze(-1)))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    x = torch.randn(20, 3)
+    model = relaxify(Net(), "O(3)", example_inputs=x)
+    set_theta(model, 0.5)
+    path = tmp_path / "terms.csv"
+    monitor, optimiser = Monitor(model, path, every=2), torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(9):
+        optimiser.zero_grad()
+        (model(x)[..., 0] - x[:, [0, 0, 2]]).square().mean().backward()
+        optimiser.step()
+        monitor.step()
+    return path
+
+
+@pytest.mark.parametrize("quantity", ["share", "norm", "theta", "equivariant"])
+def test_every_quantity_has_a_figure(log: Path, tmp_path: Path, quantity: str) -> None:
+    out = tmp_path / "out.png"
+    assert run(["history", str(log), "-o", str(out), "--quantity", quantity]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_there_is_kept_and_bad_logs_are_told(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.png"
+    out.write_text("mine")
+    assert run(["history", str(log), "-o", str(out)]) == 2
+    assert out.read_text() == "mine"
+    assert run(["history", str(log), "-o", str(out), "--force"]) == 0
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    assert run(["history", str(other), "-o", str(tmp_path / "x.png")]) == 2
+    assert run(["history", "none.csv", "-o", str(tmp_path / "x.png")]) == 2
+    assert run(["history", str(log), "-o", str(tmp_path / "x.png"), "--quantity", "loss"]) == 2
+    errors = capsys.readouterr().err
+    for message in ("out.png exists", "other.csv is no log of a Monitor", "there is no file none.csv", "has no 'loss'"):
+        assert message in errors
