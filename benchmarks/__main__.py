@@ -35,12 +35,14 @@ def measured(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
     ratios |= {kind: ratio(slow[kind], slow["plain"]) for kind in SLOW}
     return {
         "case": case.name,
+        "batch": case.batch_on(device),
         "plain, ms": 1e3 * statistics.median(quick["plain"]),
         **ratios,
         "relaxed / floor": ratio(quick["relaxed"], quick["floor"]),
         "naive overhead / ours": (ratios["naive"] - 1) / (ratios["relaxed"] - 1),
-        "bar": case.bar,
+        "bar": case.paper if device.type == "cuda" else case.bar,
         "bar, rank 16": case.bar_rank,
+        "CR Table 3": case.paper,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.floor import gemms, shapes
 from benchmarks.models import Case
@@ -23,7 +23,7 @@ def steps(case: Case, device: torch.device, kinds: Sequence[str] = KINDS) -> dic
     """A training step of each kind, all from the same model and inputs; `floor` is the products alone."""
     torch.manual_seed(0)
     model = case.make().to(device)
-    inputs = tree_map_only(Tensor, lambda value: value.to(device), case.inputs())
+    inputs = case.inputs_on(device)
     return {kind: step(kind, case, copy.deepcopy(model), inputs, device) for kind in kinds}
 
 

@@ -14,11 +14,11 @@ from networks import NETWORKS, Make
 from benchmarks import __main__ as command
 from benchmarks.floor import gemms, shapes
 from benchmarks.memory import peak
-from benchmarks.models import CASES, Case
+from benchmarks.models import CASES, Case, particles
 from benchmarks.naive import relax_naively
 from benchmarks.steps import KINDS, step, steps
 from benchmarks.timing import in_turn, ratio
-from models.segnn import SEGNN, fully_connected
+from models.segnn import SEGNN
 from relaxify import RelaxConfig, penalties, plan, relaxify, set_theta
 from relaxify.relaxation.term import terms_of
 
@@ -26,10 +26,7 @@ CPU = torch.device("cpu")
 
 
 def small() -> Case:
-    def inputs() -> tuple[torch.Tensor, ...]:
-        return (torch.randn(10, 3), torch.randn(10, 3), torch.randn(10, 1).sign(), fully_connected(2, 5))
-
-    return Case("small SEGNN", "O(3)", lambda: SEGNN(width=4, num_layers=1), inputs)
+    return Case("small SEGNN", "O(3)", lambda: SEGNN(width=4, num_layers=1), particles, 2, 4)
 
 
 @NETWORKS
@@ -66,7 +63,7 @@ def test_every_kind_of_step_runs_and_the_training_ones_train(kind: str) -> None:
     case = small()
     model = case.make()
     before = [p.clone() for p in model.parameters()]
-    run = step(kind, case, model, case.inputs(), CPU)
+    run = step(kind, case, model, case.inputs_on(CPU), CPU)
     for _ in range(2):
         run()
     moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=False))
@@ -112,3 +109,9 @@ def test_results_are_a_table_json_and_a_picture(tmp_path: Path) -> None:
 
 def test_cases_have_different_names() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_a_gpu_has_its_own_batch() -> None:
+    assert small().batch_on(CPU) == 2
+    assert small().batch_on(torch.device("cuda")) == 4
+    assert len(small().inputs_on(CPU)[0]) == 10
