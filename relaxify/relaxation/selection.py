@@ -49,7 +49,7 @@ def check_patterns(arguments: Mapping[str, Sequence[Pattern]], candidates: Seque
                 paths = ", ".join(path or "(the model itself)" for path, _ in candidates[:8])
                 more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
                 raise ValueError(
-                    f"{argument}: the pattern {pattern!r} matches no equivariant layer; the candidates are {paths}{more}."
+                    f"{argument}: the pattern {pattern!r} matches none of the candidates, the layers {paths}{more}."
                 )
 
 
