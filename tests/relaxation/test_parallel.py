@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from relaxation.replica import CONFIGS, WORLD, relaxed_net, step
+from relaxation.replica import CASES, WORLD, relaxed_net, step
 from torch import nn
 
 from relaxify import project
 from relaxify.relaxation.parallel import averaged, replicas_of, whole
 
 WAYS = pytest.mark.parametrize("way", ["ddp", "fsdp", "fsdp by layers"])
-NAMES = pytest.mark.parametrize("name", list(CONFIGS))
+NAMES = pytest.mark.parametrize("name", list(CASES))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @NAMES
 @WAYS
 def test_two_processes_are_one(results: list[dict[str, Any]], name: str, way: str) -> None:
-    model, batch = relaxed_net(CONFIGS[name])
+    model, batch = relaxed_net(name)
     expected = step(model, batch, model)
     for result in (process[name][way] for process in results):
         torch.testing.assert_close(result["penalty"], expected["penalty"], rtol=1e-5, atol=0)
@@ -49,7 +49,7 @@ def test_two_processes_are_one(results: list[dict[str, Any]], name: str, way: st
 @NAMES
 @pytest.mark.parametrize("way", ["fsdp", "fsdp by layers"])
 def test_a_sharded_model_is_saved_and_projected_whole(results: list[dict[str, Any]], name: str, way: str) -> None:
-    model, batch = relaxed_net(CONFIGS[name])
+    model, batch = relaxed_net(name)
     step(model, batch, model)
     for result in (process[name][way] for process in results):
         state = model.state_dict()
