@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -18,28 +19,32 @@ def peak(make: Callable[[], Step], device: torch.device) -> float:
     """MiB held at most in one step, by model, gradients, optimiser and activations."""
     # what libraries keep from their first use on is not the step's
     make()()
-    gc.collect()
+    before = held()
+    step = make()
+    for _ in range(WARM_UP):
+        step()
+    level = highest = held() - before
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        step = make()
-        for _ in range(WARM_UP):
-            step()
+        start = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as start:
-        step = make()
-        for _ in range(WARM_UP):
-            step()
-        gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as last:
+        return (level + torch.cuda.max_memory_allocated() - start) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
-    level = sum(changes(start))
-    highest = level
-    for change in changes(last):
+    for change in changes(profiled):
         level += change
         highest = max(highest, level)
     return highest / 2**20
+
+
+def held() -> int:
+    """Bytes of all tensors that there are."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensors = [value for value in gc.get_objects() if isinstance(value, torch.Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
 
 
 def changes(profiled: profile) -> Iterator[int]:
