@@ -94,19 +94,26 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = []
-    for case in CASES:
-        if options.only.lower() not in case.name.lower():
-            continue
-        rows.append(measured(case, device, options.rounds))
-        if options.memory:
-            rows[-1] |= memory(case, device)
-        print(table(rows[-1:]), flush=True)
-    RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"steps-{device.type}.json"
-    target.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=2) + "\n")
+    chosen = [case for case in CASES if options.only.lower() in case.name.lower()]
+    for case in chosen:
+        row = measured(case, device, options.rounds)
+        if options.memory:
+            row |= memory(case, device)
+        print(table([row]), flush=True)
+        save(row, machine(device), target)
+    rows = json.loads(target.read_text())["rows"]
     picture(rows, target.with_suffix(".png"))
     print(table(rows))
+
+
+def save(row: dict[str, Any], of: dict[str, Any], target: Path) -> None:
+    """Put a case's row in the place of its last one, among those measured on the same machine."""
+    target.parent.mkdir(exist_ok=True)
+    known = json.loads(target.read_text()) if target.exists() else {"machine": of, "rows": []}
+    rows = {known_row["case"]: known_row for known_row in known["rows"] if known["machine"] == of} | {row["case"]: row}
+    ordered = [rows[case.name] for case in CASES if case.name in rows]
+    target.write_text(json.dumps({"machine": of, "rows": ordered}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -107,6 +107,16 @@ def test_results_are_a_table_json_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "steps.png").stat().st_size > 1000
 
 
+def test_a_case_measured_again_replaces_its_row(tmp_path: Path) -> None:
+    """And nothing else, unless on another machine."""
+    target, first, second = tmp_path / "steps.json", CASES[0].name, CASES[1].name
+    for row in ({"case": second, "plain": 1}, {"case": first, "plain": 2}, {"case": second, "plain": 3}):
+        command.save(row, {"device": "a"}, target)
+    assert json.loads(target.read_text())["rows"] == [{"case": first, "plain": 2}, {"case": second, "plain": 3}]
+    command.save({"case": first, "plain": 4}, {"device": "b"}, target)
+    assert json.loads(target.read_text()) == {"machine": {"device": "b"}, "rows": [{"case": first, "plain": 4}]}
+
+
 def test_cases_have_different_names() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
