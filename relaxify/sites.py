@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.convolutions import Convolution
 from relaxify.groups import Group
 from relaxify.representations import Representation
 
@@ -87,7 +89,12 @@ class EquivariantMap:
 
     `paths` say how the layer's own parameters express intertwiners (what `fold` may use); `unfoldable` says why they
     cannot. `attribute` is the scalar in a second argument that scales every path: constant in most models, so its
-    constant is measured in training. `intercepts` names the parameters of a functional op in the module's forward.
+    constant is measured in training. `is_complete` says that the paths, applied to the argument, are all that is computed.
+    `intercepts` names the parameters of a functional op in the module's forward.
+
+    A `convolution` acts on patches, of which `rep_in` is the representation; `features_in` says then where the channels
+    are. `interpolation` is the largest |L_A(K)| / |K| that its own equivariant kernels score, because the group does not
+    map taps to taps; 0 where it does.
     """
 
     adapter: str
@@ -100,11 +107,20 @@ class EquivariantMap:
     paths: tuple[Path, ...] = ()
     unfoldable: str | None = None
     attribute: Attribute | None = None
+    is_complete: bool = False
     intercepts: tuple[str, ...] = ()
+    convolution: Convolution | None = None
+    interpolation: float = 0.0
 
     @property
     def group(self) -> Group:
         return self.rep_in.group
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """(n_out, n_in) of a dense term; a convolution in groups joins each output to the inputs of its group."""
+        groups = 1 if self.convolution is None else self.convolution.groups
+        return self.rep_out.dim, self.rep_in.dim // groups
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ class Site:
     @property
     def added_parameters(self) -> int:
         """Size of a dense term W."""
-        return self.map.rep_in.dim * self.map.rep_out.dim
+        return math.prod(self.map.weight_shape)
 
 
 @dataclass(frozen=True)
@@ -159,9 +175,16 @@ class Rejected:
     spoilt: bool = False
 
 
+def constants(module: nn.Module) -> dict[int, Any]:
+    """A memo for copy.deepcopy: what a module computed with gradients and keeps, which torch does not copy, as values."""
+    kept = [buffer for part in module.modules() for buffer in part._buffers.values() if buffer is not None]
+    return {id(buffer): buffer.detach().clone() for buffer in kept if buffer.grad_fn is not None}
+
+
 def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:
     """A copy to run numeric proofs on: in float64 (None: as it is), eval, without hooks and without a term."""
-    twin = copy.deepcopy(module).to("cpu", dtype).eval()
+    twin = copy.deepcopy(module, constants(module))
+    twin = twin.to("cpu", dtype).eval()
     for part in list(twin.modules()):
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()

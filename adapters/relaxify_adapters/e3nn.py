@@ -79,7 +79,15 @@ def _linear(path: str, module: Any, group: Group) -> Site:
             continue
         paths.append(Path("weight", offset, instruction.i_in, instruction.i_out, float(instruction.path_weight)))
         offset += instruction.path_shape[0] * instruction.path_shape[1]
-    map_ = EquivariantMap("e3nn", "o3.Linear", rep_in, rep_out, argument="features", paths=tuple(paths))
+    map_ = EquivariantMap(
+        "e3nn",
+        "o3.Linear",
+        rep_in,
+        rep_out,
+        argument="features",
+        paths=tuple(paths),
+        is_complete=len(paths) == len(module.instructions),
+    )
     return Site(path, module, map_, functools.partial(_linear_error, module, map_), structure=structure(module))
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from relaxify.graph.actions import InputAction
 from relaxify.groups import Group
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.convolving import ConvolutionTerm
 from relaxify.relaxation.intercepting import InterceptingTerm
 from relaxify.relaxation.merging import MergedTerm, can_merge
 from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
@@ -92,7 +93,7 @@ def _attach(site: Site, term: Term) -> None:
         if isinstance(term, InterceptingTerm):
             module.register_forward_pre_hook(term.enter)
             module.register_forward_hook(term.leave, always_call=True)
-        elif isinstance(term, MergedTerm):
+        elif isinstance(term, MergedTerm | ConvolutionTerm):
             module.forward = term.compute
         else:
             module.register_forward_hook(term.hook, with_kwargs=True)
@@ -105,9 +106,17 @@ def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:
     if hasattr(site.module, child):
         raise ValueError(f"{site.path!r} already has an attribute named {child!r}; rename it, or exclude this layer.")
     like = next(iter(site.module.parameters()), torch.zeros(()))
-    kind = InterceptingTerm if site.map.intercepts else MergedTerm if can_merge(site, config) else Term
-    term = kind(site, config, keep_relaxed=keep_relaxed, like=like.detach())
+    if site.map.convolution is not None and site.aliases:
+        others = ", ".join(repr(path) for path, _ in site.aliases)
+        raise ValueError(f"{site.path!r} shares its weights with {others}: give each its own, or exclude them.")
+    term = _kind(site, config)(site, config, keep_relaxed=keep_relaxed, like=like.detach())
     return term.train(site.module.training)
+
+
+def _kind(site: Site, config: RelaxConfig) -> type[Term]:
+    if site.map.convolution is not None:
+        return ConvolutionTerm
+    return InterceptingTerm if site.map.intercepts else MergedTerm if can_merge(site, config) else Term
 
 
 def _check_same(existing: Mapping[str, Term], result: Plan, keep_relaxed: bool) -> None:

@@ -57,7 +57,7 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [f"{len(self.sites)} sites of {self.group.name}"]
-        lines += [f"  {site.path}: {site.map.op} {site.map.rep_in} -> {site.map.rep_out}" for site in self.sites]
+        lines += [f"  {site.path}: {_map_of(site)}" for site in self.sites]
         lines += [f"  not {rejected.path}: {rejected.op}: {rejected.reason}" for rejected in self.rejected]
         return "\n".join(lines)
 
@@ -138,6 +138,11 @@ def plan_and_analysis(
     return Plan(group, tuple(sites), tuple(rejected), configs, types, tracing, diverged), analysis
 
 
+def _map_of(site: Site) -> str:
+    error = f", interpolation error {site.map.interpolation:.1e}" if site.map.interpolation else ""
+    return f"{site.map.op} {site.map.rep_in} -> {site.map.rep_out}{error}"
+
+
 def _inputs(example_inputs: ExampleInputs) -> Inputs:
     if isinstance(example_inputs, Tensor):
         return (example_inputs,)
@@ -202,7 +207,8 @@ def _identity(site: Site) -> Hashable:
     """Equal for two sites that are one: they share the weight, if not the bias, and use it in the same way."""
     map_, module = site.map, site.module
     own = {name for name, _ in module.named_parameters(recurse=False)}
-    parameters = {path.parameter for path in map_.paths} or set(map_.intercepts) or own
+    linear = set() if map_.convolution is None else {map_.convolution.kernel.parameter}
+    parameters = {path.parameter for path in map_.paths} or set(map_.intercepts) or linear or own
     weights = tuple(id(module.get_parameter(name)) for name in sorted(parameters))
     use = (map_.rep_in.blocks, map_.rep_out.blocks, map_.features_in, map_.features_out, map_.argument, map_.paths)
     return (weights or id(module), use)

@@ -11,11 +11,12 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.relaxation.convolving import ConvolutionTerm
 from relaxify.relaxation.folding import fit_updates, fold_updates
 from relaxify.relaxation.gathering import gather
 from relaxify.relaxation.parallel import averaged_moment, replicas_of, sharded_modules
 from relaxify.relaxation.term import Term, owned_terms, terms_of
-from relaxify.sites import CHILD, HOLDER
+from relaxify.sites import CHILD, HOLDER, constants
 
 Mode = Literal["drop", "fold", "fit"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -48,6 +49,7 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     _check_theta(terms, max_theta)
     replicas = replicas_of(model)
     updates = [(owner, _updates(term, mode, replicas)) for owner, term in owned_terms(model)] if mode != "drop" else []
+    convolutions = {owner: term.convolution for owner, term in owned_terms(model) if isinstance(term, ConvolutionTerm)}
     if inplace and sharded_modules(model):
         raise ValueError("project(inplace=True) of a sharded model: its shards hold the terms; project it without inplace.")
     clean = model if inplace else _copy_without_terms(model, list(terms.values()))
@@ -55,6 +57,8 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
         _strip(clean, {id(term) for term in terms.values()})
     for owner, slices in updates:
         _add(clean.get_submodule(owner), slices)
+    for owner, convolution in convolutions.items():
+        convolution.kernel.refresh(clean.get_submodule(owner))
     return clean
 
 
@@ -70,7 +74,7 @@ def _check_theta(terms: dict[str, Term], max_theta: float | None) -> None:
 def _copy_without_terms(model: Model, terms: list[Term]) -> Model:
     # a stand-in for each term keeps deepcopy from copying W; the copy's hooks are bound to the stand-ins
     stand_ins = {id(term): nn.Identity() for term in terms}
-    memo: dict[int, Any] = dict(stand_ins)
+    memo: dict[int, Any] = {**stand_ins, **constants(model)}
     if sharded_modules(model):
         gather(model, memo)
     clean = copy.deepcopy(model, memo)
@@ -100,18 +104,21 @@ Update = tuple[str, int, Float[Tensor, "_"]]
 
 def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None = None) -> list[Update]:
     """What to add to which slice (from this offset on) of which of the layer's parameters."""
-    paths, reason = term.fold_paths()
-    if not paths or reason is not None:
+    paths, _ = term.fold_paths()
+    reason = term.why_not_foldable()
+    if reason is not None:
         _log.info("%s is dropped: %s cannot be used, because %s", term.path, mode, reason)
         return []
     relaxation = (term.theta.double() * term.matrix.double()).detach().cpu()
     if not relaxation.isfinite().all():
         raise ValueError(f"the relaxation of {term.path!r} has NaN or infinite values; project with mode='drop' instead.")
     blocks = (term.map.rep_in.blocks, term.map.rep_out.blocks)
-    moment = term.sketch.moment
-    if mode == "fit" and moment is not None:
-        if replicas is not None:
-            moment = averaged_moment(moment, term.sketch.count, replicas)
+    moment = term.sketch.moment if mode == "fit" else None
+    if moment is not None and replicas is not None:
+        moment = averaged_moment(moment, term.sketch.count, replicas)
+    if isinstance(term, ConvolutionTerm):
+        return [(term.convolution.kernel.parameter, 0, term.folded_parameter(moment))]
+    if moment is not None:
         parts = fit_updates(relaxation, *blocks, paths, moment)
     else:
         parts = fold_updates(relaxation, *blocks, paths)

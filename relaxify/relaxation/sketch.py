@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from relaxify.convolutions import Patches
 from relaxify.relaxation.config import RelaxConfig
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
@@ -71,9 +72,9 @@ class Sketch:
         return self._rows is None and self._moment is None
 
     @torch.no_grad()
-    def update(self, x: Float[Tensor, "*rows n"], output: Float[Tensor, "..."] | None) -> None:
-        """Add a batch of input rows, and the equivariant output they had, if it was computed."""
-        x = x.detach().reshape(-1, x.shape[-1])
+    def update(self, x: Float[Tensor, "*rows n"] | Patches, output: Float[Tensor, "..."] | None) -> None:
+        """Add a batch of input rows, or of patches, and the equivariant output they had, if it was computed."""
+        x = x.detach().reshape(-1, x.shape[-1]) if isinstance(x, Tensor) else x
         if not len(x):
             return
         if self.stale:
@@ -84,7 +85,7 @@ class Sketch:
         if output is not None:
             self._add_square(output.detach())
         if self.may_keep_moment:
-            self._keep_all_or_moment(x)
+            self._keep_all_or_moment(_all(x))
         else:
             self._rows = self._kept(x)
         self._seen = self._seen + len(x)
@@ -107,14 +108,15 @@ class Sketch:
         self._moment = x.mT @ x if old is None else x.mT @ x + (old.mT @ old).to(x.dtype)
         self._rows = None
 
-    def _kept(self, x: Float[Tensor, "rows n"]) -> Float[Tensor, "kept n"]:
+    def _kept(self, x: Float[Tensor, "rows n"] | Patches) -> Float[Tensor, "kept n"]:
         """Every slot of a full reservoir holds a uniformly chosen row of all rows seen, so means over it are unbiased."""
         k, old = self.rows_kept, self._rows
         # as long as less than k rows are held, they are all that were seen
         if k is None or len(x) + (0 if old is None else len(old)) <= k:
             self.is_sample = False
-            x = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
-            return x if old is None else torch.cat([old, x])
+            rows = _all(x)
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32), copy=True)
+            return rows if old is None else torch.cat([old, rows])
         self.is_sample = True
         high = len(x) if old is None else self._seen + len(x)
         index = hashed_integers(self._updates, k, high, x.device)
@@ -149,5 +151,10 @@ class Sketch:
         return None if self._output_square is None else self._output_square / self._seen
 
 
-def _taken(x: Float[Tensor, "rows n"], index: Int[Tensor, " kept"]) -> Float[Tensor, "kept n"]:
-    return x[index].to(torch.promote_types(x.dtype, torch.float32))
+def _all(x: Float[Tensor, "rows n"] | Patches) -> Float[Tensor, "rows n"]:
+    return x if isinstance(x, Tensor) else x.all()
+
+
+def _taken(x: Float[Tensor, "rows n"] | Patches, index: Int[Tensor, " kept"]) -> Float[Tensor, "kept n"]:
+    rows = x[index]
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from relaxify.relaxation.term import Term, terms_of
-from relaxify.representations import project_to_intertwiners
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,8 @@ class LayerSummary:
 
     `equivariant` is |P_H W| / |W|, the part of W that commutes with the group, None while W = 0. `dead` says that W is
     exactly zero though the layer has been trained on with theta > 0: no gradient reaches it. `foldable` is None if the
-    layer's weights can take P_H W, else the reason why not.
+    layer's weights can take P_H W, else the reason why not. Of a convolution P_H W is the nearest kernel that the layer
+    itself can have, and `interpolation` the most that such a kernel scores in |L_A(K)| / |K|; 0 where taps move onto taps.
     """
 
     path: str
@@ -31,6 +31,7 @@ class LayerSummary:
     equivariant: float | None
     dead: bool
     foldable: str | None
+    interpolation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ def summary(model: nn.Module) -> Summary:
 def _layer(path: str, term: Term) -> LayerSummary:
     weight = term.matrix
     norm = float(weight.norm())
-    projection = project_to_intertwiners(weight, term.map.rep_in, term.map.rep_out) if norm else None
-    paths, reason = term.fold_paths()
+    projection = term.equivariant_part() if norm else None
     return LayerSummary(
         path=path,
         op=term.map.op,
@@ -84,7 +84,8 @@ def _layer(path: str, term: Term) -> LayerSummary:
         share=relaxed_share(term),
         equivariant=None if projection is None else float(projection.norm()) / norm,
         dead=norm == 0 and bool(term.largest_theta) and not _has_gradient(term),
-        foldable=None if paths else reason,
+        foldable=term.why_not_foldable(),
+        interpolation=term.map.interpolation,
     )
 
 
@@ -107,4 +108,5 @@ def relaxed_share(term: Term) -> float | None:
 def _line(layer: LayerSummary) -> str:
     share = "-" if layer.share is None else f"{layer.share:.1%}"
     note = "  no gradient reaches it" if layer.dead else ""
-    return f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, theta {layer.theta:.3g}, share {share}{note}"
+    error = f", interpolation error {layer.interpolation:.1e}" if layer.interpolation else ""
+    return f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, theta {layer.theta:.3g}, share {share}{error}{note}"

@@ -5,6 +5,7 @@ It acts through a forward hook that is a bound method of the term, so that deepc
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zlib
 from collections.abc import Hashable, Iterator, Mapping
@@ -17,13 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.convolutions import Patches
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.parallel import whole
 from relaxify.relaxation.passes import is_counted
 from relaxify.relaxation.products import added_rows
 from relaxify.relaxation.sketch import Sketch
-from relaxify.representations import Representation
+from relaxify.representations import Representation, project_to_intertwiners
 from relaxify.sites import EquivariantMap, Path, Site
 
 
@@ -57,7 +59,7 @@ class Term(nn.Module):
         self.register_buffer("largest_theta", torch.zeros_like(self.theta), persistent=False)
 
     def _make_weights(self, like: Tensor) -> None:
-        n_out, n_in, rank = self.map.rep_out.dim, self.map.rep_in.dim, self.config.rank
+        (n_out, n_in), rank = self.map.weight_shape, self.config.rank
         if rank is None:
             self.weight = nn.Parameter(like.new_zeros(n_out, n_in))
             return
@@ -104,7 +106,7 @@ class Term(nn.Module):
         """
         if not self.active or not module.weight.requires_grad:
             return None
-        x = _argument(args, kwargs, 0, self.map.argument)
+        x = argument_of(args, kwargs, 0, self.map.argument)
         if x.ndim < 3 or x.is_contiguous():
             return None
         return ((x.contiguous(), *args[1:]), kwargs) if args else (args, {**kwargs, self.map.argument: x.contiguous()})
@@ -113,7 +115,7 @@ class Term(nn.Module):
         """The forward hook: output + theta * W x as a fresh tensor, or None (leave the output) when not active."""
         if not self.active:
             return None
-        return self.added_to(output, _argument(args, kwargs, 0, self.map.argument), args, kwargs)
+        return self.added_to(output, argument_of(args, kwargs, 0, self.map.argument), args, kwargs)
 
     def added_to(
         self, output: Tensor, x: Tensor, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
@@ -130,7 +132,9 @@ class Term(nn.Module):
         return (self.theta * left, right) if left.numel() < right.numel() else (left, self.theta * right)
 
     @torch.no_grad()
-    def _observe(self, rows: Tensor, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _observe(
+        self, rows: Tensor | Patches, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
         """Keep what the penalty and the folding need to know of the data."""
         with torch.autocast(rows.device.type, enabled=False):
             self.sketch.update(rows, output)
@@ -140,7 +144,7 @@ class Term(nn.Module):
     def _watch_attribute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self.map.attribute is None:
             return
-        values = _argument(args, kwargs, self.map.attribute.position, self.map.attribute.name)
+        values = argument_of(args, kwargs, self.map.attribute.position, self.map.attribute.name)
         values = values.detach()[..., self.map.attribute.column]
         if values.numel():
             low, high = self.attribute_range.to(values).unbind()
@@ -166,9 +170,23 @@ class Term(nn.Module):
             )
         return tuple(replace(path, scale=path.scale * constant) for path in self.map.paths), self.map.unfoldable
 
+    def why_not_foldable(self) -> str | None:
+        """Why the layer's weights cannot take any of W; None if they can."""
+        paths, reason = self.fold_paths()
+        return reason if paths else reason or "its weights cannot express any of it"
+
+    def record_paths(self) -> tuple[tuple[Path, ...], str | None]:
+        """The paths that a checkpoint can be folded by, and why there are none."""
+        return self.fold_paths()
+
+    @torch.no_grad()
+    def equivariant_part(self) -> Float[Tensor, "n_out n_in"]:
+        """P_H W, in float64."""
+        return project_to_intertwiners(self.matrix, self.map.rep_in, self.map.rep_out)
+
     def record(self) -> Record:
         """What a checkpoint says of this term, so that it can be projected without the model's code."""
-        paths, unfoldable = self.fold_paths()
+        paths, unfoldable = self.record_paths()
         return Record(
             path=self.path,
             aliases=self.aliases,
@@ -219,10 +237,12 @@ class Term(nn.Module):
 
 def _structure(rep: Representation) -> Hashable:
     """Equal for representations that are the same, however they were made."""
-    return (rep.group, rep.blocks, tuple(action.numpy().tobytes() for action in rep.actions))
+    digests = {id(action): hashlib.sha256(action.numpy().tobytes()).digest() for action in rep.actions}
+    return (rep.group, rep.blocks, tuple(digests[id(action)] for action in rep.actions))
 
 
-def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Tensor:
+def argument_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Tensor:
+    """A tensor among the arguments of a call, given by position or by name."""
     value = args[position] if len(args) > position else kwargs[name]
     assert isinstance(value, Tensor)
     return value

@@ -459,7 +459,7 @@ def test_layers_are_selected_as_in_relaxify() -> None:
     assert swapped(include=["1"]) == ["1.0", "1.1"]
     assert swapped(include=[nn.Conv1d], exclude=["re:1\\..*"]) == ["0"]
     assert swapped(exclude=[lambda path, module: isinstance(module, nn.Linear)]) == ["0", "1.0"]
-    with pytest.raises(ValueError, match=r"include: the pattern 'head' matches no .* the candidates are 0, 1\.0, 1\.1"):
+    with pytest.raises(ValueError, match=r"include: the pattern 'head' matches none of .*, the layers 0, 1\.0, 1\.1"):
         swapped(include=["head"])
     with pytest.raises(ValueError, match="pass a sequence of patterns"):
         swapped(exclude="1")

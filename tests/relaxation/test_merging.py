@@ -8,23 +8,36 @@ import types
 
 import pytest
 import torch
+from e3nn import o3
 from networks import e3nn_net, randomise_terms, unchecked, vn_net
 from torch import Tensor, nn
 
 from models.vector_neurons import VNLinear
-from relaxify import RelaxConfig, penalty, project, relaxify, set_theta
+from relaxify import RelaxConfig, penalty, project, relaxify, set_theta, summary
 from relaxify.relaxation import attach
 from relaxify.relaxation.merging import MergedTerm
 from relaxify.relaxation.term import terms_of
 from relaxify.sites import probe
 
-SHAPES = [(4, 3, 3), (4, 3, 3, 10), (4, 3, 3, 10, 2)]
+IRREPS = ("4x0e+3x1o+2x2e", "3x0e+2x1o+2x1e+1x2e")
+SHAPES = [(4, 3, 3), (4, 3, 3, 10), (4, 3, 3, 10, 2), (30, 23), (2, 15, 23)]
 
 
-def merged_layer(config: RelaxConfig = RelaxConfig()) -> nn.Module:
-    layer = relaxify(VNLinear(3, 5).double(), "SO(3)", config=config)
+def layer_for(shape: tuple[int, ...]) -> tuple[nn.Module, str]:
+    """A layer of Vector Neurons, or of e3nn, whose paths share blocks and do not reach all."""
+    return (o3.Linear(*IRREPS).double(), "O(3)") if shape[-1] == 23 else (VNLinear(3, 5).double(), "SO(3)")
+
+
+def merged_layer(config: RelaxConfig = RelaxConfig(), shape: tuple[int, ...] = SHAPES[0]) -> nn.Module:
+    torch.manual_seed(0)
+    layer = relaxify(*layer_for(shape), config=config)
     randomise_terms(layer)
     return layer
+
+
+def term_of(layer: nn.Module) -> nn.Module:
+    (term,) = terms_of(layer).values()
+    return term
 
 
 def gradients(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
@@ -38,45 +51,65 @@ def gradients(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_product_is_the_hooked_sum(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same weights: output, gradients and second derivatives."""
-    merged = merged_layer()
+    """With the same weights: output, gradients, second derivatives, penalty and share."""
+    merged = merged_layer(RelaxConfig(rows=None), shape)
     monkeypatch.setattr(attach, "can_merge", lambda site, config: False)
-    hooked = relaxify(VNLinear(3, 5).double(), "SO(3)")
+    layer, group = layer_for(shape)
+    hooked = relaxify(layer, group, config=RelaxConfig(rows=None))
     hooked.load_state_dict(merged.state_dict())
-    assert isinstance(merged.map_to_feat.relaxation, MergedTerm)
-    assert not isinstance(hooked.map_to_feat.relaxation, MergedTerm)
+    assert isinstance(term_of(merged), MergedTerm)
+    assert not isinstance(term_of(hooked), MergedTerm)
     x = torch.randn(shape, dtype=torch.float64)
     torch.testing.assert_close(gradients(merged, x), gradients(hooked, x), rtol=1e-10, atol=1e-10)
-    for layer in (merged, hooked):
-        layer.map_to_feat.relaxation.sketch.updates = 0
-        layer.zero_grad()
-        layer(x)
     torch.testing.assert_close(penalty(merged), penalty(hooked))
+    assert summary(merged).share == pytest.approx(summary(hooked).share, rel=1e-6)
+
+
+def test_few_rows_are_added_to_the_layers_own() -> None:
+    """So few that putting the layer together would cost more: nothing else changes."""
+    layer = merged_layer(shape=(30, 23))
+    x = torch.randn(30, 23, dtype=torch.float64)
+    torch.testing.assert_close(torch.cat([layer(x[:2]), layer(x[2:])]), layer(x))
+
+
+def test_weights_of_another_are_the_layers_for_that_call() -> None:
+    """o3.Linear takes weights as an argument; then the layer is not what its parameters say."""
+    layer = merged_layer(shape=(30, 23))
+    x, other = torch.randn(30, 23, dtype=torch.float64), torch.randn_like(layer.weight)
+    term = layer(x) - project(layer)(x)
+    torch.testing.assert_close(layer(x, weight=other), project(layer)(x, other) + term)
 
 
 @pytest.mark.parametrize("zero", ["theta", "weight"])
 def test_nothing_added_is_nothing_changed(zero: str) -> None:
     """To the last bit, and W has a gradient nevertheless."""
-    layer = relaxify(VNLinear(3, 5), "SO(3)")
-    randomise_terms(layer)
-    with torch.no_grad():
-        getattr(layer.map_to_feat.relaxation, zero).zero_()
-    x = torch.randn(4, 3, 3, 10)
-    y = layer(x)
-    assert torch.equal(y, project(layer)(x))
-    y.square().sum().backward()
-    assert bool(layer.map_to_feat.relaxation.weight.grad.any()) == (zero == "weight")
+    for shape in SHAPES:
+        layer = merged_layer(shape=shape).float()
+        with torch.no_grad():
+            getattr(term_of(layer), zero).zero_()
+        x = torch.randn(shape)
+        y = layer(x)
+        assert torch.equal(y, project(layer)(x))
+        y.square().sum().backward()
+        assert bool(term_of(layer).weight.grad.any()) == (zero == "weight")
 
 
 def test_what_is_merged() -> None:
-    """Dense terms of bias-free nn.Linears on vector channels; not factors, not what another layer shares its weight with."""
+    """Dense terms of what is wholly known; not factors, not what another layer shares its weight with, no tensor product."""
     assert all(isinstance(term, MergedTerm) for term in terms_of(relaxify(vn_net()[0], "SO(3)")).values())
-    assert not any(isinstance(term, MergedTerm) for term in terms_of(relaxify(e3nn_net()[0], "O(3)")).values())
+    of_e3nn = {path: isinstance(term, MergedTerm) for path, term in terms_of(relaxify(e3nn_net()[0], "O(3)")).items()}
+    # the first has a bias
+    assert of_e3nn == {"first": False, "product": False, "last": True}
+    with_bias = relaxify(o3.Linear("2x0e+1x1o", "2x0e+1x1o", biases=True), "O(3)")
+    assert not isinstance(with_bias.relaxation, MergedTerm)
     low_rank = relaxify(VNLinear(3, 5), "SO(3)", config=RelaxConfig(rank=2))
     assert not isinstance(low_rank.map_to_feat.relaxation, MergedTerm)
     tied = nn.Sequential(VNLinear(4, 4), VNLinear(4, 4))
     tied[1].map_to_feat.weight = tied[0].map_to_feat.weight
     assert not any(isinstance(term, MergedTerm) for term in terms_of(relaxify(tied, "SO(3)")).values())
+    watched = VNLinear(4, 4)
+    watched.map_to_feat.register_forward_hook(lambda module, args, output: None)
+    assert not isinstance(relaxify(watched, "SO(3)").map_to_feat.relaxation, MergedTerm)
     own = VNLinear(4, 4)
     own.map_to_feat.forward = types.MethodType(nn.Linear.forward, own.map_to_feat)
     relaxify(own, "SO(3)")
