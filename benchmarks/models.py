@@ -108,17 +108,6 @@ def mace_inputs(count: int) -> tuple[Any, ...]:
     return data, True
 
 
-def steerable_cnn() -> nn.Module:
-    """escnn's own style: regular fields of eight turns, pooling, batch norms."""
-    from models.steerable_cnn import SteerableCNN
-
-    return SteerableCNN(rotations=8)
-
-
-def images(count: int) -> tuple[Tensor, ...]:
-    return (torch.randn(count, 1, 17, 17),)
-
-
 FEED_FORWARD = ("*feed_forward*",)
 CASES = (
     Case("VN-PointNet, 300 points", "SO(3)", VNPointNet, clouds, 8, 32, bar=1.8, bar_rank=1.3, paper=80 / 75),
@@ -127,5 +116,5 @@ CASES = (
     Case("SEGNN 64x4, all layers", "O(3)", SEGNN, particles, 100, 100),
     Case("Equiformer-style L=2, feed-forward nets", "O(3)", equiformer, molecules, 4, 32, FEED_FORWARD, 1.06, paper=57 / 52),
     Case("MACE 32x0e+32x1o, with forces", "O(3)", mace, mace_inputs, 4, 32),
-    Case("steerable CNN of C(8), 17 x 17 pixels", "C(8)", steerable_cnn, images, 64, 64, bar=1.15),
+    # a steerable CNN belongs here once the floor and the naive penalty of a convolution are written
 )
