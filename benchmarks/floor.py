@@ -25,8 +25,12 @@ def shapes(model: nn.Module, inputs: tuple[Any, ...], sites: Sequence[Site]) -> 
 
         def see(module: nn.Module, args: Any, kwargs: Any, output: Tensor, site: Site = site) -> None:
             x = args[0] if args else kwargs[site.map.argument]
-            n_in = site.map.rep_in.dim
-            found.append((x.numel() // n_in, n_in, site.map.rep_out.dim, x.requires_grad))
+            n_out, n_in = site.map.weight_shape
+            if site.map.convolution is None:
+                found.append((x.numel() // n_in, n_in, n_out, x.requires_grad))
+                return
+            x = site.map.convolution.kernel.tensor(x)
+            found.append((len(site.map.convolution.patches(x)), n_in, n_out, x.requires_grad))
 
         handles.append(site.module.register_forward_hook(see, with_kwargs=True))
     model(*inputs)
