@@ -17,6 +17,7 @@ from relaxify.relaxation.intercepting import InterceptingTerm
 from relaxify.relaxation.merging import MergedTerm, can_merge
 from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
 from relaxify.relaxation.selection import Pattern
+from relaxify.relaxation.standing_in import StandInTerm
 from relaxify.relaxation.term import Term, terms_of
 from relaxify.sites import CHILD, Rejected, Site
 
@@ -93,7 +94,7 @@ def _attach(site: Site, term: Term) -> None:
         if isinstance(term, InterceptingTerm):
             module.register_forward_pre_hook(term.enter)
             module.register_forward_hook(term.leave, always_call=True)
-        elif isinstance(term, MergedTerm | ConvolutionTerm):
+        elif isinstance(term, StandInTerm):
             module.forward = term.compute
         else:
             module.register_forward_hook(term.hook, with_kwargs=True)

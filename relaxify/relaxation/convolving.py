@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from relaxify.convolutions import Convolution
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.kernel_folding import nearest_parameter
 from relaxify.relaxation.passes import is_counted
-from relaxify.relaxation.term import Term
+from relaxify.relaxation.standing_in import StandInTerm
 from relaxify.sites import Site
 
 CODE_NEEDED = "its weights are coefficients of kernels that its library knows; fold the model itself, not its checkpoint"
 
 
-class ConvolutionTerm(Term):
+class ConvolutionTerm(StandInTerm):
     """theta * K in the kernel of a convolution, or in the matrix of a linear layer on an adapter's own kind of tensor.
 
     W, of shape (channels_out, a group's channels_in * taps), is K flattened.
@@ -31,13 +31,7 @@ class ConvolutionTerm(Term):
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
-        # in a list, or it would be a child of its own child
-        self._layers = [site.module]
         self._cached_at: tuple[int, ...] | None = None
-
-    @property
-    def layer(self) -> nn.Module:
-        return self._layers[0]
 
     @property
     def convolution(self) -> Convolution:

@@ -2,7 +2,6 @@
 
 A layer of few channels beside components is made of small products, each over an input laid out in its own way; dense, it
 is a part of what the term costs anyway. In one product the layer costs nothing, and no sum of two outputs is formed.
-No hook can keep a layer from computing what it computes, so such a term stands in for the forward of its one layer.
 """
 
 from __future__ import annotations
@@ -16,27 +15,19 @@ from torch import Tensor, nn
 
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.passes import is_counted
-from relaxify.relaxation.term import Term, argument_of
+from relaxify.relaxation.standing_in import StandInTerm
+from relaxify.relaxation.term import argument_of
 from relaxify.representations import slices
 from relaxify.sites import Path, Site
 
 # a layer of more is put together in more steps than are saved
 MOST_PATHS = 8
 # of rows per feature: with fewer, putting the layer together costs more than its own products
-FEW_ROWS = 1 / 8
+FEW_ROWS = 1 / 4
 
 
-class MergedTerm(Term):
+class MergedTerm(StandInTerm):
     """A term of a layer that is linear, and wholly known by its paths."""
-
-    def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
-        super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
-        # in a list, or it would be a child of its own child
-        self._layers = [site.module]
-
-    @property
-    def layer(self) -> nn.Module:
-        return self._layers[0]
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's forward."""

@@ -359,6 +359,13 @@ def test_fit_is_nearest_on_the_data(drawn: tuple[str, Any]) -> None:
     assert fit <= fold * (1 + 1e-9)
     assert fit <= drop * (1 + 1e-9)
     assert layer.relaxation.folded_residual() <= 1 + 1e-9
+    # at the nearest no change of the weights brings it nearer, to first order
+    slopes = []
+    for mode in ("drop", "fit"):
+        clean = project(layer, mode=mode)
+        (slope,) = torch.autograd.grad((clean(x).tensor - y).square().sum(), [clean.weights])
+        slopes.append(float(slope.norm()))
+    assert slopes[1] <= 1e-4 * slopes[0] + 1e-9
 
 
 @pytest.mark.parametrize(
