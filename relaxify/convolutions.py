@@ -44,7 +44,10 @@ class Kernel(Protocol):
         ...
 
     def refresh(self, layer: nn.Module) -> None:
-        """Make anew, without gradients, what the layer keeps of its parameters in eval mode."""
+        """Make anew, without gradients, what the layer keeps of its parameters in eval mode.
+
+        Or, if the convolution is `symmetrised`, write the symmetric part of the parameter into it.
+        """
         ...
 
     def cached(self) -> tuple[str, ...]:
@@ -55,6 +58,8 @@ class Kernel(Protocol):
 @dataclass(frozen=True)
 class Convolution:
     """How a layer convolves. All tuples have an entry for each pixel axis; without any, it is a linear layer.
+
+    `symmetrised`: the layer's parameter is any kernel, of which `kernel.expand` gives the symmetric part.
 
     >>> Convolution(kernel=None, size=(3, 3), padding=(1, 1)).patches(torch.ones(2, 5, 8, 8))[torch.tensor([0])].shape
     torch.Size([1, 45])
@@ -69,6 +74,7 @@ class Convolution:
     groups: int = 1
     transposed: bool = False
     output_padding: tuple[int, ...] = (0, 0)
+    symmetrised: bool = False
 
     @property
     def taps(self) -> int:

@@ -1,6 +1,7 @@
 """Adapters: what is known of one library's layers, found through the entry-point group `relaxify.adapters`.
 
-The built-in adapters are found in just the way a third party's are.
+The built-in adapters are found in just the way a third party's are. A layer of one's own needs none: a method
+`relaxify_sites(self, path, group)`, which yields what an adapter's `sites` would, makes it known.
 """
 
 from __future__ import annotations
@@ -61,13 +62,22 @@ class OperationAdapter(Adapter, Protocol):
         ...
 
 
+def claims_on(path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
+    """What every adapter says of a module, and what the module says of itself by a method `relaxify_sites(path, group)`."""
+    for adapter in adapters():
+        yield from adapter.sites(path, module, group)
+    # asked of the class: some modules answer to every name
+    if (describe := getattr(type(module), "relaxify_sites", None)) is not None:
+        yield from describe(module, path, group)
+
+
 @functools.cache
 def adapters() -> Sequence[Adapter]:
     """Every adapter installed, by name.
 
     RuntimeError, naming the entry point and the distribution, if one cannot be loaded or is no adapter.
     """
-    found = []
+    found: list[Adapter] = []
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
         origin = f"adapter {point.name!r} ({point.value}" + (f", from {point.dist.name})" if point.dist else ")")
         try:

@@ -184,6 +184,7 @@ def constants(module: nn.Module) -> dict[int, Any]:
 def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:
     """A copy to run numeric proofs on: in float64 (None: as it is), eval, without hooks and without a term."""
     twin = copy.deepcopy(module, constants(module))
+    # eval also lets terms write into their layers what is to stay
     twin = twin.to("cpu", dtype).eval()
     for part in list(twin.modules()):
         part._forward_hooks.clear()

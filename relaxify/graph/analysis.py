@@ -42,7 +42,8 @@ class Promises:
     def __init__(self, evidence: Evidence, sites: Sequence[Site]) -> None:
         self.read: dict[str, bool] = {}
         self._kept: dict[fx.Node, bool | None] = {}
-        for site in sites:
+        # the features of a convolution with pixels are patches, which no value is
+        for site in (site for site in sites if site.map.convolution is None or not site.map.convolution.size):
             for call in evidence.recording.calls.get(site.path, ()):
                 data = call.argument(0, site.map.argument)
                 for node, features, rep in (
@@ -70,6 +71,7 @@ def analyse(
     """Run the model on as many inputs near the given ones as it takes to tell how its values transform."""
     observer = Observer(model, group, inputs, action, training=training)
     sites = [entry for entry in claimed if isinstance(entry, Site)]
+    _symmetrise(observer.model, sites)
     evidence, injected = observer.evidence(SAMPLES), None
     for samples in (SAMPLES, MORE_SAMPLES):
         evidence = observer.evidence(samples, evidence, injected)
@@ -87,6 +89,13 @@ def analyse(
         if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
+
+
+def _symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Give ordinary convolutions the kernels that they are to have."""
+    for site in sites:
+        if site.map.convolution is not None and site.map.convolution.symmetrised:
+            site.map.convolution.kernel.refresh(model.get_submodule(site.path))
 
 
 def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[Call]]) -> Iterator[Injections]:

@@ -67,9 +67,12 @@ def inspect(
     if inputs and keywords:
         raise ValueError("inspect takes its inputs by position or by name, not both; pass all of them in keywords={...}.")
     given: Inputs = dict(keywords) if keywords else inputs
-    planned, analysis = plan_and_analysis(model, group, example_inputs=given, input_action=input_action, training=training)
+    terms = terms_of(model)
+    planned, analysis = plan_and_analysis(
+        model, group, example_inputs=given, input_action=input_action, training=training, symmetrise=bool(terms)
+    )
     assert analysis is not None
-    evidence, observer, terms = analysis.evidence, analysis.observer, terms_of(model)
+    evidence, observer = analysis.evidence, analysis.observer
     carried, response = carried_by_outputs(evidence), response_of(observer)
     error, of_outputs = group_errors(runs_of(evidence), carried, response, output_action)
     lie, method = lie_derivatives(observer, carried, output_action)

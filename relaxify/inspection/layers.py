@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
+from relaxify.convolutions import Convolution
 from relaxify.graph.analysis import Analysis
+from relaxify.graph.inputs import leaves_of
 from relaxify.inspection.report import Errors, LayerReport
+from relaxify.relaxation.convolving import ConvolutionTerm
 from relaxify.relaxation.folding import fold_updates
 from relaxify.relaxation.term import Term
 from relaxify.representations import lie_derivative, merge_pairs, project_to_intertwiners, slices
 from relaxify.sites import Path, Site
 
 ELEMENTS = 16
+PATCHES = 4096
 
 
 def layer_report(site: Site, term: Term | None, analysis: Analysis) -> LayerReport:
@@ -42,11 +47,28 @@ def _rows(site: Site, analysis: Analysis) -> tuple[Tensor, Tensor] | None:
         calls = analysis.evidence.recording.calls.get(site.path, ())
         pairs = [(call.argument(0, site.map.argument), call.result) for call in calls]
     for data, result in pairs:
-        if all(isinstance(node, fx.Node) and node.meta.get("value") is not None for node in (data, result)):
-            x = site.map.features_in.rows(data.meta["value"].double())
-            y = site.map.features_out.rows(result.meta["value"].double())
-            return x.reshape(-1, site.map.rep_in.dim), y.reshape(-1, site.map.rep_out.dim)
+        x, y = (_value(node) for node in (data, result))
+        if x is None or y is None:
+            continue
+        if site.map.convolution is not None:
+            return _patches(site.map.convolution, x, y)
+        x, y = site.map.features_in.rows(x), site.map.features_out.rows(y)
+        return x.reshape(-1, site.map.rep_in.dim), y.reshape(-1, site.map.rep_out.dim)
     return None
+
+
+def _value(node: Any) -> Tensor | None:
+    """What a recorded argument or result was: a tensor, or the one tensor in what a library wraps it in."""
+    nodes = [leaf for leaf in leaves_of(node) if isinstance(leaf, fx.Node)]
+    value = nodes[0].meta.get("value") if len(nodes) == 1 else None
+    return value.double() if isinstance(value, Tensor) else None
+
+
+def _patches(convolution: Convolution, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Patches from all over the images, with the pixels that were made of them."""
+    patches = convolution.patches(x)
+    some = torch.arange(0, len(patches), -(-len(patches) // PATCHES))
+    return patches[some], y.movedim(1, -1).flatten(0, -2)[some]
 
 
 @torch.no_grad()
@@ -65,7 +87,7 @@ def _with_term(plain: LayerReport, site: Site, term: Term, x: Tensor, y_equivari
         g = rep_in.group.random(generator)
         errors.append(size(weight @ rep_in.rho(g) - rep_out.rho(g) @ weight))
     norm = float(weight.norm())
-    projection = project_to_intertwiners(weight, rep_in, rep_out)
+    projection = nearest_equivariant(term, weight)
     return replace(
         plain,
         term_parameters=sum(parameter.numel() for parameter in term.parameters()),
@@ -78,8 +100,17 @@ def _with_term(plain: LayerReport, site: Site, term: Term, x: Tensor, y_equivari
     )
 
 
+def nearest_equivariant(term: Term, weight: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
+    """The intertwiner nearest to theta W; where the group acts between taps, the layer's own nearest kernel."""
+    if isinstance(term, ConvolutionTerm):
+        return term.theta.double().cpu() * term.equivariant_part()
+    return project_to_intertwiners(weight, term.map.rep_in, term.map.rep_out)
+
+
 def folded(term: Term, weight: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
     """The part of theta W that `project(mode="fold")` writes into the layer's own weights, as a matrix."""
+    if isinstance(term, ConvolutionTerm):
+        return nearest_equivariant(term, weight)
     blocks_in, blocks_out = term.map.rep_in.blocks, term.map.rep_out.blocks
     paths, _ = term.fold_paths()
     result = torch.zeros_like(weight)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from relaxify.convolutions import Convolution
 from relaxify.relaxation.config import RelaxConfig
@@ -26,12 +26,14 @@ CODE_NEEDED = "its weights are coefficients of kernels that its library knows; f
 class ConvolutionTerm(StandInTerm):
     """theta * K in the kernel of a convolution, or in the matrix of a linear layer on an adapter's own kind of tensor.
 
-    W, of shape (channels_out, a group's channels_in * taps), is K flattened.
+    W, of shape (channels_out, a group's channels_in * taps), is K flattened. It starts at zero; or, if the equivariant part
+    is the symmetrised kernel of an ordinary convolution, at what that kernel has beside, so that theta = 1 changes nothing.
     """
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
         self._cached_at: tuple[int, ...] | None = None
+        self._take_rest()
 
     @property
     def convolution(self) -> Convolution:
@@ -48,14 +50,16 @@ class ConvolutionTerm(StandInTerm):
 
     def compute(self, input: Any) -> Any:  # noqa: A002 (as layers call it)
         """The layer's forward."""
-        if not self.active:
+        if not self.active and not (self.convolution.symmetrised and self.layer.training):
             self._renew()
             return type(self.layer).forward(self.layer, input)
         adapter, x = self.convolution.kernel, self.convolution.kernel.tensor(input)
-        if self.training and is_counted():
+        if self.active and self.training and is_counted():
             self._observe(self.convolution.patches(x), None, (), {})
         kernel, bias = adapter.expand(self.layer)
-        return adapter.wrap(self.layer, self.convolution.apply(x, kernel + self.theta * self._kernel(), bias), input)
+        if self.active:
+            kernel = kernel + self.theta * self._kernel()
+        return adapter.wrap(self.layer, self.convolution.apply(x, kernel, bias), input)
 
     def _kernel(self) -> Float[Tensor, "..."]:
         matrix = self.weight if self.config.rank is None else self.up @ self.down
@@ -71,12 +75,35 @@ class ConvolutionTerm(StandInTerm):
 
     def _renew(self) -> None:
         """Make the layer's cache anew if its parameters have changed since it was made."""
-        if self.layer.training or torch.compiler.is_compiling():
-            return
-        now = tuple(parameter._version for parameter in self.layer.parameters(recurse=False))
-        if now != self._cached_at:
-            self.convolution.kernel.refresh(self.layer)
-            self._cached_at = now
+        if not self.layer.training and not torch.compiler.is_compiling() and self._cached_at != self._versions():
+            self._settle_own()
+
+    def _settle_own(self) -> None:
+        self.convolution.kernel.refresh(self.layer)
+        self._cached_at = self._versions()
+
+    def settle(self, layer: nn.Module, *, changed: bool = False) -> None:
+        """Make a copy of this term's layer compute its equivariant part by itself; `changed`: it has other weights."""
+        # a kernel that is symmetric already would only be rounded once more
+        if changed or not self.convolution.symmetrised or self._cached_at != self._versions():
+            self.convolution.kernel.refresh(layer)
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(parameter._version for parameter in self.layer.parameters(recurse=False))
+
+    @torch.no_grad()
+    def _take_rest(self) -> None:
+        """W = what the layer's own kernel has beside its symmetric part."""
+        if self.convolution.symmetrised and self.config.rank is None:
+            kernel = self.layer.get_parameter(self.convolution.kernel.parameter)
+            rest = kernel - self.convolution.kernel.expand(self.layer)[0]
+            self.weight.copy_(self.convolution.as_matrix(rest))
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """What is saved without this term's keys is then the equivariant layer."""
+        if self.convolution.symmetrised and self._cached_at != self._versions():
+            self._settle_own()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 = tr(K_e C K_e^T)."""
@@ -129,5 +156,7 @@ class ConvolutionTerm(StandInTerm):
         cached = {f"{owner}.{name}".removeprefix(".") for name in self.convolution.kernel.cached()}
         for keys in (missing_keys, unexpected_keys):
             keys[:] = [key for key in keys if key not in cached]
+        if not any(key.startswith(prefix) for key in state_dict):
+            self._take_rest()
         self._cached_at = None
         self._renew()

@@ -17,7 +17,7 @@ from relaxify.graph.detection import judge_by_data_flow
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.symbolic import Island, Tracing, functional_ops, trace
 from relaxify.groups import Group
-from relaxify.registry import adapters
+from relaxify.registry import claims_on
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.deciding import Selection
 from relaxify.relaxation.preconditions import check_model
@@ -109,15 +109,19 @@ def plan_and_analysis(
     example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
     training: bool = False,
+    symmetrise: bool = True,
 ) -> tuple[Plan, Analysis | None]:
-    """The plan, with the runs on example inputs that it rests on, in training mode if `training`."""
+    """The plan, with the runs on example inputs that it rests on, in training mode if `training`.
+
+    Without `symmetrise`, ordinary convolutions are taken as they are.
+    """
     group = Group.parse(group)
     overrides = {} if overrides is None else overrides
     _check_configs(config, overrides)
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
     selection = Selection(model, include, exclude)
-    decided = selection.decide(_find(model, group))
+    decided = selection.decide(_alone(_find(model, group), symmetrise=symmetrise))
     tracing = trace(model, [entry.module for entry in decided if isinstance(entry, Site)])
     analysis = None
     if example_inputs is None:
@@ -140,7 +144,9 @@ def plan_and_analysis(
 
 def _map_of(site: Site) -> str:
     error = f", interpolation error {site.map.interpolation:.1e}" if site.map.interpolation else ""
-    return f"{site.map.op} {site.map.rep_in} -> {site.map.rep_out}{error}"
+    convolution = site.map.convolution
+    taps = " " + "x".join(map(str, convolution.size)) if convolution is not None and convolution.size else ""
+    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}"
 
 
 def _inputs(example_inputs: ExampleInputs) -> Inputs:
@@ -164,8 +170,24 @@ def _find(model: nn.Module, group: Group) -> list[Site | Rejected]:
         if id(module) not in seen:
             seen.add(id(module))
             named.append((path, module))
-    claims = (adapter.sites(path, module, group) for path, module in named for adapter in adapters())
-    return _united(entry for of_adapter in claims for entry in of_adapter)
+    return _united(claim for path, module in named for claim in claims_on(path, module, group))
+
+
+def _alone(found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
+    """Ordinary convolutions are sites of a model that has no others: beside equivariant layers, who knows what they read."""
+    others = {entry.map.adapter for entry in found if isinstance(entry, Site) and not _is_symmetrised(entry)}
+    if not others and symmetrise:
+        return list(found)
+    beside = f"its channels may carry anything beside the layers of {', '.join(sorted(others))}"
+    return [
+        Rejected(entry.path, entry.map.op, beside) if isinstance(entry, Site) and _is_symmetrised(entry) else entry
+        for entry in found
+        if symmetrise or not (isinstance(entry, Site) and _is_symmetrised(entry))
+    ]
+
+
+def _is_symmetrised(site: Site) -> bool:
+    return site.map.convolution is not None and site.map.convolution.symmetrised
 
 
 def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:

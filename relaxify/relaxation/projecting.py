@@ -49,7 +49,7 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     _check_theta(terms, max_theta)
     replicas = replicas_of(model)
     updates = [(owner, _updates(term, mode, replicas)) for owner, term in owned_terms(model)] if mode != "drop" else []
-    convolutions = {owner: term.convolution for owner, term in owned_terms(model) if isinstance(term, ConvolutionTerm)}
+    convolutions = {owner: term for owner, term in owned_terms(model) if isinstance(term, ConvolutionTerm)}
     if inplace and sharded_modules(model):
         raise ValueError("project(inplace=True) of a sharded model: its shards hold the terms; project it without inplace.")
     clean = model if inplace else _copy_without_terms(model, list(terms.values()))
@@ -57,8 +57,8 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
         _strip(clean, {id(term) for term in terms.values()})
     for owner, slices in updates:
         _add(clean.get_submodule(owner), slices)
-    for owner, convolution in convolutions.items():
-        convolution.kernel.refresh(clean.get_submodule(owner))
+    for owner, term in convolutions.items():
+        term.settle(clean.get_submodule(owner), changed=mode != "drop")
     return clean
 
 
