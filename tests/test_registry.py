@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relaxify import Group, plan
+from relaxify import Group, plan, project, relaxify, set_theta
 from relaxify.registry import Operation, adapters
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
@@ -262,3 +262,38 @@ def test_an_adapter_of_functions_is_offered_every_operation_that_reads_parameter
     assert operation.shapes == ((20, 3, 4), (4, 4), (20, 3, 4))
     file, line = operation.node.meta["location"].rsplit(":", 1)
     assert "v @ self.known" in Path(file).read_text().splitlines()[int(line) - 1]
+
+
+class OwnMixing(nn.Module):
+    """A layer of somebody's own on vectors, which needs no adapter because it describes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 2))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return torch.einsum("oi,...ix->...ox", self.weight, input)
+
+    def relaxify_sites(self, path: str, group: Group) -> Iterator[Site | Rejected]:
+        rep_in, rep_out = (Representation.defining(group, channels) for channels in (2, 4))
+        features = Features((-2, -1))
+        map_ = EquivariantMap("own", "OwnMixing", rep_in, rep_out, features_in=features, features_out=features)
+        yield Site(path, self, map_, lambda: 0.0)
+
+
+def test_a_layer_may_describe_itself() -> None:
+    model, x = nn.Sequential(OwnMixing(), nn.Identity()).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    relaxify(model, "SO(3)")
+    with torch.no_grad():
+        model[0].relaxation.weight.normal_()
+    set_theta(model, 0.5)
+    expected = project(model)(x) + 0.5 * (x.flatten(1) @ model[0].relaxation.weight.mT).view(5, 4, 3)
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_modules_that_answer_to_every_name_describe_nothing() -> None:
+    class Anything(nn.Module):
+        def __getattr__(self, name: str) -> object:
+            return lambda *_: 1 / 0
+
+    assert not plan(nn.ModuleList([Anything()]), "SO(3)").sites

@@ -6,7 +6,7 @@ of squares of CR eq. 5, a few numbers a layer: they add up over processes, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -62,23 +62,25 @@ def sharded_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def averaged(
-    means: Mapping[int, Tensor], counts: Sequence[Int[Tensor, ""]], replicas: dist.ProcessGroup
+    means: Mapping[int, Tensor], counts: Mapping[int, Int[Tensor, ""]], replicas: dist.ProcessGroup
 ) -> dict[int, Tensor]:
     """Each layer's means over the rows of all processes, which saw `counts[layer]` rows each; in one exchange.
 
     The value is that of the whole batch on every process. The gradient is this process's share of it times the number of
     processes, because data-parallel training averages gradients.
     """
-    weights = torch.stack([count.to(means[0].device) for count in counts]).to(torch.float64)
-    flat = torch.cat([means[k].detach().double() * weights[k] for k in range(len(counts))] + [weights])
+    weights = torch.stack([count.to(means[layer].device) for layer, count in counts.items()]).to(torch.float64)
+    flat = torch.cat(
+        [means[layer].detach().double() * weight for layer, weight in zip(counts, weights, strict=True)] + [weights]
+    )
     dist.all_reduce(flat, group=replicas)
     totals = flat[-len(counts) :].clamp(min=1)
     result, start = {}, 0
-    for k, total in enumerate(totals.unbind()):
-        own = means[k]
+    for layer, weight, total in zip(counts, weights, totals, strict=True):
+        own = means[layer]
         value = (flat[start : start + len(own)] / total).to(own.dtype)
-        share = (weights[k] / total * dist.get_world_size(replicas)).to(own.dtype)
-        result[k] = value + share * (own - own.detach())
+        share = (weight / total * dist.get_world_size(replicas)).to(own.dtype)
+        result[layer] = value + share * (own - own.detach())
         start += len(own)
     return result
 

@@ -59,12 +59,17 @@ def _seen_terms(model: nn.Module) -> dict[str, Term]:
     terms = terms_of(model)
     if not terms:
         raise RuntimeError("the model has no relaxation terms to penalise; call relaxify(model, group) first.")
-    if all(term.sketch.is_empty for term in terms.values()):
+    waiting = [term for term in terms.values() if _needs_rows(term)]
+    if waiting and all(term.sketch.is_empty for term in waiting):
         raise RuntimeError(
             "no relaxed layer has seen a training batch, so there is nothing to penalise; "
             "call penalty(model) after a forward pass in train() mode with gradients on."
         )
     return terms
+
+
+def _needs_rows(term: Term) -> bool:
+    return term.config.reduction != "weights"
 
 
 def layer_penalty(term: Term) -> LayerPenalty:
@@ -86,8 +91,10 @@ def layer_penalties(terms: Sequence[Term], replicas: dist.ProcessGroup | None = 
         for members in batches.values():
             means.update(zip(members, _means([terms[index] for index in members]).unbind(), strict=True))
         if replicas is not None:
-            means = averaged(means, [term.sketch.count for term in terms], replicas)
-        sizes = (_root(means[k]) if term.config.reduction == "rms" else means[k] for k, term in enumerate(terms))
+            # what depends on the weights alone is the same in every process
+            counts = {k: term.sketch.count for k, term in enumerate(terms) if _needs_rows(term)}
+            means |= averaged({k: means[k] for k in counts}, counts, replicas) if counts else {}
+        sizes = (means[k] if term.config.reduction == "norm" else _root(means[k]) for k, term in enumerate(terms))
         return [LayerPenalty(size[0], size[1:], term.config.weight) for size, term in zip(sizes, terms, strict=True)]
 
 
@@ -98,7 +105,7 @@ _SMALL = 2**16
 def _alike(term: Term) -> Hashable:
     """Equal for terms that are computed together."""
     rows = term.sketch.rows
-    if rows is None or term.size > _SMALL:
+    if rows is None or term.size > _SMALL or not _needs_rows(term):
         return id(term)
     return (
         term.structure,
@@ -112,11 +119,14 @@ def _alike(term: Term) -> Hashable:
 
 
 def _means(terms: Sequence[Term]) -> Float[Tensor, "terms sizes"]:
-    """For |W x| and each |L_A(W) x| the mean over rows, of its square for `rms`, for terms that are alike."""
+    """For |W x| and each |L_A(W) x| the mean over rows, of its square unless for `norm`, for terms that are alike."""
     first = terms[0]
     rep_in, rep_out = first.map.rep_in, first.map.rep_out
     # in half precision the differences would drown
     dtype = torch.promote_types(first.theta.dtype, torch.float32)
+    if not _needs_rows(first):
+        weight = first.matrix.to(dtype)
+        return torch.cat([weight[None], lie_derivative(weight, rep_in, rep_out)]).square().sum((1, 2))[None]
     if first.sketch.keeps_moment and (moment := first.sketch.moment) is not None:
         weight = first.matrix.to(dtype)
         maps = torch.cat([weight[None], lie_derivative(weight, rep_in, rep_out)])

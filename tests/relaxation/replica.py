@@ -39,6 +39,7 @@ def vn_linears() -> tuple[nn.Module, str, tuple[Tensor, ...]]:
 CASES = {
     "rms": (e3nn_net, RelaxConfig(rows=None)),
     "norm": (e3nn_net, RelaxConfig(rows=None, reduction="norm")),
+    "weights": (e3nn_net, RelaxConfig(reduction="weights")),
     "rank": (e3nn_net, RelaxConfig(rows=None, rank=2)),
     "merged": (vn_linears, RelaxConfig(rows=None)),
 }

@@ -257,7 +257,7 @@ def test_a_child_or_attribute_named_relaxation(taken: object) -> None:
         ("weight", -0.1, ">= 0"),
         ("weight", float("nan"), "finite"),
         ("weight", float("inf"), "finite"),
-        ("reduction", "l2", "'rms' or 'norm'"),
+        ("reduction", "l2", "'rms', 'norm' or 'weights'"),
         ("rows", 0, "None for every row"),
         ("rows", -3, "None for every row"),
         ("rank", 0, "at least 1, or None"),

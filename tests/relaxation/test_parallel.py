@@ -76,7 +76,7 @@ def test_shares_add_up_to_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("torch.distributed.all_reduce", lambda flat, group: flat.add_(other))
     monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 2)
     own = torch.tensor([4.0], requires_grad=True)
-    mean = averaged.__wrapped__({0: own}, [torch.tensor(1)], None)[0]
+    mean = averaged.__wrapped__({0: own}, {0: torch.tensor(1)}, None)[0]
     mean.backward()
     assert mean.item() == 7
     assert own.grad.item() == 0.5

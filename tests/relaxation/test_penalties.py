@@ -97,7 +97,7 @@ def test_sampled_rows_are_unbiased(reduction: str) -> None:
     assert (samples.std(0) > 0.05 * exact).all()
 
 
-@given(pairs(), reductions, st.sampled_from([None, 7]), st.sampled_from([None, 2]), seeds)
+@given(pairs(), st.sampled_from(["rms", "norm", "weights"]), st.sampled_from([None, 7]), st.sampled_from([None, 2]), seeds)
 def test_gradients_are_finite_at_zero(pair: Pair, reduction: str, rows: int | None, rank: int | None, seed: int) -> None:
     config = RelaxConfig(reduction=reduction, rows=rows, rank=rank)
     term = term_between(*pair, config)
@@ -105,6 +105,21 @@ def test_gradients_are_finite_at_zero(pair: Pair, reduction: str, rows: int | No
     term.sketch.update(x, x)
     layer_penalty(term).total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in term.parameters())
+
+
+@given(pairs(), st.sampled_from([None, 2]), seeds)
+def test_the_penalty_of_weights_is_that_of_white_inputs(pair: Pair, rank: int | None, seed: int) -> None:
+    n_in, weight = pair[0].dim, random(pair[1].dim, pair[0].dim, seed=seed)
+    white = n_in**0.5 * torch.eye(n_in, dtype=torch.float64)
+    of_data = term_between(*pair, RelaxConfig(rows=None, rank=rank), None if rank else weight)
+    of_weights = term_between(*pair, RelaxConfig(reduction="weights", rank=rank), None if rank else weight)
+    if rank:
+        with torch.no_grad():
+            of_data.up.copy_(random(pair[1].dim, 2, seed=seed))
+            of_weights.load_state_dict(of_data.state_dict())
+    of_data.sketch.update(white, None)
+    # no inputs were seen
+    torch.testing.assert_close(sizes(of_weights), sizes(of_data))
 
 
 @given(pairs(), reductions, st.sampled_from([None, 7]), seeds)
