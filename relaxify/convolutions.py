@@ -46,13 +46,22 @@ class Kernel(Protocol):
     def refresh(self, layer: nn.Module) -> None:
         """Make anew, without gradients, what the layer keeps of its parameters in eval mode.
 
-        Or, if the convolution is `symmetrised`, write the symmetric part of the parameter into it.
+        Or, if the convolution is `symmetrised`, write the symmetric part of the parameter into it. Such a kernel has that
+        part's basis as `symmetriser`, for `symmetrised`.
         """
         ...
 
     def cached(self) -> tuple[str, ...]:
         """The names of the buffers that exist in eval mode only."""
         ...
+
+
+def symmetrised(
+    kernel: Float[Tensor, "first second *taps"], basis: Float[Tensor, "kernels all_taps"]
+) -> Float[Tensor, "first second *taps"]:
+    """The nearest kernel to this one that is a combination of an orthonormal basis, for each pair of channels."""
+    projection = (basis.mT @ basis).to(kernel)
+    return (kernel.flatten(2) @ projection).view_as(kernel)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ class Record:
     (dim rep_out, dim rep_in), is stored as the keys `weight_keys`: ("weight",), or ("up", "down") where W = up @ down.
     `axes_in` and `axes_out` say which axes of the layer's tensors hold the features. `paths` say what of W the layer's
     own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. `updates` is where resumed
-    training goes on in the stream of sampled rows. CheckpointError if these disagree.
+    training goes on in the stream of sampled rows. A convolution in `groups` joins each output to the inputs of its group
+    alone: W has so many times fewer columns. `symmetriser`, if not empty, is an orthonormal basis of kernels of one channel:
+    the layer is an ordinary convolution, of whose `weight` the part in their span stays. CheckpointError if these disagree.
 
     >>> vectors = (Block("1o", 2, 3),)
     >>> record = Record(
@@ -69,6 +71,8 @@ class Record:
     unfoldable: str | None
     updates: int = 0
     functional: bool = False
+    groups: int = 1
+    symmetriser: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.weight_keys not in (("weight",), ("up", "down")):
@@ -77,14 +81,17 @@ class Record:
             raise _invalid("it names one module twice in path and aliases")
         if of_term := [name for name in self.base_shapes if name.partition(".")[0] == CHILD]:
             raise _invalid(f"its base parameter {of_term[0]!r} belongs to a term")
+        if self.groups > 1 and (self.paths or sum(block.dim for block in self.rep_in) % self.groups):
+            raise _invalid(f"it has {self.groups} groups, which do not fit its features or its paths")
         for path in self.paths:
             _check_path(self, path)
         _check_disjoint(self)
+        _check_symmetriser(self)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n_out, n_in) of W."""
-        return sum(block.dim for block in self.rep_out), sum(block.dim for block in self.rep_in)
+        return sum(block.dim for block in self.rep_out), sum(block.dim for block in self.rep_in) // self.groups
 
     @property
     def is_foldable(self) -> bool:
@@ -112,6 +119,8 @@ class Record:
             "unfoldable": self.unfoldable,
             "updates": self.updates,
             "functional": self.functional,
+            "groups": self.groups,
+            "symmetriser": self.symmetriser,
         }
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(data) > MAX_BYTES:
@@ -125,6 +134,8 @@ class Record:
         version = document.pop("format", None)
         if version != FORMAT:
             raise _unknown_format(version)
+        # records of before convolutions were relaxed do not have them
+        document = {"groups": 1, "symmetriser": []} | document
         fields = _fields(document, "it", _RECORD)
         layout, weight_keys = fields.pop("layout"), fields.pop("weight_key")
         return cls(**fields, **layout, weight_keys=weight_keys)
@@ -162,6 +173,12 @@ def _check_disjoint(record: Record) -> None:
     for (first, _, end), (second, start, _) in itertools.pairwise(spans):
         if first == second and start < end:
             raise _invalid(f"two paths share entry {start} of parameter {first!r}")
+
+
+def _check_symmetriser(record: Record) -> None:
+    shape = record.base_shapes.get("weight", ())
+    if any(len(shape) < 3 or len(row) != math.prod(shape[2:]) for row in record.symmetriser):
+        raise _invalid(f"its symmetriser is not of the taps of a weight of shape {shape}")
 
 
 def _document(tensor: object) -> dict[str, Any]:
@@ -294,4 +311,6 @@ _RECORD: dict[str, Reader[Any]] = {
     "unfoldable": _optional_text,
     "updates": _integer,
     "functional": _truth,
+    "groups": _positive,
+    "symmetriser": _list(_list(_number)),
 }

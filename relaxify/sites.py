@@ -184,7 +184,6 @@ def constants(module: nn.Module) -> dict[int, Any]:
 def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:
     """A copy to run numeric proofs on: in float64 (None: as it is), eval, without hooks and without a term."""
     twin = copy.deepcopy(module, constants(module))
-    # eval also lets terms write into their layers what is to stay
     twin = twin.to("cpu", dtype).eval()
     for part in list(twin.modules()):
         part._forward_hooks.clear()
@@ -192,6 +191,8 @@ def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Mo
         if CHILD in part._modules and getattr(vars(part).get("forward"), "__self__", None) is part._modules[CHILD]:
             del part.forward
         for name, child in list(part._modules.items()):
+            if name == CHILD and callable(settle := getattr(child, "settle", None)):
+                settle(part)
             if name == CHILD or (name.startswith(HOLDER) and child is not None and CHILD in child._modules):
                 del part._modules[name]
     return twin

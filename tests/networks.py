@@ -56,7 +56,17 @@ def vn_net() -> tuple[nn.Module, str, Batch]:
     return VNNet(), "SO(3)", (torch.randn(4, 3, 3, 10),)
 
 
+def cnn_net() -> tuple[nn.Module, str, Batch]:
+    """An ordinary CNN: its terms stand in for the forward of its convolutions."""
+    layers = [nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 4, 3, groups=2, bias=False), nn.ConvTranspose2d(4, 2, 3)]
+    first, second, third = layers
+    net = nn.Sequential(first, nn.BatchNorm2d(6), nn.ReLU(), second, nn.Dropout(0.3), third)
+    return net, "C(4)", (torch.randn(4, 2, 7, 7),)
+
+
 NETWORKS = pytest.mark.parametrize("make", [e3nn_net, vn_net])
+# a CNN is not equivariant before it is relaxed, and so not what it was after
+WITH_CNN = pytest.mark.parametrize("make", [e3nn_net, vn_net, cnn_net])
 
 
 def run(model: nn.Module, batch: Batch) -> Tensor:

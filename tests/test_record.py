@@ -52,6 +52,7 @@ def records(draw: st.DrawFn) -> Record:
         unfoldable=draw(st.none() | names),
         updates=draw(st.integers(0, 2**40)),
         functional=draw(st.booleans()),
+        groups=1 if paths else max(1, sum(block.dim for block in rep_in)),
     )
 
 
@@ -77,7 +78,7 @@ def test_a_record_survives_its_tensor(record: Record) -> None:
 def test_the_format_is_as_documented() -> None:
     document = document_of(VECTORS)
     promised = "format path aliases adapter op group rep_in rep_out layout weight_key paths base_shapes unfoldable"
-    assert list(document) == [*promised.split(), "updates", "functional"]
+    assert list(document) == [*promised.split(), "updates", "functional", "groups", "symmetriser"]
     assert document["format"] == "relaxify/1"
     assert document["rep_in"] == [{"name": "vector", "multiplicity": 3, "dimension": 3, "layout": "component_major"}]
     assert document["layout"] == {"axes_in": [2, -1], "axes_out": [2, -1]}
@@ -150,8 +151,19 @@ HOSTILE = {
     "shapes are a list": (edit("base_shapes", to=[]), "base_shapes is no object"),
     "functional is a number": (edit("functional", to=1), "functional is neither true nor false"),
     "updates are negative": (edit("updates", to=-1), "updates is no integer from 0"),
+    "groups are none": (edit("groups", to=0), "groups is no integer from 1"),
+    "groups have paths": (edit("groups", to=2), "2 groups, which do not fit"),
+    "symmetriser is no list": (edit("symmetriser", to=1), "symmetriser is no list"),
+    "symmetriser is of a matrix": (edit("symmetriser", to=[[1.0]]), "not of the taps of a weight of shape"),
+    "symmetriser is infinite": (edit("symmetriser", to=[[1e300]]), "symmetriser is no number"),
     "unfoldable is a number": (edit("unfoldable", to=1), "unfoldable is no printable text"),
 }
+
+
+def test_a_record_of_before_convolutions_is_read() -> None:
+    document = document_of(IRREPS)
+    del document["groups"], document["symmetriser"]
+    assert Record.decode(tensor_of(document)) == IRREPS
 
 
 @pytest.mark.parametrize(("change", "reason"), HOSTILE.values(), ids=HOSTILE)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.convolutions import Convolution
+from relaxify.convolutions import Convolution, symmetrised
 from relaxify.grids import (
     Equivariants,
     acts_exactly,
@@ -61,20 +61,23 @@ class TorchConvolutionAdapter:
 
 @dataclass(frozen=True, eq=False)
 class SymmetrisedKernel:
-    """K P for a layer whose parameter is K: the taps' values averaged as the group asks."""
+    """K P for a layer whose parameter is K: the taps' values averaged as the group asks.
 
-    projection: Float[Tensor, "taps taps"]
+    P = B^T B, for an orthonormal basis B of the symmetric kernels of one channel.
+    """
+
+    symmetriser: Float[Tensor, "kernels taps"]
     parameter: str = "weight"
-    _moved: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
+    _moved: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def expand(self, layer: Any) -> tuple[Tensor, Tensor | None]:
         return self.of(layer, layer.weight), layer.bias
 
     def of(self, layer: Any, parameter: Tensor) -> Tensor:
-        key = (parameter.device, parameter.dtype)
-        if key not in self._moved:
-            self._moved[key] = self.projection.to(parameter)
-        return (parameter.flatten(2) @ self._moved[key]).view_as(parameter)
+        device = parameter.device
+        if device not in self._moved:
+            self._moved[device] = self.symmetriser.to(device)
+        return symmetrised(parameter, self._moved[device])
 
     def tensor(self, value: Tensor) -> Tensor:
         return value
@@ -117,7 +120,7 @@ def _claim(path: str, module: Any, group: Group, op: str) -> Site:
         Representation.trivial(group, module.out_channels),
         features_in=Features((1,)),
         features_out=Features((1,)),
-        convolution=_convolution(module, SymmetrisedKernel(kernels.mT @ kernels)),
+        convolution=_convolution(module, SymmetrisedKernel(kernels)),
         interpolation=error,
     )
     return Site(path, module, map_, functools.partial(_error, module, map_), "symmetrised")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relaxify.checkpoint.report import Mode, StateConversion, TermConversion
 from relaxify.checkpoint.state import StateDict, StoredTerm
-from relaxify.checkpoint.terms import find_terms, fold_targets
+from relaxify.checkpoint.terms import find_terms, fold_targets, symmetrised_targets
 from relaxify.record import CheckpointError
 
 # what DataParallel and DDP, torch.compile, Opacus and Lightning modules put before every key
@@ -92,7 +92,7 @@ def _plan(state: StateDict, terms: tuple[StoredTerm, ...], options: Options) -> 
         parameters_before=state.size([*kept, *(key for term in terms for key in term.weight_keys)]),
         parameters_after=state.size(kept),
     )
-    targets = fold_targets(terms) if options.mode == "fold" else {}
+    targets = symmetrised_targets(terms) | (fold_targets(terms) if options.mode == "fold" else {})
     return StatePlan(state, terms, targets, wrapper_prefix(kept) if options.strip_prefix else "", report)
 
 
@@ -100,7 +100,8 @@ def _convert_term(term: StoredTerm, mode: Mode) -> TermConversion:
     theta = term.theta()
     norm = abs(theta) * term.norm()
     if mode == "drop":
-        return TermConversion(term.path, theta, norm)
+        note = "its kernel is symmetrised" if term.record.symmetriser else ""
+        return TermConversion(term.path, theta, norm, note=note)
     if not term.record.is_foldable:
         note = term.record.unfoldable or "its layer's parameters express none of it"
         return TermConversion(term.path, theta, norm, note=f"dropped: {note}")

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.convolutions import symmetrised
 from relaxify.record import CheckpointError, Record
 from relaxify.relaxation.folding import fold_updates
 from relaxify.sites import CHILD, Path
@@ -115,8 +116,13 @@ class StoredTerm:
         return list(zip(self.record.paths, folded, strict=True))
 
     def fold_into(self, key: str, parameter: str) -> Tensor:
-        """The base parameter under `key`, in its dtype, with this term's updates to `parameter` added in float64."""
+        """The base parameter under `key`, in its dtype, with this term's updates to `parameter` added in float64.
+
+        Or, of an ordinary convolution, its symmetric part.
+        """
         base = self.state.load_real(key)
+        if self.record.symmetriser:
+            return symmetrised(base, torch.tensor(self.record.symmetriser, dtype=torch.float64))
         flat = base.to(torch.float64, copy=True).flatten()
         for path, update in self.updates():
             if path.parameter == parameter:

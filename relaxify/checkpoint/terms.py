@@ -37,6 +37,11 @@ def find_terms(state: StateDict) -> tuple[StoredTerm, ...]:
     return terms
 
 
+def symmetrised_targets(terms: Iterable[StoredTerm]) -> dict[str, tuple[StoredTerm, str]]:
+    """The weights of ordinary convolutions, of which the symmetric part stays."""
+    return {f"{term.base_prefix}weight": (term, "weight") for term in terms if term.record.symmetriser}
+
+
 def fold_targets(terms: Iterable[StoredTerm]) -> dict[str, tuple[StoredTerm, str]]:
     """Which base key gains which term's updates to which parameter. CheckpointError if that cannot be told.
 

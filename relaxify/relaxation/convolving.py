@@ -7,6 +7,7 @@ parameters in eval mode is always its equivariant kernel alone. The sketch sampl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.convolutions import Convolution
+from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.kernel_folding import nearest_parameter
 from relaxify.relaxation.passes import is_counted
 from relaxify.relaxation.standing_in import StandInTerm
 from relaxify.sites import Site
 
+SYMMETRISED = "its kernel is symmetrised, and what of the term is symmetric the model itself folds, not its checkpoint"
 CODE_NEEDED = "its weights are coefficients of kernels that its library knows; fold the model itself, not its checkpoint"
 
 
@@ -50,7 +53,7 @@ class ConvolutionTerm(StandInTerm):
 
     def compute(self, input: Any) -> Any:  # noqa: A002 (as layers call it)
         """The layer's forward."""
-        if not self.active and not (self.convolution.symmetrised and self.layer.training):
+        if not self.active and not self.convolution.symmetrised:
             self._renew()
             return type(self.layer).forward(self.layer, input)
         adapter, x = self.convolution.kernel, self.convolution.kernel.tensor(input)
@@ -75,21 +78,16 @@ class ConvolutionTerm(StandInTerm):
 
     def _renew(self) -> None:
         """Make the layer's cache anew if its parameters have changed since it was made."""
-        if not self.layer.training and not torch.compiler.is_compiling() and self._cached_at != self._versions():
-            self._settle_own()
+        if self.layer.training or self.convolution.symmetrised or torch.compiler.is_compiling():
+            return
+        now = tuple(parameter._version for parameter in self.layer.parameters(recurse=False))
+        if now != self._cached_at:
+            self.convolution.kernel.refresh(self.layer)
+            self._cached_at = now
 
-    def _settle_own(self) -> None:
-        self.convolution.kernel.refresh(self.layer)
-        self._cached_at = self._versions()
-
-    def settle(self, layer: nn.Module, *, changed: bool = False) -> None:
-        """Make a copy of this term's layer compute its equivariant part by itself; `changed`: it has other weights."""
-        # a kernel that is symmetric already would only be rounded once more
-        if changed or not self.convolution.symmetrised or self._cached_at != self._versions():
-            self.convolution.kernel.refresh(layer)
-
-    def _versions(self) -> tuple[int, ...]:
-        return tuple(parameter._version for parameter in self.layer.parameters(recurse=False))
+    def settle(self, layer: nn.Module) -> None:
+        """Make a copy of this term's layer compute its equivariant part without the term."""
+        self.convolution.kernel.refresh(layer)
 
     @torch.no_grad()
     def _take_rest(self) -> None:
@@ -99,11 +97,9 @@ class ConvolutionTerm(StandInTerm):
             rest = kernel - self.convolution.kernel.expand(self.layer)[0]
             self.weight.copy_(self.convolution.as_matrix(rest))
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """What is saved without this term's keys is then the equivariant layer."""
-        if self.convolution.symmetrised and self._cached_at != self._versions():
-            self._settle_own()
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+    def record(self) -> Record:
+        basis = self.convolution.kernel.symmetriser.tolist() if self.convolution.symmetrised else ()
+        return replace(super().record(), groups=self.convolution.groups, symmetriser=tuple(map(tuple, basis)))
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 = tr(K_e C K_e^T)."""
@@ -115,7 +111,7 @@ class ConvolutionTerm(StandInTerm):
         return torch.einsum("oc,cd,od->", weight, moment, weight)
 
     def record_paths(self) -> tuple[tuple[()], str]:
-        return (), CODE_NEEDED
+        return (), SYMMETRISED if self.convolution.symmetrised else CODE_NEEDED
 
     def why_not_foldable(self) -> None:
         """The layer's own basis of kernels takes what it spans."""

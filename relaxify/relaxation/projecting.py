@@ -58,7 +58,7 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     for owner, slices in updates:
         _add(clean.get_submodule(owner), slices)
     for owner, term in convolutions.items():
-        term.settle(clean.get_submodule(owner), changed=mode != "drop")
+        term.settle(clean.get_submodule(owner))
     return clean
 
 

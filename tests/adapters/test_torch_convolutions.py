@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from networks import cnn_net, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -216,6 +221,47 @@ def test_a_trained_cnn_is_invariant_and_its_checkpoint_too(name: str, tmp_path: 
     loaded.load_state_dict(load_file(tmp_path / "clean.safetensors"), strict=True)
     assert torch.equal(loaded.eval()(x), clean(x))
     assert torch.equal(model.eval()(x), clean(x))
+
+
+def test_groups_and_transposed_kernels_are_converted(tmp_path: Path) -> None:
+    model, group, batch = cnn_net()
+    train(relaxify(model, group), batch)
+    torch.save(model.state_dict(), tmp_path / "relaxed.pt")
+    convert(tmp_path / "relaxed.pt", tmp_path / "clean.pt")
+    loaded = cnn_net()[0]
+    loaded.load_state_dict(torch.load(tmp_path / "clean.pt"), strict=True)
+    assert torch.equal(loaded.eval()(*batch), project(model).eval()(*batch))
+
+
+COMPILED = """
+    import copy, torch
+    from networks import cnn_net, randomise_terms
+    from relaxify import RelaxConfig, penalty, relaxify
+
+    torch.manual_seed(0)
+    model, group, batch = cnn_net()
+    relaxify(model, group, config=RelaxConfig(rows=ROWS))
+    randomise_terms(model)
+    model[4].p = 0.0
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for call in (compiled, twin):
+        for _ in range(3):
+            (call(*batch).square().mean() + penalty(call)).backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for ours, expected in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-4, atol=1e-5)
+"""
+
+
+@pytest.mark.parametrize("rows", [64, None])
+def test_a_compiled_step_is_one_graph_and_is_right(rows: int | None) -> None:
+    """In a process of its own: this test run's checks of types cannot be compiled."""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root / 'tests'}:{root / 'examples'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", dedent(COMPILED).replace("ROWS", str(rows))]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_relaxed_cnn_goes_on_from_its_checkpoint_and_from_that_of_a_plain_one() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from e3nn import o3
-from networks import NETWORKS, Make, anatomy, e3nn_net, randomise_terms, run, train, vn_net
+from networks import NETWORKS, WITH_CNN, Make, anatomy, e3nn_net, randomise_terms, run, train, vn_net
 from torch import Tensor, nn
 
 from relaxify import Group, RelaxConfig, project, relaxed, relaxify
@@ -24,7 +24,7 @@ def base_keys(model: nn.Module) -> list[str]:
     return [key for key in model.state_dict() if "relaxation" not in key]
 
 
-@NETWORKS
+@WITH_CNN
 def test_same_object_class_parameters_and_keys(make: Make) -> None:
     model, group, _ = make()
     kind, keys, parameters = type(model), list(model.state_dict()), dict(model.named_parameters())
@@ -54,7 +54,7 @@ def test_starts_bit_equal_to_the_base_model(make: Make, config: RelaxConfig, tra
         assert (ours is None and expected is None) or torch.equal(ours, expected)
 
 
-@NETWORKS
+@WITH_CNN
 def test_terms_do_something_once_trained(make: Make) -> None:
     model, group, batch = make()
     base = copy.deepcopy(relaxify(model, group))
@@ -75,7 +75,7 @@ def test_a_base_checkpoint_loads_strictly_and_means_that_w_is_zero(make: Make, c
     assert torch.equal(run(model, batch), run(base, batch))
 
 
-@NETWORKS
+@WITH_CNN
 @CONFIGS
 def test_a_relaxed_checkpoint_loads_strictly_with_w_and_theta(make: Make, config: RelaxConfig) -> None:
     model, group, batch = make()
@@ -218,7 +218,7 @@ def through_torch_save(model: nn.Module) -> nn.Module:
 COPIES = pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle, through_torch_save])
 
 
-@NETWORKS
+@WITH_CNN
 @COPIES
 @CONFIGS
 def test_copies_of_a_relaxed_model_compute_the_same(make: Make, duplicate: Callable, config: RelaxConfig) -> None:
@@ -229,7 +229,7 @@ def test_copies_of_a_relaxed_model_compute_the_same(make: Make, duplicate: Calla
     assert twin.state_dict().keys() == model.state_dict().keys()
 
 
-@NETWORKS
+@WITH_CNN
 @COPIES
 def test_copies_of_a_relaxed_model_are_independent(make: Make, duplicate: Callable) -> None:
     """Each hook acts through its own model's term, theta and sketch."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import NETWORKS, Batch, Make, e3nn_net, train, vn_net
+from networks import WITH_CNN, Batch, Make, e3nn_net, train, vn_net
 from torch import nn
 
 from relaxify import Constant, Cosine, RelaxConfig, Triangle, penalty, project, relaxify
@@ -103,7 +103,7 @@ def through_file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-@NETWORKS
+@WITH_CNN
 @SCHEDULES
 @pytest.mark.parametrize(
     "config",

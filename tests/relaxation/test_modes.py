@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import NETWORKS, Make, VNNet, e3nn_net, randomise_terms, run, train, vn_net
+from networks import NETWORKS, WITH_CNN, Make, VNNet, e3nn_net, randomise_terms, run, train, vn_net
 from torch import Tensor, nn
 
 from relaxify import RelaxConfig, penalty, project, projected, relaxed, relaxify, set_theta
@@ -33,7 +33,7 @@ def relaxed_net(make: Make, **arguments: Any) -> tuple[nn.Module, tuple[Tensor, 
     return model, batch
 
 
-@NETWORKS
+@WITH_CNN
 def test_terms_act_in_training_and_not_in_evaluation(make: Make) -> None:
     model, batch = relaxed_net(make)
     assert acts(model.train(), batch)
@@ -41,7 +41,7 @@ def test_terms_act_in_training_and_not_in_evaluation(make: Make) -> None:
     assert acts(model.train(), batch)
 
 
-@NETWORKS
+@WITH_CNN
 def test_terms_that_are_kept_act_always(make: Make) -> None:
     model, batch = relaxed_net(make, keep_relaxed=True)
     assert acts(model.train(), batch)
@@ -55,7 +55,7 @@ def test_a_model_relaxed_in_evaluation_mode_stays_in_it() -> None:
     assert not any(module.training for module in model.modules())
 
 
-@NETWORKS
+@WITH_CNN
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_contexts_override_nest_and_restore(make: Make, training: bool) -> None:
     model, batch = relaxed_net(make)
@@ -149,7 +149,7 @@ def test_at_theta_zero_the_training_pass_is_that_of_the_base_model_bit_for_bit()
         assert torch.equal(run(model, batch), run(project(model), batch))
 
 
-@NETWORKS
+@WITH_CNN
 @pytest.mark.parametrize("config", [RelaxConfig(rows=2), RelaxConfig(rows=2, rank=2), RelaxConfig(rows=None)])
 def test_relaxing_draws_no_random_numbers(make: Make, config: RelaxConfig) -> None:
     """Neither the surgery, nor the relaxed forward pass, nor the penalty: dropout and shuffling go on as without them."""

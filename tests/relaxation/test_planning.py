@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from e3nn import o3
-from networks import NETWORKS, E3nnNet, Make, VNNet, anatomy, randomise_terms, run
+from networks import NETWORKS, WITH_CNN, E3nnNet, Make, VNNet, anatomy, randomise_terms, run
 from torch import Tensor, nn
 
 from models import vector_neurons
@@ -30,7 +30,7 @@ def reasons(model: nn.Module, group: str = "SO(3)", **arguments: Any) -> dict[st
     return {rejected.path: rejected.reason for rejected in plan(model, group, **arguments).rejected}
 
 
-@NETWORKS
+@WITH_CNN
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_planning_changes_nothing(make: Make, training: bool) -> None:
     """Neither modules, tensors, hooks, batch-norm statistics, flags and gradients, nor the random state."""

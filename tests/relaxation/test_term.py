@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwad
 from e3nn import o3
-from networks import NETWORKS, Batch, Make, randomise_terms, run, train, unchecked
+from networks import WITH_CNN, Batch, Make, randomise_terms, run, train, unchecked
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -295,7 +295,7 @@ def test_the_penalty_is_as_precise_under_autocast(config: RelaxConfig) -> None:
 
 
 @SKETCHES
-@NETWORKS
+@WITH_CNN
 def test_double_precision_after_relaxing(make: Make, config: RelaxConfig) -> None:
     model, group, batch = make()
     train(relaxify(model, group, config=config), batch)
@@ -328,7 +328,7 @@ def test_double_precision_between_a_forward_pass_and_its_penalty(config: RelaxCo
     assert term.sketch.seen == 10
 
 
-@NETWORKS
+@WITH_CNN
 def test_terms_train_beside_a_frozen_base(make: Make) -> None:
     model, group, batch = make()
     model.requires_grad_(False)

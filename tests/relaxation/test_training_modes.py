@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from e3nn import o3
-from networks import NETWORKS, Make, e3nn_net, randomise_terms, unchecked, vn_net
+from networks import NETWORKS, WITH_CNN, Make, e3nn_net, randomise_terms, unchecked, vn_net
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -206,7 +206,7 @@ def test_activation_checkpointing_changes_nothing(reentrant: bool, config: Relax
 
 
 @MODES
-@NETWORKS
+@WITH_CNN
 def test_micro_batches_give_the_whole_batch(make: Make, config: RelaxConfig) -> None:
     """Exactly with every row: the penalty is read once, after all."""
     if config.rows is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import NETWORKS, Batch, Make, e3nn_net, randomise_terms, unchecked, vn_net
+from networks import WITH_CNN, Batch, Make, e3nn_net, randomise_terms, unchecked, vn_net
 from torch import Tensor, nn
 
 from relaxify import RelaxConfig, Triangle, penalty, project, relaxify
@@ -82,7 +82,7 @@ def test_accelerate(make: Make, precision: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@NETWORKS
+@WITH_CNN
 def test_lightning(make: Make, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch")
 
