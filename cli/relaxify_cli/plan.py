@@ -166,5 +166,9 @@ def _sum_up(console: Console, result: Plan) -> None:
     ops = Counter(site.map.op for site in result.sites)
     console.print(f"{len(result.sites)} sites: {', '.join(f'{count} {op}' for op, count in ops.items())}.")
     worst = max(site.proof or 0.0 for site in result.sites)
-    console.print(f"Each commutes with {result.group.name} to {worst:.0e} in float64.")
+    then = ""
+    if any(site.evidence == "symmetrised" for site in result.sites):
+        console.print("They are ordinary convolutions: their kernels would be symmetrised, and the rest would be the terms'.")
+        then = " then"
+    console.print(f"Each{then} commutes with {result.group.name} to {worst:.0e} in float64.")
     console.print(f"Dense terms add {added:,} parameters during training.")

@@ -36,6 +36,9 @@ def by_name():
 def action(g, inputs):
     return tuple(x @ g.mT.to(x) for x in inputs)
 
+def cnn():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
 def fails():
     raise RuntimeError("no data")
 """
@@ -66,6 +69,14 @@ def test_the_tree_of_sites_with_their_sizes_and_places(file: Path, capsys: pytes
     assert "torch.fx traces the whole model." in output
     assert "2 sites: 2 Linear." in output
     assert "Dense terms add 180 parameters during training." in output
+
+
+def test_an_ordinary_cnn_is_told_what_would_become_of_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = plan(capsys, f"{file}:cnn", "-g", "C4")
+    printed = " ".join(output.split())
+    assert code == 0
+    assert "their kernels would be symmetrised" in printed
+    assert "Each then commutes with C(4)" in printed
 
 
 @pytest.mark.parametrize("keys", [("0",), ("x",)])
