@@ -168,7 +168,7 @@ def _sum_up(console: Console, result: Plan) -> None:
     worst = max(site.proof or 0.0 for site in result.sites)
     then = ""
     if any(site.evidence == "symmetrised" for site in result.sites):
-        console.print("They are ordinary convolutions: their kernels would be symmetrised, and the rest would be the terms'.")
+        console.print("They are ordinary convolutions: their kernels would be symmetrised; the rest becomes the terms'.")
         then = " then"
     console.print(f"Each{then} commutes with {result.group.name} to {worst:.0e} in float64.")
     console.print(f"Dense terms add {added:,} parameters during training.")
