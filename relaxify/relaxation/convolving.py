@@ -6,6 +6,7 @@ parameters in eval mode is always its equivariant kernel alone. The sketch sampl
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from relaxify.convolutions import Convolution
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.gathering import gather
 from relaxify.relaxation.kernel_folding import nearest_parameter
+from relaxify.relaxation.parallel import is_dtensor
 from relaxify.relaxation.passes import is_counted
 from relaxify.relaxation.standing_in import StandInTerm
 from relaxify.sites import Site
@@ -119,7 +122,20 @@ class ConvolutionTerm(StandInTerm):
     @torch.no_grad()
     def equivariant_part(self) -> Float[Tensor, "n_out n_in"]:
         """The nearest to W among the kernels that the layer itself can have."""
-        return self.convolution.blocks(nearest_parameter(self.layer, self.convolution, self._matrix())[1])
+        return self.convolution.blocks(self._nearest(self._matrix())[1])
+
+    def _nearest(
+        self, matrix: Float[Tensor, "c_out group_in"], moment: Float[Tensor, "n n"] | None = None
+    ) -> tuple[Float[Tensor, "_"], Float[Tensor, "c_out group_in"]]:
+        return nearest_parameter(self._whole_layer(), self.convolution, matrix, moment)
+
+    def _whole_layer(self) -> nn.Module:
+        """The layer, or a copy gathered from all processes if it is sharded."""
+        if not any(map(is_dtensor, self.layer.parameters())):
+            return self.layer
+        memo: dict[int, Any] = {id(self): nn.Identity()}
+        gather(self.layer, memo)
+        return copy.deepcopy(self.layer, memo)
 
     def _matrix(self) -> Float[Tensor, "c_out group_in"]:
         weights = super().whole_weights
@@ -127,14 +143,16 @@ class ConvolutionTerm(StandInTerm):
 
     def folded_parameter(self, moment: Float[Tensor, "n n"] | None = None) -> Float[Tensor, "_"]:
         """What `fold` adds to the layer's parameter, or `fit` if the moment of its patches is given."""
-        return nearest_parameter(self.layer, self.convolution, self.theta.double() * self._matrix().double(), moment)[0]
+        return nearest_parameter(
+            self._whole_layer(), self.convolution, self.theta.double() * self._matrix().double(), moment
+        )[0]
 
     @torch.no_grad()
     def folded_residual(self) -> float:
         """|theta K - the part of it that `fold` keeps| / |theta K|; 0 while K is zero."""
         matrix = self._matrix().double().cpu()
         norm = float(matrix.norm())
-        return float((matrix - nearest_parameter(self.layer, self.convolution, matrix)[1]).norm()) / norm if norm else 0.0
+        return float((matrix - self._nearest(matrix)[1]).norm()) / norm if norm else 0.0
 
     def _load_from_state_dict(
         self,

@@ -36,12 +36,28 @@ def vn_linears() -> tuple[nn.Module, str, tuple[Tensor, ...]]:
     return VNLinears(), "SO(3)", (torch.randn(4, 3, 3, 10),)
 
 
+class Convolutions(nn.Module):
+    """Ordinary ones, whose terms stand in for their forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.product = nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(self.first(x).relu())
+
+
+def convolutions() -> tuple[nn.Module, str, tuple[Tensor, ...]]:
+    return Convolutions(), "C(4)", (torch.randn(4, 2, 9, 9),)
+
+
 CASES = {
     "rms": (e3nn_net, RelaxConfig(rows=None)),
     "norm": (e3nn_net, RelaxConfig(rows=None, reduction="norm")),
     "weights": (e3nn_net, RelaxConfig(reduction="weights")),
     "rank": (e3nn_net, RelaxConfig(rows=None, rank=2)),
     "merged": (vn_linears, RelaxConfig(rows=None)),
+    "convolutions": (convolutions, RelaxConfig(rows=None)),
 }
 
 
@@ -84,7 +100,7 @@ def sharded(model: nn.Module, batch: tuple[Tensor, ...], *, layers: bool) -> dic
     result["projected"] = {}
     for mode in ("drop", "fold", "fit"):
         clean = project(model, mode=mode)
-        assert type(clean).__name__ in ("E3nnNet", "VNLinears")
+        assert type(clean).__name__ in ("E3nnNet", "VNLinears", "Convolutions")
         assert not any("forward" in vars(m) for m in clean.modules())
         assert not any(m._forward_hooks or m._forward_pre_hooks or m._state_dict_hooks for m in clean.modules())
         result["projected"][mode] = clean.state_dict()
