@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from relaxify.graph.fields import Grid, lengths_change
 from relaxify.graph.fitting import TOLERANCE, Pairs, Transformation, close, elements, transformation
 from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
 from relaxify.graph.pixels import MovePixels, is_image, on_pixels
+from relaxify.graph.precision import NamedInDouble
 from relaxify.graph.recording import Recording, record
 from relaxify.groups import Element, Group
 from relaxify.representations import Representation
@@ -250,7 +251,8 @@ def _nearby(inputs: Inputs, moved: Inputs, seed: int) -> Inputs:
 def quiet(dtype: torch.dtype = torch.float64) -> Iterator[None]:
     """New tensors in float64, or another type, and the user's random stream as it was afterwards."""
     default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
+    named = NamedInDouble() if dtype is torch.float64 else nullcontext()
+    with torch.random.fork_rng(devices=[]), named:
         torch.set_default_dtype(dtype)
         try:
             yield

@@ -22,7 +22,7 @@ from relaxify.graph.pixels import Pixels
 from relaxify.groups import Element, Group
 from relaxify.representations import Representation
 
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 ANGLE = 0.25
 LARGEST_AXIS = 256
 

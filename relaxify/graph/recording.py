@@ -153,6 +153,10 @@ class _Recorder(TorchFunctionMode):
             return tuple(self.reference(item) for item in value)
         if isinstance(value, dict):
             return {str(key): self.reference(item) for key, item in value.items()}
+        held = [tensor for _, tensor in tensors_of(value)]
+        if len(held) == 1:
+            # what wraps one tensor, as escnn's do, stands for it
+            return self.reference(held[0])
         return value if isinstance(value, fx.node.base_types) or value is None else repr(type(value))
 
     def _derived(self, target: Callable[..., Any], *args: Any) -> fx.Node:
