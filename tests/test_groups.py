@@ -18,8 +18,10 @@ def elements(name: str, count: int = 20) -> list[torch.Tensor]:
     return [vector.rho(group.random(generator)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", ["SO(2)", "O(2)", "SO(3)", "O(3)", "C(4)", "C(5)", "D(4)", "D(3)", "D(1)", "S(4)", "S(3)", "O(1)",
-                                  "Octa", "FullOcta"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["SO(2)", "O(2)", "SO(3)", "O(3)", "C(4)", "C(5)", "D(4)", "D(3)", "D(1)", "S(4)", "S(3)", "O(1)", "Octa", "FullOcta"],
+)
 def test_elements_are_orthogonal(name: str) -> None:
     for g in elements(name):
         torch.testing.assert_close(g @ g.mT, torch.eye(len(g), dtype=g.dtype))
@@ -50,8 +52,20 @@ def test_translations_add() -> None:
     assert torch.equal(g[2], torch.tensor([0.0, 0, 1], dtype=g.dtype))
 
 
-@pytest.mark.parametrize(("name", "order"), [("C(4)", 4), ("C(5)", 5), ("D(3)", 6), ("D(4)", 8), ("S(3)", 6), ("S(4)", 24), ("O(1)", 2),
-                                              ("Octa", 24), ("FullOcta", 48)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("C(4)", 4),
+        ("C(5)", 5),
+        ("D(3)", 6),
+        ("D(4)", 8),
+        ("S(3)", 6),
+        ("S(4)", 24),
+        ("O(1)", 2),
+        ("Octa", 24),
+        ("FullOcta", 48),
+    ],
+)
 def test_random_elements_of_finite_groups_reach_every_element_equally(name: str, order: int) -> None:
     count = 200 * order
     seen: dict[tuple[float, ...], int] = {}

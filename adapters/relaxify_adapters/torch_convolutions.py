@@ -145,7 +145,7 @@ def _convolution(module: Any, kernel: SymmetrisedKernel) -> Convolution:
 
 @functools.lru_cache(maxsize=64)
 def _taps(group: Group, size: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
-    """How the group acts on the taps, an orthonormal basis of the kernels that it leaves as they are, and the action's error."""
+    """How the group acts on the taps, an orthonormal basis of the kernels that it leaves alone, and the action's error."""
     grid, still = grid_actions(group.generators, group.finite, size), Representation.trivial(group).actions[0]
     if acts_exactly(group.generators, group.finite, size) or not _is_orthogonal(group):
         return grid, intertwiner_basis(grid, still)[:, 0], 0.0

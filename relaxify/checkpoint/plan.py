@@ -100,7 +100,7 @@ def _convert_term(term: StoredTerm, mode: Mode) -> TermConversion:
     theta = term.theta()
     norm = abs(theta) * term.norm()
     if mode == "drop":
-        note = "its kernel is symmetrised" if term.record.symmetriser else ""
+        note = "dropped, and its kernel symmetrised" if term.record.symmetriser else None
         return TermConversion(term.path, theta, norm, note=note)
     if not term.record.is_foldable:
         note = term.record.unfoldable or "its layer's parameters express none of it"

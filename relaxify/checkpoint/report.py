@@ -13,7 +13,7 @@ Mode = Literal["drop", "fold"]
 class TermConversion:
     """What became of the term at a site: `norm` is |theta W|, `folded` the share of |theta W|^2 its layer took over.
 
-    `note` says why a term was dropped though fold was asked for.
+    `note` says why a term was dropped though fold was asked for, and what else was done.
     """
 
     path: str
