@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from escnn_layers import enn, field, space
+from escnn_layers import enn, field, group, gspaces, space
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -184,3 +184,12 @@ def test_interpolation_errors_are_shown() -> None:
     assert 0 < error < 1e-5
     assert f"interpolation error {error:.1e}" in str(plan(net, "C(8)"))
     assert f"interpolation error {error:.1e}" in str(summary(relaxify(net, "C(8)")))
+
+
+def test_features_at_points_stay_there() -> None:
+    """A linear layer reads features at points, and its term hands on where they are."""
+    gspace = gspaces.no_base_space(group.cyclic_group(4))
+    regular = enn.FieldType(gspace, [gspace.regular_repr])
+    points = enn.GeometricTensor(torch.randn(7, 4), regular, torch.zeros(7, 0))
+    layer = relaxify(enn.Linear(regular, regular), "C(4)").train()
+    assert layer(points).coords is points.coords

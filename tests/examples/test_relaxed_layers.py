@@ -236,6 +236,22 @@ def test_an_equivariant_kernel_has_no_penalty_and_a_random_one_has(name: str) ->
 
 
 @EACH
+def test_in_weight_space_it_is_the_same(name: str) -> None:
+    """With both fibre actions, and no images."""
+    layer = made(name)
+    kernel = layer.kernel().detach()
+    relaxify(layer, LAYERS[name][0], config=RelaxConfig(reduction="weights"))
+    term = with_kernel(layer, kernel)
+    score = scored(layer)
+    assert float(score.norm) == pytest.approx(float(kernel.norm()))
+    assert float(score.lie.max() / score.norm) < max(1e-6, 2 * term.map.interpolation)
+    with torch.no_grad():
+        term.weight.normal_()
+    score = scored(layer)
+    assert float(score.lie.max() / score.norm) > 0.03
+
+
+@EACH
 @pytest.mark.parametrize("rank", [None, 2])
 def test_one_convolution_is_the_sum_of_two(name: str, rank: int | None) -> None:
     layer = made(name, varied=True)
