@@ -45,7 +45,14 @@ class Pixels:
 
 
 def _move(g: Tensor, value: Tensor, rows: int, columns: int, image: int) -> Tensor:
-    (a, b), (c, d) = torch.linalg.inv(g[:2, :2].double()).round().tolist()
+    inverse = torch.linalg.inv(g[:2, :2].double())
+    if not torch.allclose(inverse, inverse.round(), atol=1e-6):
+        angle = math.degrees(math.atan2(float(g[1, 0]), float(g[0, 0])))
+        raise ValueError(
+            f"a turn by {angle:.0f} degrees moves pixels between pixels; name a group of quarter turns and flips, such as "
+            "'C(4)' or 'D(4)', or pass input_action=lambda g, inputs: ... ."
+        )
+    (a, b), (c, d) = inverse.round().tolist()
     # column = a column' + b row', row = c column' + d row'
     if b:
         value, a, d = value.transpose(rows, columns), c, b

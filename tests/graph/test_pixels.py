@@ -54,6 +54,11 @@ def test_a_map_that_continues_the_image_is_shifted_as_its_continuation() -> None
     assert torch.equal(Pixels(-2, 10).move(shift, padded, 8), moved)
 
 
+def test_pixels_do_not_move_between_pixels() -> None:
+    with pytest.raises(ValueError, match="a turn by 45 degrees moves pixels between pixels; name a group of quarter turns"):
+        inspect(nn.AvgPool2d(3), "C(8)", torch.randn(1, 1, 9, 9), input_action=MovePixels())
+
+
 def test_which_groups_act_on_a_grid() -> None:
     assert [name for name in (*NAMES, "C(3)", "C(8)", "SO(2)", "O(2)", "SO(3)") if acts_on_grid(Group.parse(name))] == NAMES
     assert [order(Group.parse(name)) for name in NAMES] == [2, 4, 2, 4, 8, 0]
