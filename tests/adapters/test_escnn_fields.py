@@ -158,7 +158,7 @@ def test_kernels_on_the_vertices_of_polyhedra(kind: str, samples: str) -> None:
         {"recompute": True},
         {"maximum_offset": 1},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_options_of_the_basis(options: dict[str, Any]) -> None:
     gspace = space("C(8)")
