@@ -174,16 +174,17 @@ def _find(model: nn.Module, group: Group) -> list[Site | Rejected]:
 
 
 def _alone(found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
-    """Ordinary convolutions are sites of a model that has no others: beside equivariant layers, who knows what they read."""
-    others = {entry.map.adapter for entry in found if isinstance(entry, Site) and not _is_symmetrised(entry)}
-    if not others and symmetrise:
-        return list(found)
-    beside = f"its channels may carry anything beside the layers of {', '.join(sorted(others))}"
-    return [
-        Rejected(entry.path, entry.map.op, beside) if isinstance(entry, Site) and _is_symmetrised(entry) else entry
-        for entry in found
-        if symmetrise or not (isinstance(entry, Site) and _is_symmetrised(entry))
-    ]
+    """Ordinary convolutions are sites of a model that has no other layers: beside these, who knows what they read."""
+    ops = {entry.map.op if isinstance(entry, Site) else entry.op for entry in found}
+    others = sorted(op for op in ops if not op.startswith("torch."))
+    reason = f"beside {', '.join(others)} its channels may carry anything"
+    result: list[Site | Rejected] = []
+    for entry in found:
+        if not (isinstance(entry, Site) and _is_symmetrised(entry)) or (symmetrise and not others):
+            result.append(entry)
+        elif symmetrise:
+            result.append(Rejected(entry.path, entry.map.op, reason))
+    return result
 
 
 def _is_symmetrised(site: Site) -> bool:

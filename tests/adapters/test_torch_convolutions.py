@@ -315,13 +315,15 @@ def test_what_is_not_relaxed_says_why(layer: nn.Module, group: str, reason: str)
     assert reason in found.rejected[0].reason
 
 
-def test_beside_equivariant_layers_plain_convolutions_are_left_alone() -> None:
+@pytest.mark.parametrize(("group", "sites"), [("C(4)", ["0"]), ("C(3)", [])])
+def test_beside_layers_of_a_library_plain_convolutions_are_left_alone(group: str, sites: list[str]) -> None:
+    """Whether those can be relaxed or not."""
     enn, gspaces = pytest.importorskip("escnn.nn"), pytest.importorskip("escnn.gspaces")
     space = gspaces.rot2dOnR2(4)
     steerable = enn.R2Conv(enn.FieldType(space, [space.trivial_repr]), enn.FieldType(space, [space.regular_repr]), 3)
-    found = plan(nn.ModuleList([steerable, nn.Conv2d(4, 4, 3)]), "C(4)")
-    assert [site.path for site in found.sites] == ["0"]
-    assert "may carry anything" in found.rejected[0].reason
+    found = plan(nn.ModuleList([steerable, nn.Conv2d(4, 4, 3)]), group)
+    assert [site.path for site in found.sites] == sites
+    assert found.rejected[-1].reason == "beside escnn.R2Conv its channels may carry anything"
 
 
 @given(st.sampled_from([3, 5]), st.sampled_from(["Scale(2)", "Scale(1.5)", "Scale(3)"]))
