@@ -11,7 +11,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from zoo.entry import Entry, along, paths
+from zoo.entry import Entry, along, default_dtype, paths
 from zoo.graphs import CUTOFF, SIZES, batch_index, neighbours, positions, stand_in
 
 # Plots of the training run need pandas, which models do not; the package sets a variable that lets torch.load unpickle.
@@ -41,6 +41,11 @@ def _make() -> nn.Module:
         gate=nn.functional.silu,
         radial_MLP=[8],
     )
+
+
+# The coefficients of its polynomials are kept in the precision in which a process first asks for them.
+with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
+    _make()
 
 
 def _inputs() -> tuple[dict[str, Tensor], bool]:
