@@ -47,7 +47,7 @@ class Kernel(Protocol):
         """Make anew, without gradients, what the layer keeps of its parameters in eval mode.
 
         Or, if the convolution is `symmetrised`, write the symmetric part of the parameter into it. Such a kernel has that
-        part's basis as `symmetriser`, for `symmetrised`.
+        part's orthonormal basis B as `symmetriser`: P = B^T B, for `symmetrised`.
         """
         ...
 
@@ -57,11 +57,10 @@ class Kernel(Protocol):
 
 
 def symmetrised(
-    kernel: Float[Tensor, "first second *taps"], basis: Float[Tensor, "kernels all_taps"]
+    kernel: Float[Tensor, "first second *taps"], projection: Float[Tensor, "all_taps all_taps"]
 ) -> Float[Tensor, "first second *taps"]:
-    """The nearest kernel to this one that is a combination of an orthonormal basis, for each pair of channels."""
-    projection = (basis.mT @ basis).to(kernel)
-    return (kernel.flatten(2) @ projection).view_as(kernel)
+    """K P: of each pair of channels what an orthogonal projection leaves of its taps."""
+    return (kernel.flatten(2) @ projection.to(kernel)).view_as(kernel)
 
 
 @dataclass(frozen=True)

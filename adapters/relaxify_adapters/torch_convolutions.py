@@ -68,16 +68,16 @@ class SymmetrisedKernel:
 
     symmetriser: Float[Tensor, "kernels taps"]
     parameter: str = "weight"
-    _moved: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
+    _moved: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
 
     def expand(self, layer: Any) -> tuple[Tensor, Tensor | None]:
         return self.of(layer, layer.weight), layer.bias
 
     def of(self, layer: Any, parameter: Tensor) -> Tensor:
-        device = parameter.device
-        if device not in self._moved:
-            self._moved[device] = self.symmetriser.to(device)
-        return symmetrised(parameter, self._moved[device])
+        key = (parameter.device, parameter.dtype)
+        if key not in self._moved:
+            self._moved[key] = (self.symmetriser.mT @ self.symmetriser).to(parameter)
+        return symmetrised(parameter, self._moved[key])
 
     def tensor(self, value: Tensor) -> Tensor:
         return value

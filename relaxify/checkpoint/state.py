@@ -122,7 +122,8 @@ class StoredTerm:
         """
         base = self.state.load_real(key)
         if self.record.symmetriser:
-            return symmetrised(base, torch.tensor(self.record.symmetriser, dtype=torch.float64))
+            basis = torch.tensor(self.record.symmetriser, dtype=torch.float64)
+            return symmetrised(base, basis.mT @ basis)
         flat = base.to(torch.float64, copy=True).flatten()
         for path, update in self.updates():
             if path.parameter == parameter:
