@@ -7,6 +7,7 @@ are exact but for the ladder's ends.
 
 from __future__ import annotations
 
+import abc
 from typing import Unpack
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.relaxed_convolution import Options, PerElement, PerTap, RelaxedConv
-from models.scale_steerable import Ladder, hermite_gauss, interpolated
+from models.scale_steerable import Functions, Ladder, hermite_gauss, interpolated
 from relaxify.grids import tap_positions
 from relaxify.groups import Group
 from relaxify.representations import Representation
@@ -50,7 +51,30 @@ class MeanOverScales(nn.Module):
         return x.unflatten(1, (-1, self.scales)).mean(2)
 
 
-class RelaxedScaleConv(RelaxedConv):
+class _OnLadder(RelaxedConv):
+    """Fields with an axis of scales, whose kernels are one function dilated to each scale."""
+
+    def __init__(
+        self, fields: tuple[int, int], kernel_size: int, ladder: Ladder, rule: PerTap | PerElement, options: Options
+    ) -> None:
+        size = ladder.size(kernel_size)
+        kernels = ladder.kernels(self.functions(kernel_size), tap_positions(size))
+        super().__init__(fields, kernels, torch.ones(ladder.scales, 1), size=size, rule=rule, **options)
+        self.ladder, self.kernel_size = ladder, kernel_size
+
+    @abc.abstractmethod
+    def functions(self, kernel_size: int) -> Functions:
+        """The functions psi on the plane, for a kernel of this size at the finest scale."""
+
+    def sample(self, positions: Tensor) -> Tensor:
+        return self.ladder.kernels(self.functions(self.kernel_size), positions)
+
+    def representations(self, group: Group) -> tuple[Representation, Representation]:
+        into, out = (self.ladder.representation(group, fields) for fields in self.fields)
+        return into, out
+
+
+class RelaxedScaleConv(_OnLadder):
     """K_(s,s+d)(x) = d_s^-2 sum_b (w_(d,b) + v_(d,b)(x)) psi_b(x / d_s) with Hermite-Gauss functions psi_b.
 
     `kernel_size` is that of the finest scale; there are as many taps as the coarsest needs. `scales`, `step` and `reach` are
@@ -73,27 +97,13 @@ class RelaxedScaleConv(RelaxedConv):
         reach: int = 1,
         **options: Unpack[Options],
     ) -> None:
-        ladder, functions = Ladder(scales, step, reach), hermite_gauss(kernel_size)
-        size = ladder.size(kernel_size)
-        super().__init__(
-            (in_fields, out_fields),
-            ladder.kernels(functions, tap_positions(size)),
-            torch.ones(scales, 1),
-            size=size,
-            rule=PerTap(),
-            **options,
-        )
-        self.ladder, self.kernel_size = ladder, kernel_size
+        super().__init__((in_fields, out_fields), kernel_size, Ladder(scales, step, reach), PerTap(), options)
 
-    def sample(self, positions: Tensor) -> Tensor:
-        return self.ladder.kernels(hermite_gauss(self.kernel_size), positions)
-
-    def representations(self, group: Group) -> tuple[Representation, Representation]:
-        into, out = (self.ladder.representation(group, fields) for fields in self.fields)
-        return into, out
+    def functions(self, kernel_size: int) -> Functions:
+        return hermite_gauss(kernel_size)
 
 
-class RelaxedScaleGroupConv(RelaxedConv):
+class RelaxedScaleGroupConv(_OnLadder):
     """K_(s,t)(x) = d_s^-2 sum_l w_l(t) psi_(l,t-s)(x / d_s): `banks` banks of filters psi_l, weights of each scale t read.
 
     A filter has values at the taps of a kernel of `kernel_size` and is bilinear between them, so that all scales' kernels
@@ -116,21 +126,8 @@ class RelaxedScaleGroupConv(RelaxedConv):
         banks: int = 2,
         **options: Unpack[Options],
     ) -> None:
-        ladder, functions = Ladder(scales, step, reach), interpolated(kernel_size)
-        size = ladder.size(kernel_size)
-        super().__init__(
-            (in_fields, out_fields),
-            ladder.kernels(functions, tap_positions(size)),
-            torch.ones(scales, 1),
-            size=size,
-            rule=PerElement(banks, "in", cyclic=False),
-            **options,
-        )
-        self.ladder, self.kernel_size = ladder, kernel_size
+        rule = PerElement(banks, "in", cyclic=False)
+        super().__init__((in_fields, out_fields), kernel_size, Ladder(scales, step, reach), rule, options)
 
-    def sample(self, positions: Tensor) -> Tensor:
-        return self.ladder.kernels(interpolated(self.kernel_size), positions)
-
-    def representations(self, group: Group) -> tuple[Representation, Representation]:
-        into, out = (self.ladder.representation(group, fields) for fields in self.fields)
-        return into, out
+    def functions(self, kernel_size: int) -> Functions:
+        return interpolated(kernel_size)
