@@ -79,6 +79,9 @@ class Evidence:
         return self._known[index]
 
     def _fit(self, pairs: Pairs) -> Transformation:
+        if not all(value.isfinite().all() for base, runs in pairs for value in (base, *runs)):
+            # memory that is not yet written to may hold anything
+            return Transformation("undecided")
         if self.grid is None:
             return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
         found = self.grid.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)

@@ -169,3 +169,14 @@ def test_shifts_go_through_circular_convolutions_alone() -> None:
     fault = inspect(flat, "T(2)", X.float()).fault
     assert fault is not None
     assert (fault.module, fault.kind) == ("2", "flatten")
+
+
+def test_memory_that_holds_anything_says_nothing() -> None:
+    class Filled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            result = torch.full_like(x, torch.nan)
+            result[:] = x
+            return result
+
+    report = inspect(Filled(), "C(4)", X)
+    assert report.is_sound
