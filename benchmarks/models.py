@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from models.segnn import SEGNN, fully_connected
 from models.vn_dgcnn import VNDGCNN
 from models.vn_pointnet import VNPointNet
-from relaxify.relaxation.selection import Pattern
+from relaxify.modules.patterns import Pattern
 
 
 @dataclass(frozen=True)

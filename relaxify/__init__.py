@@ -1,5 +1,6 @@
 """Relax an equivariant PyTorch model during training, and project it back to an exactly equivariant one."""
 
+from relaxify.grids.pixels import MovePixels
 from relaxify.groups import Group
 from relaxify.inspection.images import ImageReport, local_equivariance_error
 from relaxify.inspection.inspecting import inspect
@@ -8,11 +9,11 @@ from relaxify.lconv.conversion import lconvify, unlconvify
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.controllers import Constant, Cosine, Triangle
-from relaxify.relaxation.modes import projected, relaxed, set_theta
 from relaxify.relaxation.penalties import penalties, penalty
 from relaxify.relaxation.planning import plan
 from relaxify.relaxation.projecting import project
 from relaxify.relaxation.summary import summary
+from relaxify.relaxation.switching import projected, relaxed, set_theta
 from relaxify.representations import Representation
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Cosine",
     "Group",
     "ImageReport",
+    "MovePixels",
     "RelaxConfig",
     "Report",
     "Representation",

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from relaxify.graph.actions import InputAction
+from relaxify.evidence.actions import InputAction
 from relaxify.groups import Group
 from relaxify.inspection.inspecting import inspect
 from relaxify.inspection.outputs import OutputAction

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from relaxify import RelaxConfig, penalties, relaxify
 from relaxify.groups import Group
-from relaxify.relaxation.convolving import ConvolutionTerm
 from relaxify.relaxation.penalties import LayerPenalty
+from relaxify.relaxation.terms.convolution import ConvolutionTerm
 from relaxify.representations import lie_derivative
 from relaxify_adapters.escnn_space import share_groups
 

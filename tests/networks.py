@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.vector_neurons import VNLinear, VNLinearLeakyReLU, VNMaxPool
 from relaxify import penalty, set_theta
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 Batch = tuple[Tensor, ...]
 Make = Callable[[], tuple[nn.Module, str, Batch]]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from relaxify import Group, RelaxConfig, Representation
 from relaxify.irreps import irreps
-from relaxify.relaxation.term import Term
+from relaxify.relaxation.terms.term import Term
 from relaxify.sites import EquivariantMap, Path, Site
 
 LABELS = {

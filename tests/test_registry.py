@@ -252,7 +252,7 @@ class Mixing(nn.Module):
 
 def test_an_adapter_of_functions_is_offered_every_operation_that_reads_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = Functions()
-    monkeypatch.setattr("relaxify.graph.operations.adapters", lambda: (adapter,))
+    monkeypatch.setattr("relaxify.evidence.adapter_claims.adapters", lambda: (adapter,))
     model, x = nn.Sequential(Mixing()), torch.randn(20, 3)
     result = plan(model, "O(3)", example_inputs=[x])
     assert {site.path: site.map.adapter for site in result.sites} == {"0.known": "functions", "0.other": "data_flow"}

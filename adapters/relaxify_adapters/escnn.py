@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from relaxify.convolutions import Convolution
-from relaxify.grids import kernel_representation
+from relaxify.grids.convolution import Convolution
+from relaxify.grids.taps import kernel_representation
 from relaxify.groups import Group
+from relaxify.proof import generic_input, generic_twin
 from relaxify.representations import Representation, lie_derivative
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
 from relaxify_adapters.escnn_groups import Fibre, NotASubgroupError, fibre_of
 from relaxify_adapters.escnn_kernels import blocks_of, convolution_of, steerability_error, tap_action
 from relaxify_adapters.escnn_space import share_groups
-from relaxify_adapters.proof import generic_input, generic_twin
 
 _RELAXED = (
     "R2Conv",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.grids import grid_actions
+from relaxify.grids.taps import grid_actions
 from relaxify.groups import Group
 from relaxify.representations import Block, Representation
 from relaxify_adapters.escnn_space import Placement, placement, speed

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relaxify.convolutions import Convolution
-from relaxify.grids import Equivariants, acts_exactly, fitted, interpolation_error
+from relaxify.grids.convolution import Convolution
+from relaxify.grids.taps import Equivariants, acts_exactly, fitted, interpolation_error
 from relaxify_adapters.escnn_groups import Fibre
 
 

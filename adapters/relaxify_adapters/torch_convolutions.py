@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.convolutions import Convolution, symmetrised
-from relaxify.grids import (
+from relaxify.grids.convolution import Convolution, symmetrised
+from relaxify.grids.taps import (
     Equivariants,
     acts_exactly,
     fitted,
@@ -27,9 +27,9 @@ from relaxify.grids import (
     tap_positions,
 )
 from relaxify.groups import Group
+from relaxify.proof import generic_input, generic_twin
 from relaxify.representations import Representation, intertwiner_basis, lie_derivative
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
-from relaxify_adapters.proof import generic_input, generic_twin
 
 KINDS: dict[type[nn.Module], int] = {
     nn.Conv1d: 1,

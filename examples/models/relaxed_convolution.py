@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.convolutions import Convolution
-from relaxify.grids import (
+from relaxify.grids.convolution import Convolution
+from relaxify.grids.taps import (
     Equivariants,
     acts_exactly,
     fitted,
@@ -28,9 +28,9 @@ from relaxify.grids import (
     tap_positions,
 )
 from relaxify.groups import Group
+from relaxify.proof import generic_input, generic_twin, structure
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
-from relaxify_adapters.proof import generic_input, generic_twin, structure
 
 
 class NoActionError(ValueError):

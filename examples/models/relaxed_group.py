@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.relaxed_convolution import NoActionError, Options, PerElement, RelaxedConv, hats, square
-from relaxify.grids import tap_positions
+from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
 from relaxify.representations import Representation
 

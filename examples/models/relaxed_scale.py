@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.relaxed_convolution import Options, PerElement, PerTap, RelaxedConv
 from models.scale_steerable import Functions, Ladder, hermite_gauss, interpolated
-from relaxify.grids import tap_positions
+from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
 from relaxify.representations import Representation
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.relaxed_convolution import NoActionError, hats, square
-from relaxify.grids import tap_positions
+from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
 from relaxify.representations import Representation
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from relaxify.checkpoint.report import Mode, StateConversion, TermConversion
+from relaxify.checkpoint.conversion_report import Mode, StateConversion, TermConversion
 from relaxify.checkpoint.state import StateDict, StoredTerm
 from relaxify.checkpoint.terms import find_terms, fold_targets, symmetrised_targets
 from relaxify.record import CheckpointError

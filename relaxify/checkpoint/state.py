@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.convolutions import symmetrised
+from relaxify.grids.convolution import symmetrised
+from relaxify.intertwiners import fold_updates
 from relaxify.record import CheckpointError, Record
-from relaxify.relaxation.folding import fold_updates
 from relaxify.sites import CHILD, Path
 
 # W in float64 takes 8 GiB then; a rank-r term's W = up @ down can be far larger than the file that holds it

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relaxify.graph.inputs import Inputs, call, tensors_of
-from relaxify.graph.places import location
+from relaxify.graph.source_lines import location
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from relaxify.graph.linear_ops import MIXING
-from relaxify.graph.places import is_own_code
+from relaxify.graph.contractions import MIXING
+from relaxify.graph.source_lines import is_own_code
 
 
 @dataclass(frozen=True)

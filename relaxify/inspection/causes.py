@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from relaxify.graph.breaks import op_name
-from relaxify.graph.evidence import Evidence
-from relaxify.graph.fitting import TOLERANCE, Pairs, Transformation, is_isometric, on_axes, transformation
-from relaxify.graph.linear_ops import MIXING
+from relaxify.evidence.breaks import op_name
+from relaxify.evidence.evidence import Evidence
+from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, is_isometric, on_axes, transformation
+from relaxify.graph.contractions import MIXING
 from relaxify.inspection.cause import Cause
 from relaxify.inspection.pixel_causes import pixel_cause
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from relaxify.graph.actions import InputAction
-from relaxify.graph.analysis import Analysis
-from relaxify.graph.breaks import op_name, where
-from relaxify.graph.evidence import Evidence, quiet
+from relaxify.evidence.actions import InputAction
+from relaxify.evidence.analysis import Analysis
+from relaxify.evidence.breaks import op_name, where
+from relaxify.evidence.evidence import Evidence, quiet
 from relaxify.graph.inputs import Inputs, leaves_of, map_tensors
 from relaxify.graph.recording import record
 from relaxify.groups import Group
@@ -31,9 +31,9 @@ from relaxify.inspection.outputs import (
     words_of,
 )
 from relaxify.inspection.report import Errors, Fault, ModuleReport, NodeReport, Report
-from relaxify.relaxation.modes import relaxed
 from relaxify.relaxation.planning import Plan, plan_and_analysis
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.switching import relaxed
+from relaxify.relaxation.terms.term import terms_of
 from relaxify.sites import probe
 
 ROUNDING = 1e-3

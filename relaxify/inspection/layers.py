@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from relaxify.convolutions import Convolution
-from relaxify.graph.analysis import Analysis
+from relaxify.evidence.analysis import Analysis
 from relaxify.graph.inputs import leaves_of
+from relaxify.grids.convolution import Convolution
 from relaxify.inspection.report import Errors, LayerReport
-from relaxify.relaxation.convolving import ConvolutionTerm
-from relaxify.relaxation.folding import fold_updates
-from relaxify.relaxation.term import Term
+from relaxify.intertwiners import fold_updates
+from relaxify.relaxation.terms.convolution import ConvolutionTerm
+from relaxify.relaxation.terms.term import Term
 from relaxify.representations import lie_derivative, merge_pairs, project_to_intertwiners, slices
 from relaxify.sites import Path, Site
 

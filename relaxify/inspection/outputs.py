@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from relaxify.graph.actions import InputAction
-from relaxify.graph.evidence import Evidence, Observer, quiet
-from relaxify.graph.fitting import TOLERANCE, Transformation, elements, known_actions
+from relaxify.evidence.actions import InputAction
+from relaxify.evidence.evidence import Evidence, Observer, quiet
+from relaxify.evidence.fitting import TOLERANCE, Transformation, elements, known_actions
 from relaxify.graph.inputs import Inputs, call, leaves_of, map_tensors, tensors_of
-from relaxify.graph.pixels import Pixels
+from relaxify.grids.pixels import Pixels
 from relaxify.groups import Element, Group
 from relaxify.inspection import derivatives
 from relaxify.inspection.derivatives import Curve

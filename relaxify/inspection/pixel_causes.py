@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import fx
 
-from relaxify.graph.breaks import op_name
-from relaxify.graph.evidence import Evidence
-from relaxify.graph.linear_calls import shape_of
-from relaxify.graph.linear_ops import MIXING
+from relaxify.evidence.breaks import op_name
+from relaxify.evidence.evidence import Evidence
+from relaxify.evidence.weighted_calls import shape_of
+from relaxify.graph.contractions import MIXING
 from relaxify.inspection.cause import Cause
 
 

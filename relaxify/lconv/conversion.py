@@ -15,8 +15,8 @@ from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.observing import Observed, observe
 from relaxify.lconv.operators import Grid, Points, Shifts
 from relaxify.lconv.swapping import Mode, NoLConvError, Origin, is_candidate, swap
-from relaxify.relaxation.preconditions import check_model
-from relaxify.relaxation.selection import Pattern, check_patterns, matches, patterns_of
+from relaxify.modules.checks import check_model
+from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
 
 LAYERS = (LConv, LinearLConv, GraphLConv, AdjacencyLConv)
 

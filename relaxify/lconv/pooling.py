@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.algebras import closure_residual
 from relaxify.lconv.operators import Dense, Generators
 from relaxify.lconv.operators.family import Space
-from relaxify.lconv.symmetry.algebras import closure_residual
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from relaxify.graph.actions import InputAction
+from relaxify.evidence.actions import InputAction
 from relaxify.groups import Group
+from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.convolving import ConvolutionTerm
-from relaxify.relaxation.intercepting import InterceptingTerm
-from relaxify.relaxation.merging import MergedTerm, can_merge
 from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
-from relaxify.relaxation.selection import Pattern
-from relaxify.relaxation.standing_in import StandInTerm
-from relaxify.relaxation.term import Term, terms_of
+from relaxify.relaxation.terms.convolution import ConvolutionTerm
+from relaxify.relaxation.terms.intercepted import InterceptingTerm
+from relaxify.relaxation.terms.merged import MergedTerm, can_merge
+from relaxify.relaxation.terms.stand_in import StandInTerm
+from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import CHILD, Rejected, Site
 
 Model = TypeVar("Model", bound=nn.Module)

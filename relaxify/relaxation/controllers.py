@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from relaxify.relaxation.modes import set_theta
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.switching import set_theta
+from relaxify.relaxation.terms.term import terms_of
 
 
 class Schedule:

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.relaxation.parallel import averaged, replicas_of
-from relaxify.relaxation.term import Term, terms_of
+from relaxify.relaxation.distributed import averaged, replicas_of
+from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.representations import Representation, lie_derivative
 
 

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relaxify.graph.actions import InputAction
-from relaxify.graph.analysis import Analysis, analyse
-from relaxify.graph.detection import judge_by_data_flow
+from relaxify.evidence.actions import InputAction
+from relaxify.evidence.analysis import Analysis, analyse
+from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.symbolic import Island, Tracing, functional_ops, trace
 from relaxify.groups import Group
+from relaxify.modules.checks import check_model
+from relaxify.modules.patterns import Pattern, patterns_of
+from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.deciding import Selection
-from relaxify.relaxation.preconditions import check_model
-from relaxify.relaxation.selection import Pattern, patterns_of
 from relaxify.sites import Rejected, Site
 
 UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.relaxation.convolving import ConvolutionTerm
-from relaxify.relaxation.folding import fit_updates, fold_updates
-from relaxify.relaxation.gathering import gather
-from relaxify.relaxation.parallel import averaged_moment, replicas_of, sharded_modules
-from relaxify.relaxation.term import Term, owned_terms, terms_of
+from relaxify.intertwiners import fit_updates, fold_updates
+from relaxify.modules.sharding import gather
+from relaxify.relaxation.distributed import averaged_moment, replicas_of, sharded_modules
+from relaxify.relaxation.terms.convolution import ConvolutionTerm
+from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
 from relaxify.sites import CHILD, HOLDER, constants
 
 Mode = Literal["drop", "fold", "fit"]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from relaxify.convolutions import Patches
+from relaxify.grids.convolution import Patches
 from relaxify.relaxation.config import RelaxConfig
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer

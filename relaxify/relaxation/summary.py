@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from relaxify.relaxation.term import Term, terms_of
+from relaxify.relaxation.terms.term import Term, terms_of
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from models.segnn import SEGNN
 from relaxify import Group, RelaxConfig, penalty, plan, project, relaxify, set_theta, summary
 from relaxify.checkpoint.conversion import convert
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 from relaxify.representations import Representation, project_to_intertwiners, slices
 from relaxify.sites import Site
 from relaxify_adapters.e3nn import representation, so3_generators

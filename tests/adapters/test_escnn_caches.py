@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from relaxify import RelaxConfig, penalty, plan, project, projected, relaxed, relaxify, set_theta, summary
 from relaxify.checkpoint.conversion import convert
-from relaxify.relaxation.convolving import ConvolutionTerm
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.convolution import ConvolutionTerm
+from relaxify.relaxation.terms.term import terms_of
 
 
 def steerable(name: str = "C(8)", other: str | None = None) -> Any:

@@ -29,7 +29,7 @@ from escnn_layers import (
 from torch import Tensor, nn
 
 from relaxify import plan, relaxify
-from relaxify.grids import Equivariants, grid_action, kernel_representation
+from relaxify.grids.taps import Equivariants, grid_action, kernel_representation
 from relaxify.groups import Group
 from relaxify.representations import Block, Representation, lie_derivative
 from relaxify_adapters.escnn_groups import fibre_of

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from relaxify import Group, RelaxConfig, inspect, penalties, penalty, plan, project, projected, relaxed, relaxify, set_theta
 from relaxify.checkpoint.conversion import convert
-from relaxify.grids import grid_action
-from relaxify.relaxation.convolving import ConvolutionTerm
+from relaxify.grids.taps import grid_action
 from relaxify.relaxation.penalties import LayerPenalty
+from relaxify.relaxation.terms.convolution import ConvolutionTerm
 
 KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -12,7 +12,7 @@ from models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNMa
 from models.vn_dgcnn import VNDGCNN
 from models.vn_pointnet import VNPointNet
 from relaxify import Group, RelaxConfig, penalties, penalty, plan, project, relaxify, set_theta, summary
-from relaxify.relaxation.term import Term, terms_of
+from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.representations import Representation, project_to_intertwiners
 
 SMALL: dict[str, Any] = {"num_classes": 4, "n_knn": 5, "width": 12}

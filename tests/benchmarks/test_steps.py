@@ -20,7 +20,7 @@ from benchmarks.steps import KINDS, step, steps
 from benchmarks.timing import in_turn, ratio
 from models.segnn import SEGNN
 from relaxify import RelaxConfig, penalties, plan, relaxify, set_theta
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from relaxify import RelaxConfig, penalties, penalty, plan, project, relaxify, set_theta, summary
 from relaxify.groups import Group
 from relaxify.relaxation.penalties import LayerPenalty
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 from relaxify.sites import Rejected
 
 with warnings.catch_warnings():

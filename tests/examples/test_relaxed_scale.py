@@ -12,7 +12,7 @@ from models.relaxed_convolution import RelaxedConv
 from models.relaxed_scale import MeanOverScales, RelaxedScaleConv, RelaxedScaleGroupConv, RepeatOverScales
 from models.scale_steerable import Functions, Ladder, hermite_gauss, interpolated
 from relaxify import plan
-from relaxify.grids import tap_positions
+from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
 
 BOTH = pytest.mark.parametrize("kind", [RelaxedScaleConv, RelaxedScaleGroupConv])

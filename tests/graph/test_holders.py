@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from relaxify import penalty, plan, project, relaxify, set_theta
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 X = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from relaxify import Report, inspect, project, relaxed, relaxify, set_theta
 from relaxify.inspection.layers import folded
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 IRREPS = "4x0e+3x1o"
 

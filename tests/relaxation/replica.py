@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 
 from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, Triangle, penalty, project, relaxify
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 WORLD = 2
 

@@ -14,7 +14,7 @@ from networks import NETWORKS, WITH_CNN, Make, anatomy, e3nn_net, randomise_term
 from torch import Tensor, nn
 
 from relaxify import Group, RelaxConfig, project, relaxed, relaxify
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 CONFIGS = pytest.mark.parametrize("config", [RelaxConfig(theta=0.7), RelaxConfig(theta=0.7, rank=3)], ids=["dense", "rank"])
 TERM_KEYS = [(None, ["weight", "theta", "_extra_state"]), (3, ["up", "down", "theta", "_extra_state"])]

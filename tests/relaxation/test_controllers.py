@@ -16,7 +16,7 @@ from torch import nn
 
 from relaxify import Constant, Cosine, RelaxConfig, Triangle, penalty, project, relaxify
 from relaxify.relaxation.controllers import Schedule
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 SCHEDULES = pytest.mark.parametrize("schedule", [Constant, Triangle, Cosine])
 

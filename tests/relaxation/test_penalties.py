@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relaxify import Group, RelaxConfig, Representation
 from relaxify.relaxation.penalties import LayerPenalty, layer_penalty
-from relaxify.relaxation.term import Term
+from relaxify.relaxation.terms.term import Term
 from relaxify.representations import lie_derivative, project_to_intertwiners
 
 Pair = tuple[Representation, Representation]

@@ -17,7 +17,7 @@ from models import vector_neurons
 from models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNStdFeature, mix_channels
 from models.vn_pointnet import VNPointNet
 from relaxify import RelaxConfig, plan, project, relaxify
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 VN_PATHS = ["conv.map_to_feat", "conv.map_to_dir", "pool.map_to_dir", "head.map_to_feat"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, Triangle, penalty, relaxify, set_theta, summary
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 EVERY_ROW = RelaxConfig(rows=None)
 

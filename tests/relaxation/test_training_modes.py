@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, Triangle, penalties, penalty, project, relaxify, set_theta
 from relaxify.relaxation.config import Reduction
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 CONFIGS = {
     "rows": RelaxConfig(),

@@ -12,7 +12,7 @@ from networks import WITH_CNN, Batch, Make, e3nn_net, randomise_terms, unchecked
 from torch import Tensor, nn
 
 from relaxify import RelaxConfig, Triangle, penalty, project, relaxify
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 
 STEPS = 4
 

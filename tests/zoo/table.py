@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from relaxify.relaxation.term import terms_of
+from relaxify.relaxation.terms.term import terms_of
 from zoo.broken import Broken
 from zoo.round_trip import RoundTrip, relax
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.graph.inputs import map_tensors, tensors_of
+from relaxify.grids.flows import Derivative as Stencil
+from relaxify.grids.flows import Flow, Grids, apply
 from relaxify.inspection.derivatives import Curve, Derivative, by_differences
-from relaxify.inspection.images.flows import Derivative as Stencil
-from relaxify.inspection.images.flows import Flow, Grids, apply
 from relaxify.inspection.images.steps import Step
 
 STEP = 1e-6

@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.graph.evidence import quiet
+from relaxify.evidence.evidence import quiet
 from relaxify.graph.inputs import tensors_of
+from relaxify.grids.flows import Derivative as Stencil
+from relaxify.grids.flows import Flow, Grids, flows_of, is_map
+from relaxify.grids.resampling import refined, resample
 from relaxify.inspection.derivatives import Curve, Derivative, best_method
 from relaxify.inspection.images.attribution import STEP, Motion, carried, check_batched, directions, learn_grids, own_term
-from relaxify.inspection.images.flows import Derivative as Stencil
-from relaxify.inspection.images.flows import Flow, Grids, flows_of, is_map
-from relaxify.inspection.images.report import FiniteError, ImageReport, StepTerm, TransformationReport
-from relaxify.inspection.images.resampling import refined, resample
+from relaxify.inspection.images.image_report import FiniteError, ImageReport, StepTerm, TransformationReport
 from relaxify.inspection.images.steps import Step, run
 from relaxify.sites import probe
 

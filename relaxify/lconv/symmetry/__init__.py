@@ -3,8 +3,8 @@
 from relaxify.lconv.symmetry.classical import names_of
 from relaxify.lconv.symmetry.of_data import symmetries_of, symmetries_of_moments
 from relaxify.lconv.symmetry.of_models import symmetries_of_model
-from relaxify.lconv.symmetry.report import Symmetry
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
+from relaxify.lconv.symmetry.symmetry import Symmetry
 from relaxify.lconv.symmetry.trained import generators
 
 __all__ = [

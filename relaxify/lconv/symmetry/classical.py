@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.symmetry.algebras import Signature, brackets, killing_form, orthonormal, signature, structure_constants
+from relaxify.algebras import Signature, brackets, killing_form, orthonormal, signature, structure_constants
 
 # Eigenvalues and singular values below a share of the largest count as zero: this many times the closure residual, but
 # at least what rounding leaves and at most a tenth.

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.symmetry.algebras import Signature, signature
+from relaxify.algebras import Signature, signature
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.algebras import closure_residual, orthonormal
 from relaxify.lconv.operators.family import LARGEST_DENSE, check_size
-from relaxify.lconv.symmetry.algebras import closure_residual, orthonormal
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.evidence import LARGEST_ALGEBRA, Evidence, gather
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, regression
-from relaxify.lconv.symmetry.report import Symmetry
+from relaxify.lconv.symmetry.symmetry import Symmetry
 
 LEVEL = 0.01
 FEWEST = 99

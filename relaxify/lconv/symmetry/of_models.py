@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.symmetry.algebras import closure_residual
+from relaxify.algebras import closure_residual
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
-from relaxify.lconv.symmetry.report import Symmetry, cut
+from relaxify.lconv.symmetry.symmetry import Symmetry, cut
 
 # a direction of gl(d) that is broken less than this share of a random one may be a symmetry ...
 LARGEST_DEFECT = 0.2

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.symmetry.algebras import orthonormal
+from relaxify.algebras import orthonormal
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.algebras import closure_residual
 from relaxify.lconv.layer import Flow, LConv
 from relaxify.lconv.operators.family import LARGEST_DENSE, Space
-from relaxify.lconv.symmetry.algebras import closure_residual
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
-from relaxify.lconv.symmetry.report import Symmetry
+from relaxify.lconv.symmetry.symmetry import Symmetry
 
 SMALLEST_SHARE = 0.05
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from relaxify.grids.flows import FLOWS, Grids, apply
 from relaxify.inspection.images import local_equivariance_error
-from relaxify.inspection.images.flows import FLOWS, Grids, apply
 
 X = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -1,0 +1,1 @@
+"""How the values of a recorded run transform, and what that says of a model's layers."""

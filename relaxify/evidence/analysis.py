@@ -1,0 +1,108 @@
+"""What a model does on transformed inputs, as a whole: the evidence, what its layers promise, and where it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from relaxify.evidence.actions import InputAction
+from relaxify.evidence.adapter_claims import known_operations
+from relaxify.evidence.breaks import Break, first_break
+from relaxify.evidence.evidence import Evidence, Injections, Observer
+from relaxify.evidence.initial_zeros import assumptions
+from relaxify.evidence.weighted_calls import Call, linear_calls
+from relaxify.graph.inputs import Inputs
+from relaxify.groups import Group
+from relaxify.sites import Rejected, Site
+
+SAMPLES, MORE_SAMPLES = 2, 7
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Runs of a model on x and on g x, and what they say.
+
+    `known`: what adapters claim of executed operations; `calls`: the other linear operations; `broken`: the first
+    operation from which on the output no longer transforms; `observer`: what ran the model.
+    """
+
+    observer: Observer
+    evidence: Evidence
+    promises: Promises
+    broken: Break | None
+    known: Sequence[Site | Rejected]
+    calls: Mapping[str, Sequence[Call]]
+
+
+class Promises:
+    """Whether the values at claimed layers transform as the layers' types say. Exact where fits lack samples."""
+
+    def __init__(self, evidence: Evidence, sites: Sequence[Site]) -> None:
+        self.read: dict[str, bool] = {}
+        self._kept: dict[fx.Node, bool | None] = {}
+        # the features of a convolution with pixels are patches, which no value is
+        for site in (site for site in sites if site.map.convolution is None or not site.map.convolution.size):
+            for call in evidence.recording.calls.get(site.path, ()):
+                data = call.argument(0, site.map.argument)
+                for node, features, rep in (
+                    (data, site.map.features_in, site.map.rep_in),
+                    (call.result, site.map.features_out, site.map.rep_out),
+                ):
+                    if isinstance(node, fx.Node):
+                        self._kept[node] = evidence.obeys(node, features, rep)
+                if isinstance(data, fx.Node) and self._kept[data] is not None:
+                    self.read[site.path] = self.read.get(site.path, True) and bool(self._kept[data])
+
+    def __call__(self, node: fx.Node) -> bool | None:
+        return self._kept.get(node)
+
+
+def analyse(
+    model: nn.Module,
+    group: Group,
+    inputs: Inputs,
+    action: InputAction | None,
+    claimed: Sequence[Site | Rejected],
+    *,
+    training: bool = False,
+) -> Analysis:
+    """Run the model on as many inputs near the given ones as it takes to tell how its values transform."""
+    observer = Observer(model, group, inputs, action, training=training)
+    sites = [entry for entry in claimed if isinstance(entry, Site)]
+    _symmetrise(observer.model, sites)
+    evidence, injected = observer.evidence(SAMPLES), None
+    for samples in (SAMPLES, MORE_SAMPLES):
+        evidence = observer.evidence(samples, evidence, injected)
+        known = list(known_operations(model, evidence))
+        taken = [entry.path for entry in (*claimed, *known)]
+        calls = linear_calls(model, evidence, taken)
+        for assumed in _zero_states(evidence, calls):
+            other = observer.evidence(samples, injected=assumed)
+            if first_break(other) is None:
+                evidence, injected, calls = other, assumed, linear_calls(model, other, taken)
+                break
+        promises = Promises(evidence, sites)
+        broken = first_break(evidence, promises)
+        # more inputs give more samples for the fits; most models need no more
+        if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
+            break
+    return Analysis(observer, evidence, promises, broken, known, calls)
+
+
+def _symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Give ordinary convolutions the kernels that they are to have."""
+    for site in sites:
+        if site.map.convolution is not None and site.map.convolution.symmetrised:
+            site.map.convolution.kernel.refresh(model.get_submodule(site.path))
+
+
+def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[Call]]) -> Iterator[Injections]:
+    read = [call.contraction.data for of_path in calls.values() for call in of_path]
+    return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
+
+
+def _undecided(evidence: Evidence, call: Call) -> bool:
+    """Whether more samples could tell more about an operation's input or output."""
+    return any(evidence.of(node).kind == "undecided" for node in (call.contraction.data, call.node))

@@ -1,0 +1,232 @@
+"""How one value transforms: the matrix M(g) that carries its runs on x to its runs on g x, fitted by least squares.
+
+A residual at rounding level, for one element per generator, with M(h) for a further random element as the generators
+predict, is a representation. It may be a character (a pseudoscalar), act on one axis (vectors, irreps), or on a pair of
+axes of the group's own size (r r^T). Fits with too few samples count as no evidence.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from scipy.linalg import logm
+from torch import Tensor
+
+from relaxify.grids.pixels import Pixels
+from relaxify.groups import Element, Group
+from relaxify.representations import Representation
+
+TOLERANCE = 1e-6
+ANGLE = 0.25
+LARGEST_AXIS = 256
+
+Kind = Literal["invariant", "linear", "none", "zero", "undecided"]
+
+Axes = tuple[int, ...]
+
+Pairs = Sequence[tuple[Tensor, Sequence[Tensor]]]
+"""For each input x: a value on x, and that value on g x for each of `elements`."""
+
+
+@dataclass(frozen=True)
+class Transformation:
+    """How a value transforms: not at all, by a representation on `axes` (from the end), in no linear way, or unknown.
+
+    No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
+    Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from transforming so,
+    relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1). With
+    `pixels`, all this is true once the pixels are moved back.
+    """
+
+    kind: Kind
+    axes: Axes = ()
+    actions: Float[Tensor, "actions d d"] | None = None
+    residual: float = 0.0
+    is_transposed: bool = False
+    pixels: Pixels | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        return self.kind in ("invariant", "linear", "zero")
+
+    def __str__(self) -> str:
+        return f"linear on axes {self.axes}" if self.kind == "linear" else self.kind
+
+
+def elements(group: Group) -> list[Element]:
+    """One element for each generator, then a random one that tests what they predict."""
+    count = len(group.generators)
+    found = [Element(ANGLE * direction) for direction in torch.eye(count, dtype=torch.float64)]
+    found += [Element(torch.zeros(count, dtype=torch.float64), (letter,)) for letter in range(len(group.finite))]
+    generic = group.random(torch.Generator().manual_seed(11))
+    return [*found, Element(0.3 * generic.coefficients, generic.word)]
+
+
+def transformation(
+    group: Group, pairs: Pairs, *, sample_sizes: Collection[int] = (), tiny: float = 0.0, without: Collection[int] = ()
+) -> Transformation:
+    """How a value transforms, from runs on x and on g x, but on none of the axes `without`.
+
+    An axis of one of the `sample_sizes` (nodes, points, a batch) that has too few samples to tell is taken to carry nothing.
+    A value no larger than `tiny` is zero but for rounding.
+    """
+    if not any((value.abs() > tiny).any() for base, runs in pairs for value in (base, *runs)):
+        return Transformation("zero")
+    if all(close(moved, base) for base, runs in pairs for moved in runs):
+        return Transformation("invariant")
+    # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
+    own: set[Kind] = set()
+    kinds: set[Kind] = set()
+    failed: list[Transformation] = []
+    for axes in _places(group, pairs[0][0].shape, without):
+        found = fit(group, pairs, axes)
+        if found.kind == "linear":
+            return found
+        sizes = {pairs[0][0].shape[axis] for axis in axes}
+        own |= {found.kind} if sizes == {group.dim} else set()
+        kinds |= {found.kind} if found.kind == "none" or sizes.isdisjoint(sample_sizes) else set()
+        failed += [found] if found.kind == "none" else []
+    if (own or kinds) != {"none"}:
+        return Transformation("undecided")
+    return min(failed, key=lambda found: (not found.is_transposed, found.residual))
+
+
+def _places(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
+    """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
+    yield ()
+    axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and axis not in without]
+    # likely ones first, and cheap ones
+    yield from ((axis,) for axis in sorted(axes, key=lambda axis: (shape[axis] != group.dim, shape[axis])))
+    yield from itertools.combinations([axis for axis in axes if shape[axis] == group.dim > 1], 2)
+
+
+def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples"]:
+    """The axes as one in front, all others as samples."""
+    value = value.movedim(axes, tuple(range(len(axes))))
+    return value.reshape(math.prod(value.shape[: len(axes)]), -1)
+
+
+def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
+    """The representation on these axes of a value, `none` if there is none, `undecided` if the samples cannot tell."""
+    shape = pairs[0][0].shape
+    pairs = [pair for pair in pairs if pair[0].numel() and all(pair[0].shape[axis] == shape[axis] for axis in axes)]
+    d = math.prod(shape[axis] for axis in axes)
+    samples = sum(base.numel() for base, _ in pairs) // d
+    # so few samples fit anything
+    if d > LARGEST_AXIS or samples <= d:
+        return Transformation("undecided")
+    before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
+    after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
+    chosen = _columns(samples, min(samples, 8 * d + 64))
+    inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-9)
+    matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
+    fits = [float((m @ before - moved).norm() / moved.norm()) for m, moved in zip(matrices, after, strict=False)]
+    if not max(fits, default=0.0) < TOLERANCE:
+        return Transformation("none", residual=max(fits))
+    if len(chosen) < 2 * d:
+        return Transformation("undecided")
+    if int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) < d:
+        if len(axes) == 1:
+            return Transformation("undecided")
+        completed = _completed(group, matrices, before[:, chosen] @ inverse)
+        if completed is None:
+            return Transformation("none", axes, residual=max(fits))
+        matrices = completed
+    actions = _actions(group, matrices, len(axes))
+    if (sign := _bracket_sign(group, actions)) is not None and sign < 0:
+        return Transformation("none", axes, residual=_change(matrices, before, after), is_transposed=True)
+    predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
+    residual = float((predicted @ before - after[-1]).norm() / after[-1].norm())
+    return Transformation("linear" if residual < 10 * TOLERANCE else "none", axes, actions, residual)
+
+
+def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:
+    """How far M(g)^-1, which is what should carry one run to the other, does so."""
+    return max(
+        float((torch.linalg.inv(m) @ before - moved).norm() / moved.norm())
+        for m, moved in zip(matrices, after, strict=False)
+    )
+
+
+def _bracket_sign(group: Group, actions: Float[Tensor, "actions d d"]) -> float | None:
+    """The sign of <[a_i, a_j], sum_k c_ijk a_k>, c the structure constants: -1 for g -> M(g^-1), which reverses products."""
+    lie = len(group.generators)
+    a, b = group.generators, actions[:lie]
+    brackets = _brackets(a)
+    if not lie or not brackets.abs().max() > 1e-9:
+        return None
+    structure = torch.linalg.lstsq(a.flatten(1).mT, brackets.flatten(0, 1).flatten(1).mT).solution
+    expected = (structure.mT @ b.flatten(1)).unflatten(0, (lie, lie)).unflatten(-1, b.shape[1:])
+    return float((expected * _brackets(b)).sum().sign())
+
+
+def _brackets(a: Float[Tensor, "lie d d"]) -> Float[Tensor, "lie lie d d"]:
+    products = a[:, None] @ a[None]
+    return products - products.transpose(0, 1)
+
+
+def _completed(
+    group: Group, matrices: Sequence[Float[Tensor, "d d"]], span: Float[Tensor, "d d"]
+) -> list[Float[Tensor, "d d"]] | None:
+    """On a pair of axes, matrices known on the span of the data (symmetric tensors, say), made whole by g (x) g.
+
+    Nothing if the span is no subrepresentation: then no tensors are there, but what some constant has spoilt.
+    """
+    rest = torch.eye(len(span), dtype=span.dtype) - span
+    vector = Representation.defining(group)
+    whole = [torch.kron(g, g) for g in map(vector.rho, elements(group)[:-1])]
+    leaks = [rest @ m for m in matrices] + [rest @ m @ span for m in whole] + [span @ m @ rest for m in whole]
+    if max(float(leak.norm()) for leak in leaks) > 1e-5:
+        return None
+    return [m + rest @ default @ rest for m, default in zip(matrices, whole, strict=True)]
+
+
+def _actions(group: Group, matrices: Sequence[Float[Tensor, "d d"]], axes: int) -> Float[Tensor, "actions d d"]:
+    """log M(exp(t A)) / t for each Lie generator A, M itself for each finite one; the known ones exactly."""
+    lie, found = len(group.generators), torch.stack([*matrices])
+    for exact in known_actions(group, axes).values():
+        if close(found, torch.cat([torch.linalg.matrix_exp(ANGLE * exact[:lie]), exact[lie:]])):
+            return exact
+    return torch.cat([torch.stack([_log(m) / ANGLE for m in found[:lie]]) if lie else found[:0], found[lie:]])
+
+
+def _log(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """The real logarithm, by eigenvalues where those tell it: scipy's, which always does, takes ten times as long."""
+    values, vectors = torch.linalg.eig(matrix)
+    log = ((vectors * values.log()) @ torch.linalg.pinv(vectors)).real
+    if close(torch.linalg.matrix_exp(log), matrix):
+        return log
+    return torch.as_tensor(logm(matrix.numpy()).real).reshape(matrix.shape)
+
+
+def known_actions(group: Group, axes: int) -> dict[str, Float[Tensor, "actions d d"]]:
+    """By name, the representations that need no fit on so many axes."""
+    identity = torch.eye(group.dim, dtype=torch.float64)
+    if axes == 1:
+        return {"vector": torch.cat([group.generators, group.finite])}
+    if axes == 2:
+        lie = [torch.kron(a, identity) + torch.kron(identity, a) for a in group.generators]
+        return {"vector⊗vector": torch.stack([*lie, *(torch.kron(g, g) for g in group.finite)])}
+    return {}
+
+
+def is_isometric(group: Group, actions: Float[Tensor, "actions d d"]) -> bool:
+    """Whether the actions are orthogonal. A sound map between orthogonal representations gives no other kind."""
+    lie, finite = actions[: len(group.generators)], actions[len(group.generators) :]
+    identity = torch.eye(actions.shape[-1], dtype=actions.dtype).expand_as(finite)
+    return torch.allclose(lie, -lie.mT, atol=1e-5) and torch.allclose(finite @ finite.mT, identity, atol=1e-5)
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two values are equal up to rounding, as whole tensors."""
+    return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
+
+
+def _columns(available: int, wanted: int) -> Tensor:
+    return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:wanted]

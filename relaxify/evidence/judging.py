@@ -1,0 +1,184 @@
+"""Sites by data flow: linear operations whose type proves nothing, found equivariant by how their values transform.
+
+A bare nn.Linear, or an einsum with a Parameter in somebody's forward, is an equivariant map if its data carry a
+representation on other axes than those it mixes (Vector Neurons, PaiNN, GVP), or on the very axis that it mixes. What an
+adapter claims is held to the same evidence: a layer downstream of a fault reads what no longer transforms.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from relaxify.evidence.analysis import Analysis, Promises
+from relaxify.evidence.breaks import Break, op_name, where
+from relaxify.evidence.evidence import Evidence
+from relaxify.evidence.fitting import Transformation, is_isometric, known_actions
+from relaxify.evidence.weighted_calls import Call, shape_of
+from relaxify.representations import Representation
+from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
+
+
+@dataclass(frozen=True)
+class DataFlow:
+    """What the data flow says of the `claimed`, and what it has `judged` besides."""
+
+    claimed: Sequence[Site | Rejected]
+    judged: Sequence[Site | Rejected]
+
+
+def judge_by_data_flow(model: nn.Module, analysis: Analysis, claimed: Sequence[Site | Rejected]) -> DataFlow:
+    """A verdict on each linear operation that no adapter has claimed, and on what the claimed sites read.
+
+    If the output of the model does not transform, the operation that breaks it is among the rejected, as unsound.
+    """
+    evidence, broken = analysis.evidence, analysis.broken
+    entries = [_merge(model, evidence, path, of_path) for path, of_path in analysis.calls.items()]
+    if broken is not None and not any(isinstance(entry, Rejected) and entry.unsound for entry in entries):
+        reason = f"from {broken.location} on the output no longer transforms under {evidence.group.name}"
+        entries.append(Rejected(broken.module, broken.op, reason, unsound=True))
+    held = [_held_to(analysis.promises, broken, entry) for entry in claimed]
+    return DataFlow(held, [*analysis.known, *entries])
+
+
+def _held_to(promises: Promises, broken: Break | None, entry: Site | Rejected) -> Site | Rejected:
+    """A claimed site whose input does not transform as it should is downstream of a fault: not relaxed."""
+    if not isinstance(entry, Site) or promises.read.get(entry.path, True):
+        return entry
+    cause = "" if broken is None else f", downstream of {broken}"
+    reason = f"what it reads does not transform as {entry.map.rep_in}{cause}"
+    return Rejected(entry.path, entry.map.op, reason, spoilt=True)
+
+
+def _merge(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[Call]) -> Site | Rejected:
+    """What all calls of one operation say together."""
+    results = [_judge(model, evidence, call) for call in calls]
+    for result in results:
+        if isinstance(result, Rejected):
+            return result
+    sites = [result for result in results if isinstance(result, Site)]
+    first = sites[0]
+    for other in sites[1:]:
+        if not _same(first.map, other.map):
+            return Rejected(path, first.map.op, "its calls carry different representations, or on different axes")
+    return first
+
+
+def _same(a: EquivariantMap, b: EquivariantMap) -> bool:
+    return (
+        (a.features_in, a.features_out, a.rep_in.blocks, a.rep_out.blocks)
+        == (b.features_in, b.features_out, b.rep_in.blocks, b.rep_out.blocks)
+        and all(torch.allclose(x, y, atol=1e-6) for x, y in zip(a.rep_in.actions, b.rep_in.actions, strict=True))
+    )  # fmt: skip
+
+
+def _judge(model: nn.Module, evidence: Evidence, call: Call) -> Site | Rejected:
+    op, before, after = _op(model, call), evidence.of(call.contraction.data), evidence.of(call.node)
+    if before.pixels is not None and set(call.contraction.axes_in) & before.pixels.axes:
+        return _mixes_pixels(call, op, before, after)
+    reason = _no_evidence(evidence, call, before)
+    if reason is not None:
+        return Rejected(call.path, op, reason, spoilt=before.kind == "none")
+    if after.kind != "linear":
+        reason = f"its output does not transform as its input does at {where(call.node)}"
+        if _bias(call.node) is not None:
+            reason += ": a bias on vector channels breaks equivariance"
+        return Rejected(call.path, op, reason, unsound=True)
+    result = _map(model, evidence, call, op, before, after)
+    if isinstance(result, Rejected):
+        return result
+    error = functools.partial(max, before.residual, after.residual)
+    module = model.get_submodule(call.owner)
+    return Site(call.path, module, result, error, evidence=f"data flow at {where(call.node)}")
+
+
+def _mixes_pixels(call: Call, op: str, before: Transformation, after: Transformation) -> Rejected:
+    if after.is_sound or not before.is_sound:
+        return Rejected(call.path, op, "it mixes pixels, and no such layer is relaxed", spoilt=before.kind == "none")
+    reason = f"it mixes pixels with weights that change with their places, at {where(call.node)}"
+    return Rejected(call.path, op, reason, unsound=True)
+
+
+def _no_evidence(evidence: Evidence, call: Call, before: Transformation) -> str | None:
+    """Why what an operation reads says nothing for it, or None if it carries a representation."""
+    if evidence.past_divergence(call.node):
+        return f"the runs on x and on g x take different courses from {evidence.diverged} on"
+    return {
+        "invariant": f"invariant -> invariant: it cannot break {evidence.group.name}",
+        "undecided": "too few samples in the example inputs to tell how its input transforms; pass larger ones",
+        "zero": "its input is zero, which tells nothing",
+        "none": f"its input does not transform linearly at {where(call.node)}",
+    }.get(before.kind)
+
+
+def _map(
+    model: nn.Module, evidence: Evidence, call: Call, op: str, before: Transformation, after: Transformation
+) -> EquivariantMap | Rejected:
+    found = call.contraction
+    assert before.actions is not None
+    assert after.actions is not None
+    n_in, n_out = len(shape_of(found.data)), len(shape_of(call.node))
+    group, name = evidence.group, _name(evidence, before)
+    if set(before.axes) & set(found.axes_in):
+        if before.axes != found.axes_in or after.axes != found.axes_out:
+            return Rejected(call.path, op, "it mixes components of the representation with channels")
+        if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
+            reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
+            return Rejected(call.path, op, reason, unsound=True)
+        rep_in = Representation.of(group, name, 1, before.actions)
+        rep_out = Representation.of(group, _name(evidence, after), 1, after.actions)
+        features = Features(found.axes_in), Features(found.axes_out)
+        return _describe(call, EquivariantMap("data_flow", op, rep_in, rep_out, *features))
+    places = tuple(found.place(axis, n_in, n_out) for axis in before.axes)
+    if after.axes != places or not torch.allclose(before.actions, after.actions, atol=1e-6):
+        return Rejected(
+            call.path, op, "its input and output carry different representations on the axes that it leaves alone"
+        )
+    c_in, c_out = _size(found.data, found.axes_in), _size(call.node, found.axes_out)
+    rep_in = Representation.of(group, name, c_in, before.actions, "component_major")
+    rep_out = Representation.of(group, name, c_out, before.actions, "component_major")
+    features = Features((*before.axes, *found.axes_in)), Features((*after.axes, *found.axes_out))
+    return _describe(call, EquivariantMap("data_flow", op, rep_in, rep_out, *features))
+
+
+def _describe(call: Call, map_: EquivariantMap) -> EquivariantMap:
+    """Add how the op is reached at run time, and what its own weight can express."""
+    names = call.parameters
+    if not call.is_module:
+        map_ = replace(map_, intercepts=names)
+    if call.contraction.weight.op != "get_attr":
+        return replace(map_, unfoldable="its weight is computed from other parameters")
+    if map_.features_in.axes == call.contraction.axes_in:
+        return replace(map_, unfoldable="it mixes the very axis that the group acts on")
+    if call.contraction.order is None:
+        return replace(map_, unfoldable="its weight is no plain matrix of channels")
+    return replace(map_, paths=(Path(names[0], 0, 0, 0, order=call.contraction.order),))
+
+
+def _name(evidence: Evidence, found: Transformation) -> str:
+    assert found.actions is not None
+    if not found.axes:
+        return "pseudoscalar"
+    known = known_actions(evidence.group, len(found.axes))
+    fitted = f"fitted{found.actions.shape[-1]}"
+    return next((name for name, actions in known.items() if torch.equal(found.actions, actions)), fitted)
+
+
+def _op(model: nn.Module, call: Call) -> str:
+    return type(model.get_submodule(call.owner)).__name__ if call.is_module else op_name(call.node)
+
+
+def _bias(node: fx.Node) -> Any:
+    if node.target is torch.nn.functional.linear:
+        return node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    return None
+
+
+def _size(node: fx.Node, axes: tuple[int, ...]) -> int:
+    return math.prod(shape_of(node)[axis] for axis in axes)

@@ -1,0 +1,76 @@
+"""The linear operations of a recorded run: which of them mix axes with a parameter, and whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from relaxify.evidence.evidence import Evidence
+from relaxify.graph.contractions import Contraction, contraction, parameters_behind
+
+
+@dataclass(frozen=True)
+class Call:
+    """One execution of a linear operation with a weight: where, and with which of the owner's parameters behind it."""
+
+    node: fx.Node
+    contraction: Contraction
+    parameters: tuple[str, ...]
+    path: str
+    owner: str
+    is_module: bool
+
+
+def linear_calls(model: nn.Module, evidence: Evidence, claimed: Collection[str] = ()) -> dict[str, list[Call]]:
+    """Every linear operation of the run that mixes axes with a parameter, by the path of its site.
+
+    But for those at `claimed` paths, and below.
+    """
+    behind = parameters_behind(evidence.nodes)
+    weights = {node: names for node, names in behind.items() if any(_is_parameter(model, name) for name in names)}
+    calls: dict[str, list[Call]] = {}
+    for node in evidence.nodes:
+        if node.op != "call_function" or node in behind:
+            continue
+        found = contraction(node.target, node.args, node.kwargs, lambda n: n in weights, shape_of)
+        if found is None:
+            continue
+        call = _call(model, node, found, weights[found.weight])
+        if not any(f"{call.path}.".startswith(f"{taken}.") for taken in claimed):
+            calls.setdefault(call.path, []).append(call)
+    return calls
+
+
+def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple[str, ...]) -> Call:
+    used = [model.get_parameter(name) for name in parameters if _is_parameter(model, name)]
+    # the innermost module that runs the operation and holds the parameters, however deep, by whatever names
+    owner = node.meta["module"]
+    while (names := _names_in(model.get_submodule(owner), used)) is None and owner:
+        owner = owner.rpartition(".")[0]
+    names = names or parameters
+    is_module = owner == node.meta["module"] and isinstance(model.get_submodule(owner), nn.Linear)
+    path = owner if is_module else ".".join(filter(None, (owner, names[0])))
+    return Call(node, found, names, path, owner, is_module)
+
+
+def _names_in(module: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[str, ...] | None:
+    """The names that these parameters have in a module, or None if it does not hold them all."""
+    names = {id(p): name for name, p in reversed(list(module.named_parameters(remove_duplicate=False)))}
+    return tuple(names[id(p)] for p in parameters) if all(id(p) in names for p in parameters) else None
+
+
+def shape_of(node: Any) -> tuple[int, ...]:
+    """The shape of a node's value; () if it has none."""
+    value = node.meta.get("value") if isinstance(node, fx.Node) else None
+    return () if value is None else tuple(value.shape)
+
+
+def _is_parameter(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_parameter(name)
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,171 @@
+"""Symmetry: one report for every way in which a Lie algebra is found, saying how sure it is and what it is."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.algebras import Signature, closure_residual, orthonormal, structure_constants
+from relaxify.groups import Group
+from relaxify.lconv.operators import Dense, Generators
+from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, names_of
+from relaxify.lconv.symmetry.forms import InvariantForm, invariant_form
+from relaxify.lconv.symmetry.subspaces import Overlap, overlap
+
+
+@dataclass(frozen=True, eq=False)
+class Symmetry:
+    """A Lie algebra that was looked for, with what speaks for it and against it.
+
+    `generators` are an orthonormal basis, (dimension, d, d), and `output_generators` what goes with each on the outputs.
+    `found` says whether the evidence is enough to speak of a symmetry, and `reason` why; only then is there a `name`.
+    `spectrum` holds how strongly each direction of gl(d) is broken, ascending, relative to a random direction: the first
+    `dimension` of them are the algebra's. `held_out_defect` is how much the generators break on data that they were not
+    found on, relative to the same. `confidence_angle` is the angle in degrees that holds the true algebra with 95 %
+    confidence, from `bootstraps` resamplings. `frame` are coordinates in which what does not depend on them (brackets,
+    Killing form, name) is better conditioned.
+    """
+
+    generators: Float[Tensor, "dimension d d"]
+    found: bool
+    reason: str
+    source: str
+    spectrum: Float[Tensor, " directions"] | None = None
+    held_out_defect: float | None = None
+    confidence_angle: float | None = None
+    bootstraps: int = 0
+    output_generators: Float[Tensor, "dimension c c"] | None = None
+    space: tuple[int, ...] | None = None
+    frame: Float[Tensor, "d d"] | None = None
+
+    @property
+    def dimension(self) -> int:
+        """Of the algebra: how many generators there are."""
+        return len(self.generators)
+
+    @property
+    def gap(self) -> float | None:
+        """The first broken direction's size over the last kept one's; None without a spectrum or with nothing to divide."""
+        if self.spectrum is None or not 0 < self.dimension < len(self.spectrum):
+            return None
+        kept, broken = float(self.spectrum[self.dimension - 1]), float(self.spectrum[self.dimension])
+        return broken / kept if kept > 0 else math.inf
+
+    @functools.cached_property
+    def closure_residual(self) -> float | None:
+        """How much of the brackets lies outside the span: 0 for an algebra. None where it would take too long."""
+        return closure_residual(self._framed) if self._small else None
+
+    @functools.cached_property
+    def structure_constants(self) -> Float[Tensor, "n n n"] | None:
+        """The f_ij^k of [L_i, L_j] = f_ij^k L_k (LC eq. 2)."""
+        return structure_constants(self.generators) if self._small else None
+
+    @functools.cached_property
+    def killing_signature(self) -> Signature | None:
+        """Signs of the Killing form: all negative for a compact semisimple algebra."""
+        if not self._small or not self.dimension:
+            return None
+        return invariants(self._framed, self.closure_residual or 0.0).killing
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """What the span is called as an algebra, whether or not there is evidence for it."""
+        if not self._small:
+            return ()
+        return names_of(self._framed, self.closure_residual or 0.0)
+
+    @property
+    def name(self) -> str | None:
+        """The algebra's name, if a symmetry was found and it is a classical one."""
+        return self.names[0] if self.found and self.names else None
+
+    @functools.cached_property
+    def form(self) -> InvariantForm | None:
+        """The bilinear form J with L^T J + J L = 0 that the algebra keeps, if any."""
+        found = invariant_form(self._framed, tolerance=0.05) if self._small else None
+        if found is None or self.frame is None:
+            return found
+        back = torch.linalg.inv(self.frame)
+        matrix = back.mT @ found.matrix @ back
+        return replace(found, matrix=matrix / matrix.norm())
+
+    @property
+    def _small(self) -> bool:
+        return self.dimension <= LARGEST_NAMED
+
+    @functools.cached_property
+    def _framed(self) -> Float[Tensor, "dimension d d"]:
+        if self.frame is None:
+            return self.generators
+        return orthonormal(torch.linalg.solve(self.frame, self.generators @ self.frame))
+
+    def overlap(self, known: Group | str | Tensor) -> Overlap:
+        """With another algebra: a named one, a Group, or matrices (n, d, d); with the level that chance reaches."""
+        matrices = known if isinstance(known, Tensor) else Group.parse(known).generators
+        return overlap(self.generators, matrices)
+
+    def as_operators(self) -> Generators:
+        """The generators as a frozen family, to build an L-conv on. ValueError if there are none."""
+        if not self.dimension:
+            raise ValueError("there is no symmetry here, so there are no generators to build on.")
+        matrices = self.generators.to(torch.get_default_dtype())
+        return Dense(matrices, space=self.space, learnable=False)
+
+    def flow(
+        self, x: Float[Tensor, "*batch d"], times: Sequence[float], generator: int = 0
+    ) -> Float[Tensor, "times *batch d"]:
+        """exp(t L) x for each time t: where the symmetry takes a sample."""
+        matrix = self.generators[generator].to(x.dtype)
+        return torch.stack([x @ torch.linalg.matrix_exp(t * matrix).mT for t in times])
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self, known: dict[str, Group | str | Tensor] | None = None) -> list[str]:
+        """The report, line by line, with the overlaps with `known` algebras of the same size."""
+        title = f"{self.source}: " + (f"symmetry {self.name or 'without a name'}" if self.found else "no symmetry")
+        lines = [title, f"  {self.reason}", f"  dimension {self.dimension} of gl({self.generators.shape[-1]})"]
+        if self.names:
+            lines[-1] += f", as an algebra {' = '.join(self.names)}"
+        add: list[tuple[object, Callable[[], str]]] = [
+            (self.gap, lambda: f"spectral gap {self.gap:.3g}"),
+            (self.closure_residual if self.dimension else None, lambda: f"closure residual {self.closure_residual:.2g}"),
+            (self.killing_signature, lambda: f"Killing form {self.killing_signature}"),
+            (self.form, lambda: f"keeps {_form_words(self.form)}"),
+            (self.held_out_defect, lambda: f"defect on held-out data {self.held_out_defect:.2g}"),
+            (
+                self.confidence_angle,
+                lambda: f"within {self.confidence_angle:.2g} degrees with 95 % confidence ({self.bootstraps} resamplings)",
+            ),
+        ]
+        lines += [f"  {words()}" for value, words in add if value is not None]
+        lines += [f"  {self.overlap(other)} with {name}" for name, other in (known or {}).items() if self.dimension]
+        return lines
+
+
+def _form_words(form: InvariantForm | None) -> str:
+    assert form is not None
+    kind = "a symmetric" if form.symmetric else "an antisymmetric"
+    return f"{kind} form" + (f" of signature {form.signature}" if form.signature else "") + f", defect {form.defect:.1g}"
+
+
+def cut(spectrum: Float[Tensor, " directions"], largest_defect: float, smallest_gap: float) -> int:
+    """How many directions are a null space: where the spectrum jumps most, if it starts low and jumps enough.
+
+    >>> cut(torch.tensor([0.01, 0.02, 0.9, 1.0]), 0.2, 2.5), cut(torch.tensor([0.15, 0.3, 0.4, 1.0]), 0.2, 2.5)
+    (2, 0)
+    """
+    low = int((spectrum <= largest_defect).sum())
+    if low == len(spectrum):
+        return low
+    floor = 1e-9
+    gaps = [float(spectrum[k].clamp(min=floor) / spectrum[k - 1].clamp(min=floor)) for k in range(1, low + 1)]
+    best = max(range(len(gaps)), key=gaps.__getitem__, default=-1)
+    return best + 1 if best >= 0 and gaps[best] >= smallest_gap else 0

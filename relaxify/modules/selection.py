@@ -1,0 +1,103 @@
+"""From a claim to a site: selected by the user's patterns, not trivial, and numerically proved to commute with the group."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from relaxify.modules.checks import check_site
+from relaxify.modules.patterns import Pattern, check_patterns, matches
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.sites import Rejected, Site
+
+TOLERANCE = 1e-6
+
+Names = Sequence[tuple[str, nn.Module]]
+
+
+class Selection:
+    """Decides on the claims made for one model. A layer is selected by any of its names, and by those of its aliases."""
+
+    def __init__(self, model: nn.Module, include: Sequence[Pattern], exclude: Sequence[Pattern]) -> None:
+        self.model = model
+        self.include = include
+        self.exclude = exclude
+        self._candidates: dict[str, Names] = {}
+        self._proved: dict[Hashable, float] = {}
+        self._paths: defaultdict[int, list[str]] = defaultdict(list)
+        self._users: defaultdict[int, set[int]] = defaultdict(set)
+        for path, module in model.named_modules(remove_duplicate=False):
+            self._paths[id(module)].append(path)
+            for parameter in module._parameters.values():
+                self._users[id(parameter)].add(id(module))
+
+    def decide(self, claims: Iterable[Site | Rejected]) -> list[Site | Rejected]:
+        """Each claim as a proved site, or rejected with the reason."""
+        return [self._decided(claim) for claim in claims]
+
+    def check(self, arguments: Mapping[str, Sequence[Pattern]]) -> None:
+        """ValueError for a pattern that selects nothing of what has been decided on."""
+        check_patterns(arguments, [name for names in self._candidates.values() for name in names])
+
+    def config(self, site: Site, default: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> RelaxConfig:
+        """The config of the first pattern that selects a site."""
+        names = self._candidates[site.path]
+        return next((config for pattern, config in overrides.items() if _selected([pattern], names)), default)
+
+    def _decided(self, claim: Site | Rejected) -> Site | Rejected:
+        path, names = claim.path, self._names(claim)
+        self._candidates[path] = names
+        if isinstance(claim, Rejected):
+            return claim
+        rep_in, rep_out, op = claim.map.rep_in, claim.map.rep_out, claim.map.op
+        if _selected(self.exclude, names):
+            return Rejected(path, op, "excluded")
+        if self.include and not _selected(self.include, names):
+            return Rejected(path, op, "not included")
+        if rep_in.dim == 0 or rep_out.dim == 0:
+            return Rejected(path, op, "it has no features to mix")
+        if rep_in.is_trivial and rep_out.is_trivial:
+            return Rejected(path, op, f"invariant -> invariant: it cannot break {rep_in.group.name}")
+        check_site(claim)
+        error = self._error(claim)
+        if not error <= TOLERANCE:
+            reason = f"it does not commute with {rep_in.group.name}: relative error {error:.1e} in float64"
+            return Rejected(path, op, reason, unsound=True)
+        return replace(self._foldable_alone(claim), proof=error)
+
+    def _error(self, site: Site) -> float:
+        key = (site.map.adapter, site.map.op, site.structure)
+        if site.structure is None or site.aliases:
+            return site.error()
+        if key not in self._proved:
+            self._proved[key] = site.error()
+        return self._proved[key]
+
+    def _names(self, claim: Site | Rejected) -> Names:
+        tied = [module for _, module in claim.aliases] if isinstance(claim, Site) else []
+        return [(path, module) for module in (self._module_at(claim.path), *tied) for path in self._paths[id(module)]]
+
+    def _module_at(self, path: str) -> nn.Module:
+        """The module at this path, or that holds the parameter at this path."""
+        try:
+            return self.model.get_submodule(path)
+        except AttributeError:
+            return self.model.get_submodule(path.rpartition(".")[0])
+
+    def _foldable_alone(self, site: Site) -> Site:
+        """What is folded into a weight must not change a layer that uses the same weight otherwise."""
+        modules = [site.module, *(module for _, module in site.aliases)]
+        for path in site.map.paths:
+            owner, _, name = path.parameter.rpartition(".")
+            own = {id(module.get_submodule(owner)) for module in modules}
+            if self._users[id(site.module.get_submodule(owner)._parameters[name])] - own:
+                reason = "its weight is shared with a layer that uses it otherwise"
+                return replace(site, map=replace(site.map, paths=(), attribute=None, unfoldable=reason))
+        return site
+
+
+def _selected(patterns: Iterable[Pattern], names: Names) -> bool:
+    return any(matches(pattern, path, module) for pattern in patterns for path, module in names)

@@ -1,0 +1,53 @@
+"""Copying a model out of FSDP2: whole parameters and the original classes, without the hooks that shard.
+
+`fully_shard` turns parameters into DTensors, replaces each module's class by a subclass that refuses to be copied, and keeps
+its state beside the module's own attributes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from relaxify.relaxation.distributed import is_dtensor, sharded_modules, whole
+
+_HOOKS = {
+    "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks": ("_forward_pre_hooks_with_kwargs",),
+    "_state_dict_hooks": (),
+    "_state_dict_pre_hooks": (),
+    "_load_state_dict_pre_hooks": (),
+    "_load_state_dict_post_hooks": (),
+}
+
+
+def gather(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Prepare `copy.deepcopy(model, memo)`: what cannot be copied as it is gets its copy here.
+
+    What `memo` already holds a stand-in for is not gathered. Every process takes part.
+    """
+    terms = {id(part) for module in model.modules() if id(module) in memo for part in module.parameters()}
+    for parameter in model.parameters():
+        if is_dtensor(parameter) and id(parameter) not in terms:
+            memo[id(parameter)] = nn.Parameter(whole(parameter).detach().clone(), parameter.requires_grad)
+    sharded = sharded_modules(model)
+    for module in sharded:
+        # as FSDP2 builds them: the subclass, FSDPModule, the original class
+        memo[id(module)] = object.__new__(type(module).__mro__[2])
+    for module in sharded:
+        vars(memo[id(module)]).update(copy.deepcopy(_own_attributes(module), memo))
+
+
+def _own_attributes(module: nn.Module) -> dict[str, Any]:
+    """What the module had before it was sharded."""
+    from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
+
+    other = {STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params"}
+    own = {name: value for name, value in vars(module).items() if name not in other}
+    for name, flags in _HOOKS.items():
+        foreign = [key for key, hook in own[name].items() if str(hook.__module__).startswith("torch.distributed")]
+        for table in (name, *flags):
+            own[table] = type(own[table])((key, value) for key, value in own[table].items() if key not in foreign)
+    return own

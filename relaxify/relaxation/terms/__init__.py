@@ -1,0 +1,1 @@
+"""Terms theta * W x, one file for each kind."""

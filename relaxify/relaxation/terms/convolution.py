@@ -1,0 +1,176 @@
+"""Terms of convolutions: y = conv(x, K_e + theta * K), one convolution, with an unconstrained kernel K.
+
+The term stands in for the forward of its layer, in training as in evaluation, so that what the layer keeps of its
+parameters in eval mode is always its equivariant kernel alone. The sketch samples patches and never unfolds an image.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relaxify.grids.convolution import Convolution
+from relaxify.modules.sharding import gather
+from relaxify.record import Record
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.counted_passes import is_counted
+from relaxify.relaxation.distributed import is_dtensor
+from relaxify.relaxation.terms.nearest_kernel import nearest_parameter
+from relaxify.relaxation.terms.stand_in import StandInTerm
+from relaxify.sites import Site
+
+SYMMETRISED = "its kernel is symmetrised, and what of the term is symmetric the model itself folds, not its checkpoint"
+CODE_NEEDED = "its weights are coefficients of kernels that its library knows; fold the model itself, not its checkpoint"
+
+
+class ConvolutionTerm(StandInTerm):
+    """theta * K in the kernel of a convolution, or in the matrix of a linear layer on an adapter's own kind of tensor.
+
+    W, of shape (channels_out, a group's channels_in * taps), is K flattened. It starts at zero; or, if the equivariant part
+    is the symmetrised kernel of an ordinary convolution, at what that kernel has beside, so that theta = 1 changes nothing.
+    """
+
+    def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
+        super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
+        self._cached_at: tuple[int, ...] | None = None
+        self._take_rest()
+
+    @property
+    def convolution(self) -> Convolution:
+        assert self.map.convolution is not None
+        return self.map.convolution
+
+    @property
+    def whole_weights(self) -> tuple[Tensor, ...]:
+        """W, or its factors, acting on patches of all channels."""
+        weights = super().whole_weights
+        if self.convolution.groups == 1:
+            return weights
+        return (self.convolution.blocks(weights[0] if len(weights) == 1 else weights[0] @ weights[1]),)
+
+    def compute(self, input: Any) -> Any:  # noqa: A002 (as layers call it)
+        """The layer's forward."""
+        if not self.active and not self.convolution.symmetrised:
+            self._renew()
+            return type(self.layer).forward(self.layer, input)
+        adapter, x = self.convolution.kernel, self.convolution.kernel.tensor(input)
+        if self.active and self.training and is_counted():
+            self._observe(self.convolution.patches(x), None, (), {})
+        kernel, bias = adapter.expand(self.layer)
+        if self.active:
+            kernel = kernel + self.theta * self._kernel()
+        return adapter.wrap(self.layer, self.convolution.apply(x, kernel, bias), input)
+
+    def _kernel(self) -> Float[Tensor, "..."]:
+        matrix = self.weight if self.config.rank is None else self.up @ self.down
+        return self.convolution.as_kernel(matrix)
+
+    def train(self, mode: bool = True) -> ConvolutionTerm:
+        """Called by the layer's own `train`, after it has made or dropped its cache: which is kept without gradients."""
+        super().train(mode)
+        self._cached_at = None
+        if not mode and not self.layer.training:
+            self._renew()
+        return self
+
+    def _renew(self) -> None:
+        """Make the layer's cache anew if its parameters have changed since it was made."""
+        if self.layer.training or self.convolution.symmetrised or torch.compiler.is_compiling():
+            return
+        now = tuple(parameter._version for parameter in self.layer.parameters(recurse=False))
+        if now != self._cached_at:
+            self.convolution.kernel.refresh(self.layer)
+            self._cached_at = now
+
+    def settle(self, layer: nn.Module) -> None:
+        """Make a copy of this term's layer compute its equivariant part without the term."""
+        self.convolution.kernel.refresh(layer)
+
+    @torch.no_grad()
+    def _take_rest(self) -> None:
+        """W = what the layer's own kernel has beside its symmetric part."""
+        if self.convolution.symmetrised and self.config.rank is None:
+            kernel = self.layer.get_parameter(self.convolution.kernel.parameter)
+            rest = kernel - self.convolution.kernel.expand(self.layer)[0]
+            self.weight.copy_(self.convolution.as_matrix(rest))
+
+    def record(self) -> Record:
+        basis = self.convolution.kernel.symmetriser.tolist() if self.convolution.symmetrised else ()
+        return replace(super().record(), groups=self.convolution.groups, symmetriser=tuple(map(tuple, basis)))
+
+    def output_square(self) -> Float[Tensor, ""] | None:
+        """E|f_e(x)|^2 = tr(K_e C K_e^T)."""
+        moment = self.sketch.moment
+        if moment is None:
+            return None
+        kernel = self.convolution.as_matrix(self.convolution.kernel.expand(self.layer)[0])
+        weight = self.convolution.blocks(kernel).to(moment)
+        return torch.einsum("oc,cd,od->", weight, moment, weight)
+
+    def record_paths(self) -> tuple[tuple[()], str]:
+        return (), SYMMETRISED if self.convolution.symmetrised else CODE_NEEDED
+
+    def why_not_foldable(self) -> None:
+        """The layer's own basis of kernels takes what it spans."""
+
+    @torch.no_grad()
+    def equivariant_part(self) -> Float[Tensor, "n_out n_in"]:
+        """The nearest to W among the kernels that the layer itself can have."""
+        return self.convolution.blocks(self._nearest(self._matrix())[1])
+
+    def _nearest(
+        self, matrix: Float[Tensor, "c_out group_in"], moment: Float[Tensor, "n n"] | None = None
+    ) -> tuple[Float[Tensor, "_"], Float[Tensor, "c_out group_in"]]:
+        return nearest_parameter(self._whole_layer(), self.convolution, matrix, moment)
+
+    def _whole_layer(self) -> nn.Module:
+        """The layer, or a copy gathered from all processes if it is sharded."""
+        if not any(map(is_dtensor, self.layer.parameters())):
+            return self.layer
+        memo: dict[int, Any] = {id(self): nn.Identity()}
+        gather(self.layer, memo)
+        return copy.deepcopy(self.layer, memo)
+
+    def _matrix(self) -> Float[Tensor, "c_out group_in"]:
+        weights = super().whole_weights
+        return weights[0] if len(weights) == 1 else weights[0] @ weights[1]
+
+    def folded_parameter(self, moment: Float[Tensor, "n n"] | None = None) -> Float[Tensor, "_"]:
+        """What `fold` adds to the layer's parameter, or `fit` if the moment of its patches is given."""
+        return nearest_parameter(
+            self._whole_layer(), self.convolution, self.theta.double() * self._matrix().double(), moment
+        )[0]
+
+    @torch.no_grad()
+    def folded_residual(self) -> float:
+        """|theta K - the part of it that `fold` keeps| / |theta K|; 0 while K is zero."""
+        matrix = self._matrix().double().cpu()
+        norm = float(matrix.norm())
+        return float((matrix - self._nearest(matrix)[1]).norm()) / norm if norm else 0.0
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """A checkpoint of the other mode lacks the layer's cache, or has one too many: it is made of the rest."""
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        owner = prefix.removesuffix(".").rpartition(".")[0]
+        cached = {f"{owner}.{name}".removeprefix(".") for name in self.convolution.kernel.cached()}
+        for keys in (missing_keys, unexpected_keys):
+            keys[:] = [key for key in keys if key not in cached]
+        if not any(key.startswith(prefix) for key in state_dict):
+            self._take_rest()
+        self._cached_at = None
+        self._renew()

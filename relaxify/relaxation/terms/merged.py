@@ -1,0 +1,110 @@
+"""Terms that are computed together with the op that they relax, in one product: y = (W_e + theta * W) x, with W_e dense.
+
+A layer of few channels beside components is made of small products, each over an input laid out in its own way; dense, it
+is a part of what the term costs anyway. In one product the layer costs nothing, and no sum of two outputs is formed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.counted_passes import is_counted
+from relaxify.relaxation.terms.stand_in import StandInTerm
+from relaxify.relaxation.terms.term import argument_of
+from relaxify.representations import slices
+from relaxify.sites import Path, Site
+
+# a layer of more is put together in more steps than are saved
+MOST_PATHS = 8
+# of rows per feature: with fewer, putting the layer together costs more than its own products
+FEW_ROWS = 1 / 4
+
+
+class MergedTerm(StandInTerm):
+    """A term of a layer that is linear, and wholly known by its paths."""
+
+    def compute(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's forward."""
+        if not self.active:
+            return type(self.layer).forward(self.layer, *args, **kwargs)
+        x = argument_of(args, kwargs, 0, self.map.argument)
+        # with further arguments, such as weights of another's, the layer is not what it is known as
+        if len(args) + len(kwargs) > 1 or self._has_few_rows(x) or self._adds_nothing():
+            return self.added_to(type(self.layer).forward(self.layer, *args, **kwargs), x)
+        rows = self.map.features_in.rows(x)
+        if self.training and is_counted():
+            self._observe(rows, None, (), {})
+        matrix = self._with_layer(self.theta * self.weight)
+        return self.map.features_out.restore(F.linear(rows, matrix), like=self._like_output(x))
+
+    def _has_few_rows(self, x: Tensor) -> bool:
+        n_in = self.map.rep_in.dim
+        return x.numel() // n_in < FEW_ROWS * n_in
+
+    def _adds_nothing(self) -> bool:
+        """Whether theta or W is zero, where looking does not wait: one product would round in another way than the layer."""
+        if torch.compiler.is_compiling() or type(self.theta) is not Tensor or self.theta.device.type != "cpu":
+            return False
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return False
+        return not (bool(self.theta) and bool(self.weight.any()))
+
+    def _with_layer(self, matrix: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
+        """The layer's own matrix W_e added to another, in place."""
+        blocks_in, blocks_out = self.map.rep_in.blocks, self.map.rep_out.blocks
+        columns, rows = list(slices(blocks_in)), list(slices(blocks_out))
+        for path in self.map.paths:
+            into, out = blocks_in[path.block_in], blocks_out[path.block_out]
+            weight = self._weight_of(path, into.multiplicity, out.multiplicity)
+            part = matrix[rows[path.block_out], columns[path.block_in]]
+            if into.layout == "channel_major":
+                part = part.unflatten(1, (into.multiplicity, into.dimension)).unflatten(0, (-1, into.dimension))
+                part.diagonal(0, 1, 3).add_(weight[..., None])
+            else:
+                part = part.unflatten(1, (into.dimension, into.multiplicity)).unflatten(0, (into.dimension, -1))
+                part.diagonal(0, 0, 2).add_(weight[..., None])
+        return matrix
+
+    def _weight_of(self, path: Path, channels_in: int, channels_out: int) -> Float[Tensor, "c_out c_in"]:
+        """scale * w of one path."""
+        parameter = getattr(self.layer, path.parameter)
+        own = parameter.reshape(-1)[path.offset : path.offset + channels_in * channels_out]
+        weight = own.view(channels_out, channels_in) if path.order == "out_in" else own.view(channels_in, channels_out).mT
+        return weight if path.scale == 1 else path.scale * weight
+
+    def output_square(self) -> Float[Tensor, ""] | None:
+        """E|f_e(x)|^2 = tr(W_e C W_e^T)."""
+        moment = self.sketch.moment
+        if moment is None:
+            return None
+        own = self._with_layer(torch.zeros_like(self.weight)).to(moment)
+        return torch.einsum("oc,cd,od->", own, moment, own)
+
+    def _like_output(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Something of the output's shape: the input's, with the output's channels last if components are an axis."""
+        channels = self.map.rep_out.blocks[0].multiplicity
+        return x if len(self.map.features_out.axes) == 1 else x[..., :1].expand(*x.shape[:-1], channels)
+
+
+def can_merge(site: Site, config: RelaxConfig) -> bool:
+    """Whether a site's paths are all that its module computes, and the term is dense: factors of low rank cost less."""
+    map_, module = site.map, site.module
+    blocks = (*map_.rep_in.blocks, *map_.rep_out.blocks)
+    is_plain = type(module) is nn.Linear and module.bias is None and not map_.intercepts
+    return (
+        (map_.is_complete or is_plain)
+        and config.rank is None
+        and 0 < len(map_.paths) <= MOST_PATHS
+        and not site.aliases
+        and "forward" not in vars(module)
+        # hooks that were there first see what the layer itself computes
+        and not module._forward_hooks
+        and len({block.layout for block in blocks}) == 1
+        and (map_.features_in.axes == (-1,) or len(blocks) == 2)
+    )

@@ -1,0 +1,278 @@
+"""Term: the added non-equivariant map theta * W x of one site (CR eq. 2), a child module of the site's module.
+
+It acts through a forward hook that is a bound method of the term, so that deepcopy and pickle carry it along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relaxify.grids.convolution import Patches
+from relaxify.record import Record
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.counted_passes import is_counted
+from relaxify.relaxation.distributed import whole
+from relaxify.relaxation.sketch import Sketch
+from relaxify.relaxation.terms.added_product import added_rows
+from relaxify.representations import Representation, project_to_intertwiners
+from relaxify.sites import EquivariantMap, Path, Site
+
+
+class Term(nn.Module):
+    """theta * W x, with W zero at the start: dense (n_out x n_in), or up @ down of rank r.
+
+    Active in `train()`; in `eval()` the model computes its equivariant part alone (CR sec. 3.3) unless `keep_relaxed`.
+    `forced` overrides both.
+    """
+
+    theta: Tensor
+    largest_theta: Tensor
+
+    def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
+        super().__init__()
+        self.map: EquivariantMap = site.map
+        self.path = site.path
+        self.aliases = tuple(path for path, _ in site.aliases)
+        self.config = config
+        self.keep_relaxed = keep_relaxed
+        self.forced: bool | None = None
+        self.sketch = Sketch(config)
+        # nothing seen yet: every value is below inf and above -inf
+        self.attribute_range = like.new_tensor([math.inf, -math.inf])
+        own = dict(site.module.named_parameters(recurse=False))
+        used = {path.parameter: site.module.get_parameter(path.parameter) for path in site.map.paths}
+        self.base_shapes = {name: tuple(p.shape) for name, p in (own | used).items()}
+        self.structure = (_structure(site.map.rep_in), _structure(site.map.rep_out))
+        self._make_weights(like)
+        self.register_buffer("theta", torch.tensor(config.theta, dtype=like.dtype, device=like.device))
+        self.register_buffer("largest_theta", torch.zeros_like(self.theta), persistent=False)
+
+    def _make_weights(self, like: Tensor) -> None:
+        (n_out, n_in), rank = self.map.weight_shape, self.config.rank
+        if rank is None:
+            self.weight = nn.Parameter(like.new_zeros(n_out, n_in))
+            return
+        # up = 0 makes W zero; down needs values for up to have a gradient, seeded by the path so that runs repeat
+        generator = torch.Generator().manual_seed(zlib.crc32(self.path.encode()))
+        down = torch.randn(rank, n_in, generator=generator, dtype=torch.float64) / max(n_in, 1) ** 0.5
+        self.up = nn.Parameter(like.new_zeros(n_out, rank))
+        self.down = nn.Parameter(down.to(like))
+
+    @property
+    def weight_keys(self) -> tuple[str, ...]:
+        return ("weight",) if self.config.rank is None else ("up", "down")
+
+    @property
+    def size(self) -> int:
+        """How many entries W has, or its factors."""
+        return sum(getattr(self, key).numel() for key in self.weight_keys)
+
+    @property
+    def whole_weights(self) -> tuple[Tensor, ...]:
+        """W, or up and down, gathered from all processes if they are sharded."""
+        return tuple(whole(getattr(self, key)) for key in self.weight_keys)
+
+    @property
+    def matrix(self) -> Float[Tensor, "n_out n_in"]:
+        """W, dense, gathered from all processes if it is sharded."""
+        first, *rest = self.whole_weights
+        return first @ rest[0] if rest else first
+
+    def forward(self, x: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
+        """W x on the last axis, without theta."""
+        return F.linear(x, self.weight) if self.config.rank is None else F.linear(F.linear(x, self.down), self.up)
+
+    @property
+    def active(self) -> bool:
+        """Whether the model's forward pass adds this term now."""
+        return self.forced if self.forced is not None else self.training or self.keep_relaxed
+
+    def lay_out(self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """The forward pre-hook of an nn.Linear: its input as rows in memory, or None (leave it) when not active.
+
+        F.linear copies an input that is not, for itself and out of reach; a copy made here serves the term as well, and its
+        gradients meet in one layout.
+        """
+        if not self.active or not module.weight.requires_grad:
+            return None
+        x = argument_of(args, kwargs, 0, self.map.argument)
+        if x.ndim < 3 or x.is_contiguous():
+            return None
+        return ((x.contiguous(), *args[1:]), kwargs) if args else (args, {**kwargs, self.map.argument: x.contiguous()})
+
+    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        """The forward hook: output + theta * W x as a fresh tensor, or None (leave the output) when not active."""
+        if not self.active:
+            return None
+        return self.added_to(output, argument_of(args, kwargs, 0, self.map.argument), args, kwargs)
+
+    def added_to(
+        self, output: Tensor, x: Tensor, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> Tensor:
+        """output + theta * W x for an op that made `output` of x (and of the further arguments of its module)."""
+        rows = self.map.features_in.rows(x)
+        if self.training and is_counted():
+            self._observe(rows, output, args, kwargs)
+        return added_rows(output, *self._factors(rows), self.map.features_out)
+
+    def _factors(self, rows: Float[Tensor, "*rows n_in"]) -> tuple[Float[Tensor, "*rows r"], Float[Tensor, "n_out r"]]:
+        """Two matrices whose product is theta * W x, with theta on the smaller."""
+        left, right = (rows, self.weight) if self.config.rank is None else (F.linear(rows, self.down), self.up)
+        return (self.theta * left, right) if left.numel() < right.numel() else (left, self.theta * right)
+
+    @torch.no_grad()
+    def _observe(
+        self, rows: Tensor | Patches, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Keep what the penalty and the folding need to know of the data."""
+        with torch.autocast(rows.device.type, enabled=False):
+            self.sketch.update(rows, output)
+        self._watch_attribute(args, kwargs)
+        self.largest_theta.copy_(torch.maximum(self.theta.abs(), self.largest_theta))
+
+    def _watch_attribute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self.map.attribute is None:
+            return
+        values = argument_of(args, kwargs, self.map.attribute.position, self.map.attribute.name)
+        values = values.detach()[..., self.map.attribute.column]
+        if values.numel():
+            low, high = self.attribute_range.to(values).unbind()
+            least, most = torch.aminmax(values)
+            self.attribute_range = torch.stack([torch.minimum(low, least), torch.maximum(high, most)])
+
+    def output_square(self) -> Float[Tensor, ""] | None:
+        """E|f_e(x)|^2 over the last sketch, or None before training."""
+        return self.sketch.output_square
+
+    def fold_paths(self) -> tuple[tuple[Path, ...], str | None]:
+        """The paths that `fold` may use, with a measured constant attribute in their scale, and why there are none."""
+        if self.map.attribute is None:
+            return self.map.paths, self.map.unfoldable
+        low, high = self.attribute_range.tolist()
+        if low > high:
+            return (), "the scalar attribute that scales this layer was never seen in training"
+        constant = (low + high) / 2
+        if constant == 0 or high - low > 1e-5 * abs(constant):
+            return (
+                (),
+                f"the scalar attribute that scales this layer is not constant (it went from {low:.3g} to {high:.3g})",
+            )
+        return tuple(replace(path, scale=path.scale * constant) for path in self.map.paths), self.map.unfoldable
+
+    def why_not_foldable(self) -> str | None:
+        """Why the layer's weights cannot take any of W; None if they can."""
+        paths, reason = self.fold_paths()
+        return reason if paths else reason or "its weights cannot express any of it"
+
+    def record_paths(self) -> tuple[tuple[Path, ...], str | None]:
+        """The paths that a checkpoint can be folded by, and why there are none."""
+        return self.fold_paths()
+
+    @torch.no_grad()
+    def equivariant_part(self) -> Float[Tensor, "n_out n_in"]:
+        """P_H W, in float64."""
+        return project_to_intertwiners(self.matrix, self.map.rep_in, self.map.rep_out)
+
+    def record(self) -> Record:
+        """What a checkpoint says of this term, so that it can be projected without the model's code."""
+        paths, unfoldable = self.record_paths()
+        return Record(
+            path=self.path,
+            aliases=self.aliases,
+            adapter=self.map.adapter,
+            op=self.map.op,
+            group=self.map.group.name,
+            rep_in=self.map.rep_in.blocks,
+            rep_out=self.map.rep_out.blocks,
+            axes_in=self.map.features_in.axes,
+            axes_out=self.map.features_out.axes,
+            weight_keys=self.weight_keys,
+            paths=paths,
+            base_shapes=self.base_shapes,
+            unfoldable=unfoldable,
+            updates=self.sketch.updates,
+            functional=bool(self.map.intercepts),
+        )
+
+    def get_extra_state(self) -> Tensor:
+        return self.record().encode()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved, own = Record.decode(state), self.record()
+        for name in ("group", "rep_in", "rep_out", "axes_in", "axes_out", "weight_keys"):
+            ours, theirs = getattr(own, name), getattr(saved, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"the checkpoint's relaxation of {self.path!r} has {name} {_words(theirs)} but the model's has "
+                    f"{_words(ours)}; relax the model as it was when the checkpoint was saved."
+                )
+        self.sketch.updates = saved.updates
+        if self.map.attribute is not None and saved.paths:
+            constant = saved.paths[0].scale / self.map.paths[0].scale
+            self.attribute_range = torch.tensor([constant, constant], dtype=self.theta.dtype, device=self.theta.device)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """A base checkpoint has none of this term's keys, which means W = 0."""
+        if not any(key.startswith(prefix) for key in state_dict):
+            with torch.no_grad():
+                (self.weight if self.config.rank is None else self.up).zero_()
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        rank = "" if self.config.rank is None else f", rank={self.config.rank}"
+        return f"{self.map.rep_in} -> {self.map.rep_out}, {self.map.group.name}{rank}"
+
+
+def _structure(rep: Representation) -> Hashable:
+    """Equal for representations that are the same, however they were made."""
+    digests = {id(action): hashlib.sha256(action.numpy().tobytes()).digest() for action in rep.actions}
+    return (rep.group, rep.blocks, tuple(digests[id(action)] for action in rep.actions))
+
+
+def argument_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Tensor:
+    """A tensor among the arguments of a call, given by position or by name."""
+    value = args[position] if len(args) > position else kwargs[name]
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _words(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def terms_of(model: nn.Module) -> dict[str, Term]:
+    """Every term of a model by its site's path, each once.
+
+    Modules are told apart by identity: some libraries' modules compare equal though they are distinct.
+    """
+    return {".".join(filter(None, (owner, *term.map.intercepts[:1]))): term for owner, term in owned_terms(model)}
+
+
+def owned_terms(model: nn.Module) -> Iterator[tuple[str, Term]]:
+    """Every term with the path of the module whose op it relaxes."""
+    seen: set[int] = set()
+    for owner, term in _walk(model, ()):
+        if id(term) not in seen:
+            seen.add(id(term))
+            yield owner, term
+
+
+def _walk(module: nn.Module, path: tuple[str, ...]) -> Iterator[tuple[str, Term]]:
+    # named_modules would join a name for each of the hundreds of modules that have no term, in every training step
+    if isinstance(module, Term):
+        yield ".".join(path[: -2 if module.map.intercepts else -1]), module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(child, (*path, name))
