@@ -1,4 +1,4 @@
-"""What the adapters' numeric proofs share: a copy of the layer with generic weights, and inputs.
+"""What adapters prove a layer's equivariance with: a copy with generic weights, generic inputs, and the error on them.
 
 A layer's equivariance is a property of its form, not of its weights' values; weights that start at zero, as some layers' do,
 would prove nothing.
@@ -7,13 +7,15 @@ would prove nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from relaxify.sites import probe
+from relaxify.modules.hanging import probe
+from relaxify.representations import Representation
+from relaxify.sites import Features
 
 
 @torch.no_grad()
@@ -36,6 +38,34 @@ def generic_input(*shape: int) -> Float[Tensor, "..."]:
     torch.Size([2, 3])
     """
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def commutation_error(
+    function: Callable[[Tensor], Tensor],
+    rep_in: Representation,
+    rep_out: Representation,
+    x: Float[Tensor, "..."],
+    *,
+    features_in: Features = Features(),
+    features_out: Features = Features(),
+    elements: int = 2,
+) -> float:
+    """max over random g of |f(rho_in(g) x) - rho_out(g) f(x)| / (|f(x) - f(0)| + |rho_out(g) f(x) - f(x)|), CR eq. 1.
+
+    The denominator is the response of f, so that a constant output proves nothing: a function without response gives inf.
+    """
+    generator = torch.Generator().manual_seed(0)
+    y, zero = function(x).detach(), function(torch.zeros_like(x)).detach()
+    rows_in, rows_out = features_in.rows(x), features_out.rows(y)
+    errors = []
+    for _ in range(elements):
+        g = rep_in.group.random(generator)
+        moved = function(features_in.restore(rows_in @ rep_in.rho(g).mT, like=x)).detach()
+        expected = features_out.restore(rows_out @ rep_out.rho(g).mT, like=y)
+        response = float((y - zero).norm() + (expected - y).norm())
+        errors.append(float((moved - expected).norm()) / response if response else float("inf"))
+    # unlike the builtin, this max lets NaN through
+    return float(torch.tensor(errors).max())
 
 
 def structure(module: nn.Module) -> Hashable:

@@ -1,8 +1,7 @@
-"""How a group acts on a feature vector, in blocks, and the maps that commute with it.
+"""How a group acts on a feature vector, in blocks.
 
 A representation is never a dense matrix here: it is a list of blocks, each `multiplicity` copies of one small
-representation, stored by the action of the group's generators. L_A(W) = W drho_in(A) - drho_out(A) W (CR sec. 3.1) and the
-projection P_H onto the intertwiners are formed block by block.
+representation, stored by the action of the group's generators.
 """
 
 from __future__ import annotations
@@ -196,78 +195,3 @@ class Representation:
 
     def __str__(self) -> str:
         return "+".join(map(str, self.blocks)) or "0"
-
-
-def lie_derivative(
-    weight: Float[Tensor, "n_out n_in"], rep_in: Representation, rep_out: Representation
-) -> Float[Tensor, "actions n_out n_in"]:
-    """L_A(W) = W drho_in(A) - drho_out(A) W for each Lie generator, W rho_in(g) - rho_out(g) W for each finite one.
-
-    Zero exactly when W is an intertwiner (CR sec. 3.1).
-
-    >>> vector = Representation.defining(Group.parse("SO(3)"))
-    >>> lie_derivative(2 * torch.eye(3), vector, vector).abs().max()
-    tensor(0.)
-    """
-    return rep_in.act(weight, transpose=True) - rep_out.act(weight.mT).mT
-
-
-def intertwiner_basis(
-    action_in: Float[Tensor, "actions d_in d_in"], action_out: Float[Tensor, "actions d_out d_out"]
-) -> Float[Tensor, "basis d_out d_in"]:
-    """An orthonormal basis of the maps B with action_out B = B action_in for every generator, in float64.
-
-    For two equal irreducible representations of real type this is the identity over sqrt(d) (Schur's lemma); for others
-    it is read off the null space of the constraint, which needs no Haar measure and so serves every group.
-    """
-    d_in, d_out = action_in.shape[-1], action_out.shape[-1]
-    eye_in, eye_out = torch.eye(d_in, dtype=torch.float64), torch.eye(d_out, dtype=torch.float64)
-    # with vec stacking rows: vec(a_out B - B a_in) = (a_out (x) 1 - 1 (x) a_in^T) vec(B)
-    rows = [
-        torch.kron(out, eye_in) - torch.kron(eye_out, into.mT.contiguous())
-        for into, out in zip(action_in.to(eye_in), action_out.to(eye_in), strict=True)
-    ]
-    if not rows:
-        return torch.eye(d_out * d_in, dtype=torch.float64).unflatten(-1, (d_out, d_in))
-    _, singular, right = torch.linalg.svd(torch.cat(rows))
-    rank = int((singular > 1e-9 * max(1.0, float(singular[0]))).sum())
-    return right[rank:].unflatten(-1, (d_out, d_in))
-
-
-def project_to_intertwiners(
-    weight: Float[Tensor, "n_out n_in"], rep_in: Representation, rep_out: Representation
-) -> Float[Tensor, "n_out n_in"]:
-    """P_H(W): the intertwiner nearest to W in the Frobenius norm, in float64.
-
-    For orthogonal representations of a compact group this is the group average of rho_out(g) W rho_in(g)^-1.
-
-    >>> vector = Representation.defining(Group.parse("SO(3)"))
-    >>> project_to_intertwiners(torch.diag(torch.tensor([1.0, 2, 3])), vector, vector).diagonal().round(decimals=9)
-    tensor([2., 2., 2.], dtype=torch.float64)
-    """
-    weight = weight.detach().to("cpu", torch.float64)
-    result = torch.zeros_like(weight)
-    bases: dict[tuple[bytes, bytes], Tensor] = {}
-    for out, rows, action_out in zip(rep_out.blocks, slices(rep_out.blocks), rep_out.actions, strict=True):
-        for into, columns, action_in in zip(rep_in.blocks, slices(rep_in.blocks), rep_in.actions, strict=True):
-            key = (action_in.numpy().tobytes(), action_out.numpy().tobytes())
-            if key not in bases:
-                bases[key] = intertwiner_basis(action_in, action_out)
-            pairs = split_pairs(weight[rows, columns], out, into)
-            coordinates = torch.einsum("kij,vuij->kvu", bases[key], pairs)
-            result[rows, columns] = merge_pairs(torch.einsum("kij,kvu->vuij", bases[key], coordinates), out, into)
-    return result
-
-
-def split_pairs(
-    weight: Float[Tensor, "rows columns"], out: Block, into: Block
-) -> Float[Tensor, "channels_out channels_in d_out d_in"]:
-    """A weight's block for one pair of blocks, with the channel and component axes apart."""
-    return out.split(into.split(weight).movedim(0, -1)).permute(2, 0, 3, 1)
-
-
-def merge_pairs(
-    pairs: Float[Tensor, "channels_out channels_in d_out d_in"], out: Block, into: Block
-) -> Float[Tensor, "rows columns"]:
-    """The inverse of `split_pairs`."""
-    return into.merge(out.merge(pairs.permute(1, 3, 0, 2)).movedim(-1, 0))

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.grids.convolution import Convolution
 from relaxify.groups import Group
 from relaxify.representations import Representation
-
-CHILD = "relaxation"
-"""The name under which a term is a child of its site's module; checkpoint keys read `path.relaxation.weight`."""
-
-HOLDER = "functional_"
-"""A term of a functional op on the parameter `weight` hangs under `functional_weight` of the module that runs the op."""
 
 ChannelOrder = Literal["in_out", "out_in"]
 
@@ -32,6 +24,7 @@ class Features:
     An axis counted from the front leaves room for those listed after it, because Vector Neurons, which move channels to
     the end, keep the vector axis at 2 of 4 or 5 axes and at 1 of 3.
 
+    >>> import torch
     >>> Features((2, -1)).rows(torch.zeros(8, 100, 3, 21)).shape
     torch.Size([8, 100, 63])
     """
@@ -142,11 +135,6 @@ class Site:
     structure: Hashable = field(default=None, repr=False)
 
     @property
-    def holder(self) -> str | None:
-        """The child of the module that holds the term of a functional op; None for a module's own term."""
-        return HOLDER + self.map.intercepts[0].replace(".", "_") if self.map.intercepts else None
-
-    @property
     def parameters(self) -> int:
         """Size of the op's own weights."""
         if self.map.intercepts:
@@ -173,54 +161,3 @@ class Rejected:
     unsound: bool = False
     unknown: bool = False
     spoilt: bool = False
-
-
-def constants(module: nn.Module) -> dict[int, Any]:
-    """A memo for copy.deepcopy: what a module computed with gradients and keeps, which torch does not copy, as values."""
-    kept = [buffer for part in module.modules() for buffer in part._buffers.values() if buffer is not None]
-    return {id(buffer): buffer.detach().clone() for buffer in kept if buffer.grad_fn is not None}
-
-
-def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:
-    """A copy to run numeric proofs on: in float64 (None: as it is), eval, without hooks and without a term."""
-    twin = copy.deepcopy(module, constants(module))
-    twin = twin.to("cpu", dtype).eval()
-    for part in list(twin.modules()):
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
-        if CHILD in part._modules and getattr(vars(part).get("forward"), "__self__", None) is part._modules[CHILD]:
-            del part.forward
-        for name, child in list(part._modules.items()):
-            if name == CHILD and callable(settle := getattr(child, "settle", None)):
-                settle(part)
-            if name == CHILD or (name.startswith(HOLDER) and child is not None and CHILD in child._modules):
-                del part._modules[name]
-    return twin
-
-
-def commutation_error(
-    function: Callable[[Tensor], Tensor],
-    rep_in: Representation,
-    rep_out: Representation,
-    x: Float[Tensor, "..."],
-    *,
-    features_in: Features = Features(),
-    features_out: Features = Features(),
-    elements: int = 2,
-) -> float:
-    """max over random g of |f(rho_in(g) x) - rho_out(g) f(x)| / (|f(x) - f(0)| + |rho_out(g) f(x) - f(x)|), CR eq. 1.
-
-    The denominator is the response of f, so that a constant output proves nothing: a function without response gives inf.
-    """
-    generator = torch.Generator().manual_seed(0)
-    y, zero = function(x).detach(), function(torch.zeros_like(x)).detach()
-    rows_in, rows_out = features_in.rows(x), features_out.rows(y)
-    errors = []
-    for _ in range(elements):
-        g = rep_in.group.random(generator)
-        moved = function(features_in.restore(rows_in @ rep_in.rho(g).mT, like=x)).detach()
-        expected = features_out.restore(rows_out @ rep_out.rho(g).mT, like=y)
-        response = float((y - zero).norm() + (expected - y).norm())
-        errors.append(float((moved - expected).norm()) / response if response else float("inf"))
-    # unlike the builtin, this max lets NaN through
-    return float(torch.tensor(errors).max())

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from relaxify import RelaxConfig, penalties, relaxify
 from relaxify.groups import Group
+from relaxify.intertwiners import lie_derivative
 from relaxify.relaxation.penalties import LayerPenalty
 from relaxify.relaxation.terms.convolution import ConvolutionTerm
-from relaxify.representations import lie_derivative
 from relaxify_adapters.escnn_space import share_groups
 
 with warnings.catch_warnings():

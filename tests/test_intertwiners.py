@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from strategies import layouts, random, seeds
 
 from relaxify import Group, Representation
-from relaxify.intertwiners import fit_updates, fold_updates
+from relaxify.intertwiners import fit_updates, fold_updates, merge_pairs, project_to_intertwiners
 from relaxify.irreps import irreps
-from relaxify.representations import merge_pairs, project_to_intertwiners, slices
+from relaxify.representations import slices
 from relaxify.sites import Path
 
 SPECS = ["1x0e", "2x0e+3x1o", "2x1o+1x2e+3x1o", "1x0o+2x1e+1x1o"]

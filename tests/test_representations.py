@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from strategies import COMPACT, LABELS, groups, layouts, pairs, random, representations, seeds
 
 from relaxify import Group, Representation
+from relaxify.intertwiners import intertwiner_basis, lie_derivative, project_to_intertwiners
 from relaxify.irreps import irreps
-from relaxify.representations import intertwiner_basis, lie_derivative, project_to_intertwiners
 
 Pair = tuple[Representation, Representation]
 LIE = [name for name in LABELS if len(Group.parse(name).generators)]

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from relaxify.groups import Group
-from relaxify.proof import generic_input, generic_twin, structure
+from relaxify.proof import commutation_error, generic_input, generic_twin, structure
 from relaxify.representations import Layout, Representation
-from relaxify.sites import EquivariantMap, Path, Rejected, Site, commutation_error
+from relaxify.sites import EquivariantMap, Path, Rejected, Site
 
 LAYOUTS: tuple[Layout, ...] = ("component_major", "channel_major")
 

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.groups import Group
-from relaxify.proof import generic_input, generic_twin, structure
+from relaxify.proof import commutation_error, generic_input, generic_twin, structure
 from relaxify.representations import Representation
-from relaxify.sites import Attribute, EquivariantMap, Path, Rejected, Site, commutation_error
+from relaxify.sites import Attribute, EquivariantMap, Path, Rejected, Site
 
 
 class E3nnAdapter:

@@ -17,8 +17,9 @@ from torch import nn
 from relaxify.grids.convolution import Convolution
 from relaxify.grids.taps import kernel_representation
 from relaxify.groups import Group
+from relaxify.intertwiners import lie_derivative
 from relaxify.proof import generic_input, generic_twin
-from relaxify.representations import Representation, lie_derivative
+from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
 from relaxify_adapters.escnn_groups import Fibre, NotASubgroupError, fibre_of
 from relaxify_adapters.escnn_kernels import blocks_of, convolution_of, steerability_error, tap_action

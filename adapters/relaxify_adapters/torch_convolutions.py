@@ -27,8 +27,9 @@ from relaxify.grids.taps import (
     tap_positions,
 )
 from relaxify.groups import Group
+from relaxify.intertwiners import intertwiner_basis, lie_derivative
 from relaxify.proof import generic_input, generic_twin
-from relaxify.representations import Representation, intertwiner_basis, lie_derivative
+from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
 
 KINDS: dict[type[nn.Module], int] = {

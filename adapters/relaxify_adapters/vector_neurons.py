@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.groups import Group
-from relaxify.proof import generic_input, generic_twin, structure
+from relaxify.proof import commutation_error, generic_input, generic_twin, structure
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site, commutation_error
+from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
 
 MAPS = {
     "VNLinear": ("map_to_feat",),

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.grids.convolution import symmetrised
-from relaxify.intertwiners import fold_updates
+from relaxify.intertwiners import as_channels, fold_updates
+from relaxify.modules.hanging import key_of, modules_at, owner_prefix
 from relaxify.record import CheckpointError, Record
-from relaxify.sites import CHILD, Path
+from relaxify.sites import Path
 
 # W in float64 takes 8 GiB then; a rank-r term's W = up @ down can be far larger than the file that holds it
 MAX_ENTRIES = 2**30
@@ -67,10 +68,8 @@ class StoredTerm:
 
     @property
     def base_prefix(self) -> str:
-        """What is ahead of the names of the layer's own parameters: a functional op's term hangs one module deeper."""
-        if not self.record.functional:
-            return self.prefix
-        return "".join(f"{part}." for part in self.prefix.split(".")[:-2])
+        """What is ahead of the names of the layer's own parameters."""
+        return owner_prefix(self.prefix, functional=self.record.functional)
 
     @property
     def path(self) -> str:
@@ -78,16 +77,20 @@ class StoredTerm:
 
     @property
     def weight_keys(self) -> tuple[str, ...]:
-        return tuple(term_key(self.owner, name) for name in self.record.weight_keys)
+        return tuple(key_of(self.owner, name) for name in self.record.weight_keys)
 
     @property
     def theta_key(self) -> str:
-        return term_key(self.owner, "theta")
+        return key_of(self.owner, "theta")
+
+    def modules(self) -> set[str]:
+        """The paths of the modules that belong to this term and no base model."""
+        return modules_at(self.prefix, functional=self.record.functional)
 
     def own_keys(self) -> set[str]:
         """All keys of the state dict that belong to this term and no base model."""
         names = (*self.record.weight_keys, "theta", "_extra_state")
-        return {key for name in names if (key := term_key(self.prefix, name)) in self.state.shapes}
+        return {key for name in names if (key := key_of(self.prefix, name)) in self.state.shapes}
 
     def theta(self) -> float:
         return float(self.state.load_real(self.theta_key))
@@ -138,14 +141,8 @@ class StoredTerm:
         record, total = self.record, (self.theta() * self.norm()) ** 2
         kept: defaultdict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         for path, update in self.updates():
-            channels_in = record.rep_in[path.block_in].multiplicity
-            in_out = path.order == "in_out"
-            channels = update.reshape(channels_in, -1) if in_out else update.reshape(-1, channels_in).mT
-            kept[path.block_in, path.block_out] = kept[path.block_in, path.block_out] + path.scale * channels
+            joined = (path.block_in, path.block_out)
+            channels = as_channels(update, path, record.rep_out[path.block_out], record.rep_in[path.block_in])
+            kept[joined] = kept[joined] + path.scale * channels
         squared = sum(record.rep_in[into].dimension * float(part.square().sum()) for (into, _), part in kept.items())
         return squared / total if total else None
-
-
-def term_key(prefix: str, name: str) -> str:
-    """The key of the term at a site's prefix."""
-    return f"{prefix}{CHILD}.{name}"

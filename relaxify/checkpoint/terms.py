@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from relaxify.checkpoint.state import StateDict, StoredTerm, term_key
+from relaxify.checkpoint.state import StateDict, StoredTerm
+from relaxify.modules.hanging import CHILD, key_of
 from relaxify.record import CheckpointError, Record
-from relaxify.sites import CHILD
 
-RECORD_KEY = term_key("", "_extra_state")
+RECORD_KEY = key_of("", "_extra_state")
 
 
 def is_term_key(key: str) -> bool:
@@ -92,12 +92,12 @@ def _check_strays(state: StateDict, records: Mapping[str, Record]) -> None:
     for prefix, names in children.items():
         if prefix not in records and names <= {"weight", "up", "down", "theta"}:
             raise CheckpointError(
-                f"{term_key(prefix, min(names))} belongs to a term whose record {term_key(prefix, '_extra_state')} is "
+                f"{key_of(prefix, min(names))} belongs to a term whose record {key_of(prefix, '_extra_state')} is "
                 f"missing; save the relaxed model's whole state_dict again."
             )
         if prefix in records and (extra := names - {*records[prefix].weight_keys, "theta", "_extra_state"}):
             raise CheckpointError(
-                f"{term_key(prefix, min(extra))} is no key of the term that its record describes; save the relaxed "
+                f"{key_of(prefix, min(extra))} is no key of the term that its record describes; save the relaxed "
                 f"model again."
             )
 
@@ -107,9 +107,9 @@ def _term(state: StateDict, prefix: str, records: Mapping[str, Record]) -> Store
     aliases = _alias_prefixes(prefix, record)
     names = (*record.weight_keys, "theta")
     for owner in (prefix, *(alias for alias in aliases if alias is not None and records.get(alias) == record)):
-        if all(term_key(owner, name) in state.shapes for name in names):
+        if all(key_of(owner, name) in state.shapes for name in names):
             return StoredTerm(state, prefix, record, owner, aliases)
-    missing = next(key for name in names if (key := term_key(prefix, name)) not in state.shapes)
+    missing = next(key for name in names if (key := key_of(prefix, name)) not in state.shapes)
     raise CheckpointError(f"{missing} is missing though its record is there; save the relaxed model again.")
 
 

@@ -18,7 +18,6 @@ from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.terms import is_term_key
 from relaxify.record import CheckpointError
-from relaxify.sites import CHILD
 
 Where = tuple[Any, ...]
 # what has been folded into: first byte, byte after the last, the tensor's identity and that of the term's weight
@@ -163,8 +162,7 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 def _clean_metadata(metadata: MutableMapping[Any, Any], plan: StatePlan) -> None:
     """The module versions that state_dict() notes, without the terms' modules and under the new names."""
-    modules = {f"{term.prefix}{CHILD}" for term in plan.terms}
-    modules |= {term.prefix.removesuffix(".") for term in plan.terms if term.record.functional}
+    modules = set().union(*(term.modules() for term in plan.terms))
     entries = [(key, value) for key, value in metadata.items() if key not in modules]
     metadata.clear()
     for key, value in entries:

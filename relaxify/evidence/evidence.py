@@ -17,8 +17,9 @@ from relaxify.graph.precision import NamedInDouble
 from relaxify.graph.recording import Recording, record
 from relaxify.grids.pixels import MovePixels, is_image, on_pixels
 from relaxify.groups import Element, Group
+from relaxify.modules.hanging import probe
 from relaxify.representations import Representation
-from relaxify.sites import Features, probe
+from relaxify.sites import Features
 
 ROUNDING = 1e-13
 

@@ -31,10 +31,10 @@ from relaxify.inspection.outputs import (
     words_of,
 )
 from relaxify.inspection.report import Errors, Fault, ModuleReport, NodeReport, Report
+from relaxify.modules.hanging import probe
 from relaxify.relaxation.planning import Plan, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
-from relaxify.sites import probe
 
 ROUNDING = 1e-3
 

@@ -6,18 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, fx
 
 from relaxify.evidence.analysis import Analysis
 from relaxify.graph.inputs import leaves_of
 from relaxify.grids.convolution import Convolution
 from relaxify.inspection.report import Errors, LayerReport
-from relaxify.intertwiners import fold_updates
-from relaxify.relaxation.terms.convolution import ConvolutionTerm
+from relaxify.intertwiners import lie_derivative
 from relaxify.relaxation.terms.term import Term
-from relaxify.representations import lie_derivative, merge_pairs, project_to_intertwiners, slices
-from relaxify.sites import Path, Site
+from relaxify.sites import Site
 
 ELEMENTS = 16
 PATCHES = 4096
@@ -74,7 +71,7 @@ def _patches(convolution: Convolution, x: Tensor, y: Tensor) -> tuple[Tensor, Te
 @torch.no_grad()
 def _with_term(plain: LayerReport, site: Site, term: Term, x: Tensor, y_equivariant: Tensor) -> LayerReport:
     rep_in, rep_out = site.map.rep_in, site.map.rep_out
-    weight = (term.theta * term.matrix).double().cpu()
+    weight = term.relaxation
     y = y_equivariant + x @ weight.mT
     scale = float(y.norm()) or 1.0
 
@@ -87,7 +84,7 @@ def _with_term(plain: LayerReport, site: Site, term: Term, x: Tensor, y_equivari
         g = rep_in.group.random(generator)
         errors.append(size(weight @ rep_in.rho(g) - rep_out.rho(g) @ weight))
     norm = float(weight.norm())
-    projection = nearest_equivariant(term, weight)
+    projection = term.equivariant_relaxation()
     return replace(
         plain,
         term_parameters=sum(parameter.numel() for parameter in term.parameters()),
@@ -96,33 +93,5 @@ def _with_term(plain: LayerReport, site: Site, term: Term, x: Tensor, y_equivari
         weight_error=float((weight - projection).norm()) / norm if norm else 0.0,
         share=size(weight),
         drop=size(weight),
-        fold=size(weight - folded(term, weight)),
+        fold=size(weight - term.folded()),
     )
-
-
-def nearest_equivariant(term: Term, weight: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
-    """The intertwiner nearest to theta W; where the group acts between taps, the layer's own nearest kernel."""
-    if isinstance(term, ConvolutionTerm):
-        return term.theta.double().cpu() * term.equivariant_part()
-    return project_to_intertwiners(weight, term.map.rep_in, term.map.rep_out)
-
-
-def folded(term: Term, weight: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
-    """The part of theta W that `project(mode="fold")` writes into the layer's own weights, as a matrix."""
-    if isinstance(term, ConvolutionTerm):
-        return nearest_equivariant(term, weight)
-    blocks_in, blocks_out = term.map.rep_in.blocks, term.map.rep_out.blocks
-    paths, _ = term.fold_paths()
-    result = torch.zeros_like(weight)
-    into, out = list(slices(blocks_in)), list(slices(blocks_out))
-    for path, update in zip(paths, fold_updates(weight, blocks_in, blocks_out, paths), strict=True):
-        one, two = blocks_in[path.block_in], blocks_out[path.block_out]
-        channels = _channels(path, update, one.multiplicity, two.multiplicity)
-        pairs = torch.einsum("vu,ij->vuij", channels, torch.eye(one.dimension, dtype=weight.dtype))
-        result[out[path.block_out], into[path.block_in]] += merge_pairs(path.scale * pairs, two, one)
-    return result
-
-
-def _channels(path: Path, update: Tensor, n_in: int, n_out: int) -> Tensor:
-    """(channels out, channels in)."""
-    return update.unflatten(0, (n_in, n_out)).mT if path.order == "in_out" else update.unflatten(0, (n_out, n_in))

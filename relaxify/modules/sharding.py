@@ -1,4 +1,4 @@
-"""Copying a model out of FSDP2: whole parameters and the original classes, without the hooks that shard.
+"""What is known of FSDP2: which parameters are sharded, and how a model is copied out of it, whole and without its hooks.
 
 `fully_shard` turns parameters into DTensors, replaces each module's class by a subclass that refuses to be copied, and keeps
 its state beside the module's own attributes.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
-
-from relaxify.relaxation.distributed import is_dtensor, sharded_modules, whole
+import torch.distributed as dist
+from torch import Tensor, nn
 
 _HOOKS = {
     "_forward_hooks": ("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -21,6 +20,35 @@ _HOOKS = {
     "_load_state_dict_pre_hooks": (),
     "_load_state_dict_post_hooks": (),
 }
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether FSDP2 holds this parameter, in shards."""
+    # such tensors exist only where torch.distributed is there and set up
+    return dist.is_available() and dist.is_initialized() and hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A parameter as one tensor, gathered from all processes if it is sharded.
+
+    Each process has its own gradient by the whole tensor: backward hands the mean of them to the shards, as FSDP2 does with
+    the gradients of the forward pass.
+    """
+    if not is_dtensor(tensor):
+        return tensor
+    from torch.distributed.tensor import DTensor, Partial
+
+    assert isinstance(tensor, DTensor)
+    return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)
+
+
+def sharded_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that FSDP2 was applied to."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def gather(model: nn.Module, memo: dict[int, Any]) -> None:

@@ -1,4 +1,4 @@
-"""relaxify: the surgery. Each planned site gets a term as a child module, with a forward hook or in the forward's place."""
+"""relaxify: the surgery. Each planned site gets a term as a child module, of the first kind that takes it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from torch import nn
 
 from relaxify.evidence.actions import InputAction
 from relaxify.groups import Group
+from relaxify.modules.hanging import child_name
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
-from relaxify.relaxation.terms.convolution import ConvolutionTerm
-from relaxify.relaxation.terms.intercepted import InterceptingTerm
-from relaxify.relaxation.terms.merged import MergedTerm, can_merge
-from relaxify.relaxation.terms.stand_in import StandInTerm
+from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
-from relaxify.sites import CHILD, Rejected, Site
+from relaxify.sites import Rejected, Site
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -79,45 +77,18 @@ def relaxify(
     # every term is made before the first is attached, so that an error leaves the model as it was
     terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
     for site, term in zip(result.sites, terms, strict=True):
-        _attach(site, term)
+        term.hang(site)
     return model
 
 
-def _attach(site: Site, term: Term) -> None:
-    if site.holder is not None:
-        holder = nn.Module()
-        holder.add_module(CHILD, term)
-        site.module.add_module(site.holder, holder)
-    else:
-        site.module.add_module(CHILD, term)
-    for module in (site.module, *(alias for _, alias in site.aliases)):
-        if isinstance(term, InterceptingTerm):
-            module.register_forward_pre_hook(term.enter)
-            module.register_forward_hook(term.leave, always_call=True)
-        elif isinstance(term, StandInTerm):
-            module.forward = term.compute
-        else:
-            module.register_forward_hook(term.hook, with_kwargs=True)
-            if type(module) is nn.Linear:
-                module.register_forward_pre_hook(term.lay_out, with_kwargs=True)
-
-
 def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:
-    child = site.holder or CHILD
-    if hasattr(site.module, child):
-        raise ValueError(f"{site.path!r} already has an attribute named {child!r}; rename it, or exclude this layer.")
+    kind = next(kind for kind in KINDS if kind.takes(site, config))
     like = next(iter(site.module.parameters()), torch.zeros(()))
-    if site.map.convolution is not None and site.aliases:
-        others = ", ".join(repr(path) for path, _ in site.aliases)
-        raise ValueError(f"{site.path!r} shares its weights with {others}: give each its own, or exclude them.")
-    term = _kind(site, config)(site, config, keep_relaxed=keep_relaxed, like=like.detach())
+    term = kind(site, config, keep_relaxed=keep_relaxed, like=like.detach())
+    name = child_name(term.operand)
+    if hasattr(site.module, name):
+        raise ValueError(f"{site.path!r} already has an attribute named {name!r}; rename it, or exclude this layer.")
     return term.train(site.module.training)
-
-
-def _kind(site: Site, config: RelaxConfig) -> type[Term]:
-    if site.map.convolution is not None:
-        return ConvolutionTerm
-    return InterceptingTerm if site.map.intercepts else MergedTerm if can_merge(site, config) else Term
 
 
 def _check_same(existing: Mapping[str, Term], result: Plan, keep_relaxed: bool) -> None:

@@ -13,25 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-
-def whole(tensor: Tensor) -> Tensor:
-    """A parameter as one tensor, gathered from all processes if it is sharded.
-
-    Each process has its own gradient by the whole tensor: backward hands the mean of them to the shards, as FSDP2 does with
-    the gradients of the forward pass.
-    """
-    if not is_dtensor(tensor):
-        return tensor
-    from torch.distributed.tensor import DTensor, Partial
-
-    assert isinstance(tensor, DTensor)
-    return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)
-
-
-def is_dtensor(tensor: Tensor) -> bool:
-    """Whether FSDP2 holds this parameter, in shards."""
-    # such tensors exist only where torch.distributed is there and set up
-    return dist.is_available() and dist.is_initialized() and hasattr(tensor, "full_tensor")
+from relaxify.modules.sharding import sharded_modules
 
 
 def replicas_of(model: nn.Module) -> dist.ProcessGroup | None:
@@ -50,15 +32,6 @@ def replicas_of(model: nn.Module) -> dist.ProcessGroup | None:
     groups = (module._get_fsdp_state()._fsdp_param_group for module in sharded)  # type: ignore[operator]
     mesh = next(group.mesh_info.mesh for group in groups if group is not None)
     return mesh.get_group() if mesh.ndim == 1 else mesh._flatten().get_group()
-
-
-def sharded_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that FSDP2 was applied to."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return []
-    from torch.distributed.fsdp import FSDPModule
-
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def averaged(

@@ -15,9 +15,10 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.intertwiners import lie_derivative
 from relaxify.relaxation.distributed import averaged, replicas_of
 from relaxify.relaxation.terms.term import Term, terms_of
-from relaxify.representations import Representation, lie_derivative
+from relaxify.representations import Representation
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def plan_and_analysis(
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = [entry for entry in decided if isinstance(entry, Site)]
     rejected = [entry for entry in decided if isinstance(entry, Rejected)]
-    configs = {site.path: selection.config(site, config, overrides) for site in sites}
+    configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
     diverged = analysis.evidence.diverged if analysis else None
     return Plan(group, tuple(sites), tuple(rejected), configs, types, tracing, diverged), analysis

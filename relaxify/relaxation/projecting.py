@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from relaxify.intertwiners import fit_updates, fold_updates
-from relaxify.modules.sharding import gather
-from relaxify.relaxation.distributed import averaged_moment, replicas_of, sharded_modules
-from relaxify.relaxation.terms.convolution import ConvolutionTerm
-from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
-from relaxify.sites import CHILD, HOLDER, constants
+from relaxify.modules.hanging import copy_without, take_off
+from relaxify.modules.sharding import sharded_modules
+from relaxify.relaxation.distributed import averaged_moment, replicas_of
+from relaxify.relaxation.terms.term import Term, Update, owned_terms, terms_of
 
 Mode = Literal["drop", "fold", "fit"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -47,17 +43,17 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     if max_theta is not None and not max_theta >= 0:
         raise ValueError(f"project(max_theta={max_theta}): it bounds |theta|; pass 0 or more.")
     _check_theta(terms, max_theta)
+    owned = list(owned_terms(model))
     replicas = replicas_of(model)
-    updates = [(owner, _updates(term, mode, replicas)) for owner, term in owned_terms(model)] if mode != "drop" else []
-    convolutions = {owner: term for owner, term in owned_terms(model) if isinstance(term, ConvolutionTerm)}
+    updates = [(owner, _updates(term, mode, replicas)) for owner, term in owned] if mode != "drop" else []
     if inplace and sharded_modules(model):
         raise ValueError("project(inplace=True) of a sharded model: its shards hold the terms; project it without inplace.")
-    clean = model if inplace else _copy_without_terms(model, list(terms.values()))
+    clean = model if inplace else copy_without(model, list(terms.values()))
     if inplace:
-        _strip(clean, {id(term) for term in terms.values()})
+        take_off(clean, {id(term) for term in terms.values()})
     for owner, slices in updates:
         _add(clean.get_submodule(owner), slices)
-    for owner, term in convolutions.items():
+    for owner, term in owned:
         term.settle(clean.get_submodule(owner))
     return clean
 
@@ -71,58 +67,15 @@ def _check_theta(terms: dict[str, Term], max_theta: float | None) -> None:
             )
 
 
-def _copy_without_terms(model: Model, terms: list[Term]) -> Model:
-    # a stand-in for each term keeps deepcopy from copying W; the copy's hooks are bound to the stand-ins
-    stand_ins = {id(term): nn.Identity() for term in terms}
-    memo: dict[int, Any] = {**stand_ins, **constants(model)}
-    if sharded_modules(model):
-        gather(model, memo)
-    clean = copy.deepcopy(model, memo)
-    _strip(clean, {id(stand_in) for stand_in in stand_ins.values()})
-    return clean
-
-
-def _strip(model: nn.Module, terms: set[int]) -> None:
-    """Remove the child modules with these ids and every hook bound to one."""
-    for _, module in list(model.named_modules(remove_duplicate=False)):
-        for name, child in list(module._modules.items()):
-            held = child._modules.get(CHILD) if child is not None and name.startswith(HOLDER) else None
-            if id(child) in terms or id(held) in terms:
-                del module._modules[name]
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if id(getattr(hook, "__self__", None)) in terms]:
-                del hooks[key]
-                module._forward_hooks_with_kwargs.pop(key, None)
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
-                module._forward_hooks_always_called.pop(key, None)
-        if id(getattr(vars(module).get("forward"), "__self__", None)) in terms:
-            del module.forward
-
-
-Update = tuple[str, int, Float[Tensor, "_"]]
-
-
-def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None = None) -> list[Update]:
-    """What to add to which slice (from this offset on) of which of the layer's parameters."""
-    paths, _ = term.fold_paths()
-    reason = term.why_not_foldable()
-    if reason is not None:
+def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None) -> list[Update]:
+    """What `fold` or `fit` adds to the layer's parameters; nothing where they cannot take any."""
+    if (reason := term.why_not_foldable()) is not None:
         _log.info("%s is dropped: %s cannot be used, because %s", term.path, mode, reason)
         return []
-    relaxation = (term.theta.double() * term.matrix.double()).detach().cpu()
-    if not relaxation.isfinite().all():
-        raise ValueError(f"the relaxation of {term.path!r} has NaN or infinite values; project with mode='drop' instead.")
-    blocks = (term.map.rep_in.blocks, term.map.rep_out.blocks)
     moment = term.sketch.moment if mode == "fit" else None
     if moment is not None and replicas is not None:
         moment = averaged_moment(moment, term.sketch.count, replicas)
-    if isinstance(term, ConvolutionTerm):
-        return [(term.convolution.kernel.parameter, 0, term.folded_parameter(moment))]
-    if moment is not None:
-        parts = fit_updates(relaxation, *blocks, paths, moment)
-    else:
-        parts = fold_updates(relaxation, *blocks, paths)
-    return [(path.parameter, path.offset, part) for path, part in zip(paths, parts, strict=True)]
+    return term.updates(moment)
 
 
 @torch.no_grad()

@@ -18,8 +18,9 @@ from torch.nn.utils import parametrize
 from models.segnn import SEGNN
 from relaxify import Group, RelaxConfig, penalty, plan, project, relaxify, set_theta, summary
 from relaxify.checkpoint.conversion import convert
+from relaxify.intertwiners import project_to_intertwiners
 from relaxify.relaxation.terms.term import terms_of
-from relaxify.representations import Representation, project_to_intertwiners, slices
+from relaxify.representations import Representation, slices
 from relaxify.sites import Site
 from relaxify_adapters.e3nn import representation, so3_generators
 

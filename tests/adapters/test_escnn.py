@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from relaxify import RelaxConfig, plan, project, relaxify, set_theta, summary
 from relaxify.groups import Group
-from relaxify.representations import lie_derivative
+from relaxify.intertwiners import lie_derivative
 
 
 @settings(max_examples=12)

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from relaxify import plan, relaxify
 from relaxify.grids.taps import Equivariants, grid_action, kernel_representation
 from relaxify.groups import Group
-from relaxify.representations import Block, Representation, lie_derivative
+from relaxify.intertwiners import lie_derivative
+from relaxify.representations import Block, Representation
 from relaxify_adapters.escnn_groups import fibre_of
 from relaxify_adapters.escnn_space import placement
 

@@ -12,8 +12,9 @@ from models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNMa
 from models.vn_dgcnn import VNDGCNN
 from models.vn_pointnet import VNPointNet
 from relaxify import Group, RelaxConfig, penalties, penalty, plan, project, relaxify, set_theta, summary
+from relaxify.intertwiners import project_to_intertwiners
 from relaxify.relaxation.terms.term import Term, terms_of
-from relaxify.representations import Representation, project_to_intertwiners
+from relaxify.representations import Representation
 
 SMALL: dict[str, Any] = {"num_classes": 4, "n_knn": 5, "width": 12}
 NETWORKS = {

@@ -22,7 +22,7 @@ from relaxify.grids.taps import (
     kernel_representation,
     tap_positions,
 )
-from relaxify.representations import lie_derivative
+from relaxify.intertwiners import lie_derivative
 
 QUARTER = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
 SIZES = st.integers(1, 6)

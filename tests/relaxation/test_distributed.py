@@ -14,7 +14,8 @@ from relaxation.replica import CASES, WORLD, relaxed_net, step
 from torch import nn
 
 from relaxify import project
-from relaxify.relaxation.distributed import averaged, replicas_of, whole
+from relaxify.modules.sharding import whole
+from relaxify.relaxation.distributed import averaged, replicas_of
 
 WAYS = pytest.mark.parametrize("way", ["ddp", "fsdp", "fsdp by layers"])
 NAMES = pytest.mark.parametrize("name", list(CASES))

@@ -8,9 +8,9 @@ from strategies import pairs, random, seeds, term_between
 from torch import Tensor
 
 from relaxify import Group, RelaxConfig, Representation
+from relaxify.intertwiners import lie_derivative, project_to_intertwiners
 from relaxify.relaxation.penalties import LayerPenalty, layer_penalty
 from relaxify.relaxation.terms.term import Term
-from relaxify.representations import lie_derivative, project_to_intertwiners
 
 Pair = tuple[Representation, Representation]
 reductions = st.sampled_from(["rms", "norm"])

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from relaxify.groups import Group
+from relaxify.proof import commutation_error, generic_input, generic_twin
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site, commutation_error, probe
+from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
 
 
 class DeepSetsLinear(nn.Module):
@@ -65,12 +66,8 @@ class DeepSetsAdapter:
 @torch.no_grad()
 def _error(layer: DeepSetsLinear, map_: EquivariantMap) -> float:
     """How far the layer, with random weights, is from commuting with permutations."""
-    twin, generator = probe(layer), torch.Generator().manual_seed(0)
-    for parameter in twin.parameters():
-        parameter.normal_(generator=generator)
-    x = torch.randn(4, layer.set_size, layer.A.shape[0], dtype=torch.float64, generator=generator)
-    features = map_.features_in
-    return commutation_error(twin, map_.rep_in, map_.rep_out, x, features_in=features, features_out=features)
+    x, features = generic_input(4, layer.set_size, layer.A.shape[0]), map_.features_in
+    return commutation_error(generic_twin(layer), map_.rep_in, map_.rep_out, x, features_in=features, features_out=features)
 
 
 adapter = DeepSetsAdapter()

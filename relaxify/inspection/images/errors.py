@@ -24,7 +24,7 @@ from relaxify.inspection.derivatives import Curve, Derivative, best_method
 from relaxify.inspection.images.attribution import STEP, Motion, carried, check_batched, directions, learn_grids, own_term
 from relaxify.inspection.images.image_report import FiniteError, ImageReport, StepTerm, TransformationReport
 from relaxify.inspection.images.steps import Step, run
-from relaxify.sites import probe
+from relaxify.modules.hanging import probe
 
 TRANSFORMATIONS = ("translation", "rotation", "scale", "shear")
 

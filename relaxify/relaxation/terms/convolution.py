@@ -6,7 +6,6 @@ parameters in eval mode is always its equivariant kernel alone. The sketch sampl
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,13 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.grids.convolution import Convolution
-from relaxify.modules.sharding import gather
+from relaxify.modules.hanging import StandIn, copy_without
+from relaxify.modules.sharding import is_dtensor
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
-from relaxify.relaxation.distributed import is_dtensor
 from relaxify.relaxation.terms.nearest_kernel import nearest_parameter
 from relaxify.relaxation.terms.stand_in import StandInTerm
+from relaxify.relaxation.terms.term import Update
 from relaxify.sites import Site
 
 SYMMETRISED = "its kernel is symmetrised, and what of the term is symmetric the model itself folds, not its checkpoint"
@@ -37,9 +37,16 @@ class ConvolutionTerm(StandInTerm):
     """
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
+        if site.aliases:
+            others = ", ".join(repr(path) for path, _ in site.aliases)
+            raise ValueError(f"{site.path!r} shares its weights with {others}: give each its own, or exclude them.")
         super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
         self._cached_at: tuple[int, ...] | None = None
         self._take_rest()
+
+    @classmethod
+    def takes(cls, site: Site, config: RelaxConfig) -> bool:
+        return site.map.convolution is not None
 
     @property
     def convolution(self) -> Convolution:
@@ -54,11 +61,10 @@ class ConvolutionTerm(StandInTerm):
             return weights
         return (self.convolution.blocks(weights[0] if len(weights) == 1 else weights[0] @ weights[1]),)
 
-    def compute(self, input: Any) -> Any:  # noqa: A002 (as layers call it)
-        """The layer's forward."""
+    def compute(self, forward: StandIn, input: Any) -> Any:  # noqa: A002 (as layers call it)
         if not self.active and not self.convolution.symmetrised:
             self._renew()
-            return type(self.layer).forward(self.layer, input)
+            return forward.own(input)
         adapter, x = self.convolution.kernel, self.convolution.kernel.tensor(input)
         if self.active and self.training and is_counted():
             self._observe(self.convolution.patches(x), None, (), {})
@@ -89,7 +95,6 @@ class ConvolutionTerm(StandInTerm):
             self._cached_at = now
 
     def settle(self, layer: nn.Module) -> None:
-        """Make a copy of this term's layer compute its equivariant part without the term."""
         self.convolution.kernel.refresh(layer)
 
     @torch.no_grad()
@@ -131,21 +136,25 @@ class ConvolutionTerm(StandInTerm):
 
     def _whole_layer(self) -> nn.Module:
         """The layer, or a copy gathered from all processes if it is sharded."""
-        if not any(map(is_dtensor, self.layer.parameters())):
-            return self.layer
-        memo: dict[int, Any] = {id(self): nn.Identity()}
-        gather(self.layer, memo)
-        return copy.deepcopy(self.layer, memo)
+        is_sharded = any(map(is_dtensor, self.layer.parameters()))
+        return copy_without(self.layer, [self]) if is_sharded else self.layer
 
     def _matrix(self) -> Float[Tensor, "c_out group_in"]:
         weights = super().whole_weights
         return weights[0] if len(weights) == 1 else weights[0] @ weights[1]
 
-    def folded_parameter(self, moment: Float[Tensor, "n n"] | None = None) -> Float[Tensor, "_"]:
-        """What `fold` adds to the layer's parameter, or `fit` if the moment of its patches is given."""
-        return nearest_parameter(
-            self._whole_layer(), self.convolution, self.theta.double() * self._matrix().double(), moment
-        )[0]
+    def equivariant_relaxation(self) -> Float[Tensor, "n_out n_in"]:
+        return self.theta.double().cpu() * self.equivariant_part()
+
+    def folded(self) -> Float[Tensor, "n_out n_in"]:
+        """All of the equivariant part: the layer's own basis of kernels takes it."""
+        return self.equivariant_relaxation()
+
+    @torch.no_grad()
+    def updates(self, moment: Float[Tensor, "n n"] | None = None) -> list[Update]:
+        relaxation = self.theta.double() * self._matrix().double()
+        self._check_finite(relaxation)
+        return [(self.convolution.kernel.parameter, 0, self._nearest(relaxation, moment)[0])]
 
     @torch.no_grad()
     def folded_residual(self) -> float:

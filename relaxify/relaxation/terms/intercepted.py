@@ -15,29 +15,29 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relaxify.graph.contractions import contraction
+from relaxify.modules.hanging import StandIn
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.terms.term import Term
+from relaxify.relaxation.terms.stand_in import StandInTerm
 from relaxify.sites import Site
 
 
-class InterceptingTerm(Term):
+class InterceptingTerm(StandInTerm):
     """A term whose op is a function call inside the forward of the module that it belongs to."""
 
-    def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
-        super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
-        self._watching: list[_Watch | None] = []
+    @classmethod
+    def takes(cls, site: Site, config: RelaxConfig) -> bool:
+        return bool(site.map.intercepts)
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """The forward pre-hook: start watching."""
-        watch = _Watch(self, module) if self.active else None
-        self._watching.append(watch)
-        if watch is not None:
-            watch.__enter__()  # type: ignore[no-untyped-call]
+    @property
+    def operand(self) -> str:
+        return self.map.intercepts[0]
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """The forward hook, called after an error too: stop watching."""
-        if self._watching and (watch := self._watching.pop()) is not None:
-            watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+    def compute(self, forward: StandIn, *args: Any, **kwargs: Any) -> Any:
+        """Watched within this call alone, so that whatever is raised in it, a Ctrl-C too, leaves nothing watching."""
+        if not self.active:
+            return forward.own(*args, **kwargs)
+        with _Watch(self, forward.module):
+            return forward.own(*args, **kwargs)
 
 
 class _Watch(TorchFunctionMode):

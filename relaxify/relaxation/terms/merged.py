@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.intertwiners import add_paths
+from relaxify.modules.hanging import StandIn
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
 from relaxify.relaxation.terms.stand_in import StandInTerm
 from relaxify.relaxation.terms.term import argument_of
-from relaxify.representations import slices
-from relaxify.sites import Path, Site
+from relaxify.sites import Site
 
 # a layer of more is put together in more steps than are saved
 MOST_PATHS = 8
@@ -29,14 +30,31 @@ FEW_ROWS = 1 / 4
 class MergedTerm(StandInTerm):
     """A term of a layer that is linear, and wholly known by its paths."""
 
-    def compute(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's forward."""
+    @classmethod
+    def takes(cls, site: Site, config: RelaxConfig) -> bool:
+        """If the site's paths are all that its module computes, and the term is dense: factors of low rank cost less."""
+        map_, module = site.map, site.module
+        blocks = (*map_.rep_in.blocks, *map_.rep_out.blocks)
+        is_plain = type(module) is nn.Linear and module.bias is None and not map_.intercepts
+        return (
+            (map_.is_complete or is_plain)
+            and config.rank is None
+            and 0 < len(map_.paths) <= MOST_PATHS
+            and not site.aliases
+            and "forward" not in vars(module)
+            # hooks that were there first see what the layer itself computes
+            and not module._forward_hooks
+            and len({block.layout for block in blocks}) == 1
+            and (map_.features_in.axes == (-1,) or len(blocks) == 2)
+        )
+
+    def compute(self, forward: StandIn, *args: Any, **kwargs: Any) -> Any:
         if not self.active:
-            return type(self.layer).forward(self.layer, *args, **kwargs)
+            return forward.own(*args, **kwargs)
         x = argument_of(args, kwargs, 0, self.map.argument)
         # with further arguments, such as weights of another's, the layer is not what it is known as
         if len(args) + len(kwargs) > 1 or self._has_few_rows(x) or self._adds_nothing():
-            return self.added_to(type(self.layer).forward(self.layer, *args, **kwargs), x)
+            return self.added_to(forward.own(*args, **kwargs), x)
         rows = self.map.features_in.rows(x)
         if self.training and is_counted():
             self._observe(rows, None, (), {})
@@ -58,25 +76,11 @@ class MergedTerm(StandInTerm):
     def _with_layer(self, matrix: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
         """The layer's own matrix W_e added to another, in place."""
         blocks_in, blocks_out = self.map.rep_in.blocks, self.map.rep_out.blocks
-        columns, rows = list(slices(blocks_in)), list(slices(blocks_out))
+        weights = []
         for path in self.map.paths:
-            into, out = blocks_in[path.block_in], blocks_out[path.block_out]
-            weight = self._weight_of(path, into.multiplicity, out.multiplicity)
-            part = matrix[rows[path.block_out], columns[path.block_in]]
-            if into.layout == "channel_major":
-                part = part.unflatten(1, (into.multiplicity, into.dimension)).unflatten(0, (-1, into.dimension))
-                part.diagonal(0, 1, 3).add_(weight[..., None])
-            else:
-                part = part.unflatten(1, (into.dimension, into.multiplicity)).unflatten(0, (into.dimension, -1))
-                part.diagonal(0, 0, 2).add_(weight[..., None])
-        return matrix
-
-    def _weight_of(self, path: Path, channels_in: int, channels_out: int) -> Float[Tensor, "c_out c_in"]:
-        """scale * w of one path."""
-        parameter = getattr(self.layer, path.parameter)
-        own = parameter.reshape(-1)[path.offset : path.offset + channels_in * channels_out]
-        weight = own.view(channels_out, channels_in) if path.order == "out_in" else own.view(channels_in, channels_out).mT
-        return weight if path.scale == 1 else path.scale * weight
+            size = blocks_in[path.block_in].multiplicity * blocks_out[path.block_out].multiplicity
+            weights.append(getattr(self.layer, path.parameter).reshape(-1)[path.offset : path.offset + size])
+        return add_paths(matrix, blocks_in, blocks_out, self.map.paths, weights)
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 = tr(W_e C W_e^T)."""
@@ -90,21 +94,3 @@ class MergedTerm(StandInTerm):
         """Something of the output's shape: the input's, with the output's channels last if components are an axis."""
         channels = self.map.rep_out.blocks[0].multiplicity
         return x if len(self.map.features_out.axes) == 1 else x[..., :1].expand(*x.shape[:-1], channels)
-
-
-def can_merge(site: Site, config: RelaxConfig) -> bool:
-    """Whether a site's paths are all that its module computes, and the term is dense: factors of low rank cost less."""
-    map_, module = site.map, site.module
-    blocks = (*map_.rep_in.blocks, *map_.rep_out.blocks)
-    is_plain = type(module) is nn.Linear and module.bias is None and not map_.intercepts
-    return (
-        (map_.is_complete or is_plain)
-        and config.rank is None
-        and 0 < len(map_.paths) <= MOST_PATHS
-        and not site.aliases
-        and "forward" not in vars(module)
-        # hooks that were there first see what the layer itself computes
-        and not module._forward_hooks
-        and len({block.layout for block in blocks}) == 1
-        and (map_.features_in.axes == (-1,) or len(blocks) == 2)
-    )

@@ -15,7 +15,7 @@ from scipy.sparse.linalg import LinearOperator, lsqr
 from torch import Tensor, nn
 
 from relaxify.grids.convolution import Convolution
-from relaxify.sites import probe
+from relaxify.modules.hanging import probe
 
 Linear = Callable[[Tensor], Tensor]
 

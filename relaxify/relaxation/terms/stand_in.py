@@ -1,6 +1,6 @@
-"""Terms that stand in for the forward of their layer, because no hook can keep a layer from computing what it computes.
+"""Terms that stand in for the forward of their module, because no hook reaches what they change.
 
-The layer's `forward` is then a bound method of its term, so that deepcopy and pickle carry it, until `project` takes it off.
+The module's `forward` then calls a bound method of its term, which deepcopy and pickle carry, until `project` takes it off.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from relaxify.modules.hanging import StandIn, stand_in
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.terms.term import Term
 from relaxify.sites import Site
 
 
 class StandInTerm(Term, abc.ABC):
-    """A term of one layer, which computes both the layer and itself while it is active."""
+    """A term that computes both its module and itself while it is active."""
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
@@ -27,6 +28,9 @@ class StandInTerm(Term, abc.ABC):
     def layer(self) -> nn.Module:
         return self._layers[0]
 
+    def act_on(self, module: nn.Module) -> None:
+        stand_in(module, self.compute)
+
     @abc.abstractmethod
-    def compute(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's forward."""
+    def compute(self, forward: StandIn, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward; `forward.own` is what it was without the term."""

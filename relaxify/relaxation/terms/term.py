@@ -1,10 +1,12 @@
 """Term: the added non-equivariant map theta * W x of one site (CR eq. 2), a child module of the site's module.
 
-It acts through a forward hook that is a bound method of the term, so that deepcopy and pickle carry it along.
+What all kinds of terms have: theta, W, the sketch, the record; and what each kind answers for itself: which sites it takes,
+how it acts on their modules, what of it the layer's own weights can take, and what is left to do when it is gone.
 """
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import math
 import zlib
@@ -19,17 +21,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.grids.convolution import Patches
+from relaxify.intertwiners import add_paths, fit_updates, fold_updates, project_to_intertwiners
+from relaxify.modules.hanging import attach, hung
+from relaxify.modules.sharding import whole
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
-from relaxify.relaxation.distributed import whole
 from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.added_product import added_rows
-from relaxify.representations import Representation, project_to_intertwiners
+from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Path, Site
 
+Update = tuple[str, int, Float[Tensor, "_"]]
+"""What is added to a slice of a layer's parameter: its name, the offset in the flat parameter, and the values."""
 
-class Term(nn.Module):
+
+class Term(nn.Module, abc.ABC):
     """theta * W x, with W zero at the start: dense (n_out x n_in), or up @ down of rank r.
 
     Active in `train()`; in `eval()` the model computes its equivariant part alone (CR sec. 3.3) unless `keep_relaxed`.
@@ -69,6 +76,29 @@ class Term(nn.Module):
         self.up = nn.Parameter(like.new_zeros(n_out, rank))
         self.down = nn.Parameter(down.to(like))
 
+    @classmethod
+    @abc.abstractmethod
+    def takes(cls, site: Site, config: RelaxConfig) -> bool:
+        """Whether a term of this kind can relax a site."""
+
+    @property
+    def operand(self) -> str | None:
+        """The parameter of the functional op that it relaxes, by which the term is called; None for the op of a module."""
+        return None
+
+    def hang(self, site: Site) -> None:
+        """Make the term a child of its site's module, and let it act on all modules that the site has."""
+        attach(site.module, self, self.operand)
+        for module in (site.module, *(alias for _, alias in site.aliases)):
+            self.act_on(module)
+
+    @abc.abstractmethod
+    def act_on(self, module: nn.Module) -> None:
+        """Register hooks on a module, or stand in for its forward, by bound methods, which `take_off` knows by that."""
+
+    def settle(self, layer: nn.Module) -> None:
+        """Make this term's layer, or a copy of it, compute its equivariant part without the term."""
+
     @property
     def weight_keys(self) -> tuple[str, ...]:
         return ("weight",) if self.config.rank is None else ("up", "down")
@@ -97,25 +127,6 @@ class Term(nn.Module):
     def active(self) -> bool:
         """Whether the model's forward pass adds this term now."""
         return self.forced if self.forced is not None else self.training or self.keep_relaxed
-
-    def lay_out(self, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        """The forward pre-hook of an nn.Linear: its input as rows in memory, or None (leave it) when not active.
-
-        F.linear copies an input that is not, for itself and out of reach; a copy made here serves the term as well, and its
-        gradients meet in one layout.
-        """
-        if not self.active or not module.weight.requires_grad:
-            return None
-        x = argument_of(args, kwargs, 0, self.map.argument)
-        if x.ndim < 3 or x.is_contiguous():
-            return None
-        return ((x.contiguous(), *args[1:]), kwargs) if args else (args, {**kwargs, self.map.argument: x.contiguous()})
-
-    def hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-        """The forward hook: output + theta * W x as a fresh tensor, or None (leave the output) when not active."""
-        if not self.active:
-            return None
-        return self.added_to(output, argument_of(args, kwargs, 0, self.map.argument), args, kwargs)
 
     def added_to(
         self, output: Tensor, x: Tensor, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
@@ -184,6 +195,44 @@ class Term(nn.Module):
         """P_H W, in float64."""
         return project_to_intertwiners(self.matrix, self.map.rep_in, self.map.rep_out)
 
+    @property
+    def relaxation(self) -> Float[Tensor, "n_out n_in"]:
+        """theta W, in float64."""
+        return (self.theta * self.matrix).detach().double().cpu()
+
+    @torch.no_grad()
+    def equivariant_relaxation(self) -> Float[Tensor, "n_out n_in"]:
+        """P_H (theta W), in float64."""
+        return project_to_intertwiners(self.relaxation, self.map.rep_in, self.map.rep_out)
+
+    @torch.no_grad()
+    def folded(self) -> Float[Tensor, "n_out n_in"]:
+        """The part of theta W that `updates` writes into the layer's own weights, as a matrix."""
+        weight, blocks = self.relaxation, (self.map.rep_in.blocks, self.map.rep_out.blocks)
+        paths, _ = self.fold_paths()
+        return add_paths(torch.zeros_like(weight), *blocks, paths, fold_updates(weight, *blocks, paths))
+
+    @torch.no_grad()
+    def updates(self, moment: Float[Tensor, "n n"] | None = None) -> list[Update]:
+        """What `fold` adds to the layer's parameters, or `fit` if the second moment of the inputs is given.
+
+        ValueError if theta W has NaN or infinite entries.
+        """
+        relaxation = self.theta.double() * self.matrix.double()
+        self._check_finite(relaxation)
+        (paths, _), blocks = self.fold_paths(), (self.map.rep_in.blocks, self.map.rep_out.blocks)
+        if moment is None:
+            parts = fold_updates(relaxation, *blocks, paths)
+        else:
+            parts = fit_updates(relaxation, *blocks, paths, moment)
+        return [(path.parameter, path.offset, part) for path, part in zip(paths, parts, strict=True)]
+
+    def _check_finite(self, relaxation: Tensor) -> None:
+        if not relaxation.isfinite().all():
+            raise ValueError(
+                f"the relaxation of {self.path!r} has NaN or infinite values; project with mode='drop' instead."
+            )
+
     def record(self) -> Record:
         """What a checkpoint says of this term, so that it can be projected without the model's code."""
         paths, unfoldable = self.record_paths()
@@ -202,7 +251,7 @@ class Term(nn.Module):
             base_shapes=self.base_shapes,
             unfoldable=unfoldable,
             updates=self.sketch.updates,
-            functional=bool(self.map.intercepts),
+            functional=self.operand is not None,
         )
 
     def get_extra_state(self) -> Tensor:
@@ -257,22 +306,13 @@ def terms_of(model: nn.Module) -> dict[str, Term]:
 
     Modules are told apart by identity: some libraries' modules compare equal though they are distinct.
     """
-    return {".".join(filter(None, (owner, *term.map.intercepts[:1]))): term for owner, term in owned_terms(model)}
+    return {".".join(filter(None, (owner, term.operand))): term for owner, term in owned_terms(model)}
 
 
 def owned_terms(model: nn.Module) -> Iterator[tuple[str, Term]]:
     """Every term with the path of the module whose op it relaxes."""
     seen: set[int] = set()
-    for owner, term in _walk(model, ()):
-        if id(term) not in seen:
+    for owner, term in hung(model):
+        if isinstance(term, Term) and id(term) not in seen:
             seen.add(id(term))
             yield owner, term
-
-
-def _walk(module: nn.Module, path: tuple[str, ...]) -> Iterator[tuple[str, Term]]:
-    # named_modules would join a name for each of the hundreds of modules that have no term, in every training step
-    if isinstance(module, Term):
-        yield ".".join(path[: -2 if module.map.intercepts else -1]), module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _walk(child, (*path, name))
