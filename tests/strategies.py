@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from relaxify import Group, RelaxConfig, Representation
 from relaxify.irreps import irreps
+from relaxify.relaxation.terms import HookedTerm
 from relaxify.relaxation.terms.term import Term
 from relaxify.sites import EquivariantMap, Path, Site
 
@@ -68,7 +69,7 @@ def term_between(
 ) -> Term:
     """A term on its own, without a model."""
     site = Site("layer", nn.Identity(), EquivariantMap("test", "map", rep_in, rep_out, paths=paths), lambda: 0.0)
-    term = Term(site, config, keep_relaxed=False, like=torch.zeros((), dtype=dtype))
+    term = HookedTerm(site, config, keep_relaxed=False, like=torch.zeros((), dtype=dtype))
     if weight is not None:
         term.weight.data.copy_(weight)
     return term

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,7 +116,7 @@ def test_relax_train_project() -> None:
     assert summary(model).share
     clean = project(model)
     assert [name for name, _ in clean.named_modules()] == [name for name, _ in plain.named_modules()]
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in clean.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in clean.modules())
     plain.load_state_dict(clean.state_dict(), strict=True)
     with projected(model):
         assert torch.equal(plain(X), model(X))
@@ -158,12 +161,96 @@ def test_copies_are_whole_and_independent() -> None:
         assert not torch.equal(twin(X), model(X))
 
 
-def test_an_error_in_forward_leaves_nothing_watching() -> None:
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_whatever_is_raised_in_forward_leaves_nothing_watching(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Ctrl-C too, for which torch calls no hooks: neither outputs nor gradients change."""
     model = relaxed_net(weight=0.1)
-    with pytest.raises(RuntimeError):
-        model(torch.randn(4, 4, 4, 4))
+    set_theta(model, 1.0)
+    trained, evaluated = model(X), model.eval()(X)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "tanh", raising(error))
+        for mode in (True, False):
+            with pytest.raises(error):
+                model.train(mode)(X)
     assert not _get_current_function_mode_stack()
-    assert model(X).isfinite().all()
+    assert torch.equal(model(X), evaluated)
+    assert torch.equal(model.train()(X), trained)
+    assert torch.equal(project(model)(X), evaluated)
+
+
+def raising(error: type[BaseException]) -> Callable[..., Tensor]:
+    def function(*args: object) -> Tensor:
+        raise error
+
+    return function
+
+
+def doubled(self: Mixing, x: Tensor) -> Tensor:
+    return 2 * Mixing.forward(self, x)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), lambda model: model])
+def test_a_forward_that_the_user_replaced_stays_the_users(copied: Callable[[Net], Net]) -> None:
+    """It is what the terms are added to, and what is left when they are gone."""
+    plain = Net()
+    plain.mixing.forward = functools.partial(doubled, plain.mixing)
+    model = relaxify(copy.deepcopy(plain), "O(3)", example_inputs=[X])
+    assert torch.equal(model(X), plain(X))
+    model.mixing.functional_embed.relaxation.weight.data.normal_()
+    set_theta(model, 1.0)
+    twin = copied(model)
+    assert torch.equal(twin(X), model(X))
+    assert not torch.equal(twin(X), plain(X))
+    clean = project(twin)
+    assert torch.equal(clean(X), plain(X))
+    assert vars(clean.mixing)["forward"].func is doubled
+    assert vars(clean.mixing)["forward"].args == (clean.mixing,)
+    assert vars(clean.mixing).keys() == vars(plain.mixing).keys()
+    assert torch.equal(project(twin, inplace=True)(X), plain(X))
+
+
+def test_a_forward_that_is_kept_loses_its_terms_with_the_module() -> None:
+    """Someone may have put the relaxed forward into one of their own."""
+    model = relaxed_net(weight=0.1)
+    set_theta(model, 1.0)
+    kept = model.mixing.forward
+    plain = project(model)
+    assert torch.equal(kept(X), model.mixing(X))
+    project(model, inplace=True)
+    assert torch.equal(kept(X), plain.mixing(X))
+
+
+def test_the_forward_has_the_signature_of_the_modules_own() -> None:
+    assert inspect.signature(relaxed_net().mixing.forward) == inspect.signature(Net().mixing.forward)
+
+
+def test_each_of_two_modules_with_one_weight_is_watched() -> None:
+    plain = nn.Sequential(Mix(), Mix())
+    plain[1].w = plain[0].w
+    v = torch.randn(8, 4, 3)
+    model = relaxify(copy.deepcopy(plain), "SO(3)", example_inputs=[v])
+    (term,) = terms_of(model).values()
+    term.weight.data = torch.kron(torch.diag(torch.tensor([0.0, 0.0, 0.5])), torch.eye(4))
+    set_theta(model, 1.0)
+
+    def expected(v: Tensor) -> Tensor:
+        return torch.einsum("nci,oc->noi", v, plain[0].w) + v * torch.tensor([0.0, 0.0, 0.5])
+
+    torch.testing.assert_close(model(v), expected(expected(v)))
+    clean = project(model)
+    assert torch.equal(clean(v), plain(v))
+    assert not any("forward" in vars(m) for m in clean.modules())
+
+
+class Mix(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return torch.einsum("nci,oc->noi", v, self.w)
 
 
 def test_only_the_owners_forward_is_watched() -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, penalty, project, relaxify, set_theta, summary
 from relaxify.modules.hanging import probe
-from relaxify.relaxation import attach
 from relaxify.relaxation.terms.merged import MergedTerm
 from relaxify.relaxation.terms.term import terms_of
 
@@ -53,7 +52,7 @@ def gradients(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
 def test_one_product_is_the_hooked_sum(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same weights: output, gradients, second derivatives, penalty and share."""
     merged = merged_layer(RelaxConfig(rows=None), shape)
-    monkeypatch.setattr(attach, "can_merge", lambda site, config: False)
+    monkeypatch.setattr(MergedTerm, "takes", lambda site, config: False)
     layer, group = layer_for(shape)
     hooked = relaxify(layer, group, config=RelaxConfig(rows=None))
     hooked.load_state_dict(merged.state_dict())
