@@ -1,4 +1,4 @@
-"""What each form of L-conv costs, as ratios to the convolution of the same run (issue: 1.10, 1.10 and 1.6 at most).
+"""What each form of L-conv costs, as ratios to the convolution of the same run (targets: 1.10, 1.10 and 1.6 at most).
 
     python benchmarks/lconv.py [--repeats 30] [--check]
 

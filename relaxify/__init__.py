@@ -1,5 +1,7 @@
 """Relax an equivariant PyTorch model during training, and project it back to an exactly equivariant one."""
 
+from importlib.metadata import version as _version
+
 from relaxify.grids.pixels import MovePixels
 from relaxify.groups import Group
 from relaxify.inspection.images import ImageReport, local_equivariance_error
@@ -40,3 +42,5 @@ __all__ = [
     "summary",
     "unlconvify",
 ]
+
+__version__ = _version("relaxify")

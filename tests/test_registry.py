@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relaxify import Group, plan, project, relaxify, set_theta
+from relaxify import Group, Triangle, penalties, penalty, plan, project, relaxify, set_theta
 from relaxify.registry import Operation, adapters
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
@@ -33,118 +36,105 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-SETUP = """
-    import copy, torch
-    from torch import nn
-    from deep_sets_layers import DeepSetsLinear
-    from relaxify import Triangle, penalties, penalty, plan, project, relaxify, set_theta, summary
+@pytest.fixture
+def deep_sets(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nn.Sequential]:
+    """A model of that distribution's layers, in a process that finds the distribution where it is installed."""
+    monkeypatch.syspath_prepend(installed)
+    adapters.cache_clear()
+    layer = importlib.import_module("deep_sets_layers").DeepSetsLinear
+    assert Path(inspect.getfile(layer)).parent == installed
+    yield nn.Sequential(layer(5, 3, 8), nn.Tanh(), layer(5, 8, 2, bias=False)).double()
+    del sys.modules["deep_sets_layers"]
+    adapters.cache_clear()
 
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    model = nn.Sequential(DeepSetsLinear(5, 3, 8), nn.Tanh(), DeepSetsLinear(5, 8, 2, bias=False))
-    x = torch.randn(16, 5, 3)
-"""
+
+def sets(channels: int = 3) -> Tensor:
+    return torch.randn(16, 5, channels, dtype=torch.float64)
 
 
-def run(installed: Path, program: str) -> None:
-    """Run SETUP and the program where the distribution is installed, and not where it was built from."""
-    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", dedent(SETUP) + dedent(program)]
+def test_layers_of_an_installed_distribution_are_sites(installed: Path) -> None:
+    """In a process of its own, as a user starts it."""
+    program = """
+        from torch import nn
+        from deep_sets_layers import DeepSetsLinear
+        from relaxify import plan
+
+        found = plan(nn.Sequential(DeepSetsLinear(5, 3, 8), nn.Tanh(), DeepSetsLinear(5, 8, 2, bias=False)), "S(5)")
+        assert {site.path: site.map.adapter for site in found.sites} == dict.fromkeys("02", "deep_sets_layers")
+        assert [str(site.map.rep_out) for site in found.sites] == ["8xvector", "2xvector"]
+        assert all(site.proof < 1e-12 for site in found.sites)
+    """
+    path = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", dedent(program)]
     result = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
-def test_layers_of_an_installed_distribution_are_sites(installed: Path) -> None:
-    run(
-        installed,
-        """
-        found = plan(model, "S(5)")
-        assert {site.path: site.map.adapter for site in found.sites} == dict.fromkeys("02", "deep_sets_layers")
-        assert [str(site.map.rep_out) for site in found.sites] == ["8xvector", "2xvector"]
-        assert all(site.proof < 1e-12 for site in found.sites)
-        """,
-    )
+def test_its_reasons_are_heard(deep_sets: nn.Sequential) -> None:
+    found = plan(deep_sets, "S(4)")
+    assert not found.sites
+    assert {r.path: r.reason for r in found.rejected}["2"] == "it commutes with S(5); S(4) was asked for"
 
 
-def test_its_reasons_are_heard(installed: Path) -> None:
-    run(
-        installed,
-        """
-        found = plan(model, "S(4)")
-        assert not found.sites
-        assert {r.path: r.reason for r in found.rejected}["2"] == "it commutes with S(5); S(4) was asked for", found
-        """,
-    )
+def test_its_layers_train_relaxed_and_project_back(deep_sets: nn.Sequential) -> None:
+    model, plain = deep_sets, copy.deepcopy(deep_sets)
+    x, target, order = sets(), sets(2), [1, 2, 3, 4, 0]
+    relaxify(model, "S(5)")
+    assert torch.equal(model(x), plain(x))
+    optimizer, theta, losses = torch.optim.Adam(model.parameters(), 1e-2), Triangle(model, 40), []
+    for _ in range(40):
+        loss = (model(x) - target).square().mean() + penalty(model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+        theta.step()
+    assert losses[-1] < losses[0]
+    assert all(model[i].relaxation.weight.any() for i in (0, 2))
+
+    clean = project(model)
+    # theta ends at 0
+    assert torch.equal(clean(x), model(x))
+    torch.testing.assert_close(clean(x[:, order]), clean(x)[:, order])
+    assert list(clean.state_dict()) == list(plain.state_dict())
+    assert type(clean[0]) is type(plain[0])
+    assert not clean[0]._forward_hooks
+    plain.load_state_dict(clean.state_dict(), strict=True)
+    assert torch.equal(plain(x), clean(x))
+
+    set_theta(model, 1.0)
+    assert not torch.allclose(model(x[:, order]), model(x)[:, order])
 
 
-def test_its_layers_train_relaxed_and_project_back(installed: Path) -> None:
-    run(
-        installed,
-        """
-        plain, order, target = copy.deepcopy(model), [1, 2, 3, 4, 0], torch.randn(16, 5, 2)
-        relaxify(model, "S(5)")
-        assert torch.equal(model(x), plain(x))
-        optimizer, theta, losses = torch.optim.Adam(model.parameters(), 1e-2), Triangle(model, 40), []
-        for step in range(40):
-            loss = (model(x) - target).square().mean() + penalty(model)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float(loss.detach()))
-            theta.step()
-        assert losses[-1] < losses[0]
-        assert all(model[i].relaxation.weight.any() for i in (0, 2))
-
-        clean = project(model)
-        assert torch.equal(clean(x), model(x)), "theta ends at 0"
-        assert torch.allclose(clean(x[:, order]), clean(x)[:, order])
-        assert list(clean.state_dict()) == list(plain.state_dict())
-        assert type(clean[0]) is DeepSetsLinear and not clean[0]._forward_hooks
-        plain.load_state_dict(clean.state_dict(), strict=True)
-        assert torch.equal(plain(x), clean(x))
-
-        set_theta(model, 1.0)
-        assert not torch.allclose(model(x[:, order]), model(x)[:, order])
-        """,
-    )
-
-
-def test_its_penalty_spares_intertwiners_alone(installed: Path) -> None:
+def test_its_penalty_spares_intertwiners_alone(deep_sets: nn.Sequential) -> None:
     """S(n)'s intertwiners are w (x) identity and w (x) mean, whether or not `fold` can express them."""
-    run(
-        installed,
-        """
-        relaxify(model, "S(5)")
-        first, last = model[0].relaxation, model[2].relaxation
-        w, v = torch.randn(2, 8, 3)
-        with torch.no_grad():
-            first.weight.copy_(torch.kron(torch.eye(5), w) + torch.kron(torch.ones(5, 5) / 5, v))
-            last.weight.normal_()
-        model(x)
-        sizes = penalties(model)
-        assert sizes["0"].norm > 1 and sizes["0"].lie.max() < 1e-12, sizes["0"]
-        assert sizes["2"].norm > 1 and sizes["2"].lie.min() > 1, sizes["2"]
-        assert penalty(model) > 0
-        """,
-    )
+    relaxify(deep_sets, "S(5)")
+    w, v = torch.randn(2, 8, 3, dtype=torch.float64)
+    with torch.no_grad():
+        deep_sets[0].relaxation.weight.copy_(torch.kron(torch.eye(5), w) + torch.kron(torch.ones(5, 5) / 5, v))
+        deep_sets[2].relaxation.weight.normal_()
+    deep_sets(sets())
+    sizes = penalties(deep_sets)
+    assert sizes["0"].norm > 1
+    assert sizes["0"].lie.max() < 1e-12
+    assert sizes["2"].norm > 1
+    assert sizes["2"].lie.min() > 1
+    assert penalty(deep_sets) > 0
 
 
-def test_its_paths_fold(installed: Path) -> None:
+def test_its_paths_fold(deep_sets: nn.Sequential) -> None:
     """w (x) identity moves into A; B and the bias stay."""
-    run(
-        installed,
-        """
-        relaxify(model, "S(5)")
-        set_theta(model, 0.5)
-        w = torch.randn(8, 3)
-        with torch.no_grad():
-            model[0].relaxation.weight.copy_(torch.kron(torch.eye(5), w))
-        folded = project(model, mode="fold")
-        assert torch.allclose(folded(x), model(x))
-        assert torch.allclose(folded[0].A, model[0].A + 0.5 * w.T)
-        assert torch.equal(folded[0].B, model[0].B) and torch.equal(folded[0].bias, model[0].bias)
-        """,
-    )
+    relaxify(deep_sets, "S(5)")
+    set_theta(deep_sets, 0.5)
+    x, w = sets(), torch.randn(8, 3, dtype=torch.float64)
+    with torch.no_grad():
+        deep_sets[0].relaxation.weight.copy_(torch.kron(torch.eye(5), w))
+    folded = project(deep_sets, mode="fold")
+    torch.testing.assert_close(folded(x), deep_sets(x))
+    torch.testing.assert_close(folded[0].A, deep_sets[0].A + 0.5 * w.T)
+    assert torch.equal(folded[0].B, deep_sets[0].B)
+    assert torch.equal(folded[0].bias, deep_sets[0].bias)
 
 
 Declare = Callable[[str, str], None]

@@ -50,11 +50,12 @@ def inspect(
 ) -> Report:
     """Equivariance errors of a model, of its layers and of its operations, and the first operation that breaks it.
 
+    - `model`, `group`: see `relaxify`.
     - `inputs`: the arguments of forward; `keywords`: all of them by name, instead.
-    - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g; by default every axis that has the size
-      of g is a vector.
-    - `output_action`: (g, output) -> moved output; by default what each tensor of the output is measured to transform as,
-      or comes nearest to.
+    - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g (n x n); by default every axis that has
+      the size n is a vector.
+    - `output_action`: (g, output) -> output moved by g, of the same shape; by default what each tensor of the output is
+      measured to transform as, or comes nearest to.
     - `training`: inspect the model in training mode (with the same random numbers in each run), where dropout acts.
 
     Works on any model that runs, relaxed or not; a relaxed one is inspected as it is without its terms, and its terms layer

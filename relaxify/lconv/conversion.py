@@ -90,6 +90,8 @@ def lconvify(
 ) -> nn.Module:
     """A copy of the model with convolutions, linear layers and graph convolutions swapped for L-convs (LC Props. 3 to 5).
 
+    An L-conv is sum_i L_i h W^i (LC eq. 6) on features h of shape (batch, channels, *space), as the layers that it replaces.
+
     - `mode="exact"`: the same function to rounding, with frozen generators: a convolution's shifts, the points that a linear
       layer reads, a graph's A_hat - I. Parameters keep their names and values, so checkpoints load both ways.
       `free(model)` makes the generators learnable from there, `unlconvify` undoes it.
@@ -104,9 +106,13 @@ def lconvify(
     ValueError for an unknown mode, a pattern that matches nothing, a compiled, wrapped or lazy model, inputs on which it
     does not run, or if no layer can be swapped.
 
-    >>> model = lconvify(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()))
+    >>> cnn = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+    >>> model = lconvify(cnn)
     >>> type(model[0]).__name__, list(model.state_dict())
     ('LConv', ['0.weight', '0.bias'])
+    >>> x = torch.randn(2, 1, 8, 8)
+    >>> torch.allclose(model(x), cnn(x), atol=1e-6)
+    True
     """
     model = model if inplace else copy.deepcopy(model)
     entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)

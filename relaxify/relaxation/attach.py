@@ -40,6 +40,8 @@ def relaxify(
     The model stays the same object of the same class with the same base parameters and state_dict keys; W starts at zero,
     so its outputs do not change until theta and W do. Terms act in `train()` and not in `eval()`.
 
+    - `model`: any module in single or double precision, before torch.compile and before wrapping for data parallelism.
+    - `group`: a `Group`, or a name such as "SO(3)", "O(2)", "C(4)", "S(5)".
     - `include`, `exclude`: globs on module paths, `re:` patterns, types, or predicates `(path, module) -> bool`; exclusion
       wins.
     - `config`, `overrides`: how to relax; the first matching pattern of `overrides` replaces `config`.
@@ -48,10 +50,18 @@ def relaxify(
     - `strict`: raise if the model breaks the symmetry somewhere, rather than leave what breaks it, and the layers downstream
       of it that example inputs show to be spoilt, as they are, with a warning that names them.
 
-    ValueError for bad input: see `plan`, and further if no site is found, or the model is already relaxed otherwise
-    (relaxing it again in the same way does nothing). The model is unchanged after an error.
+    Returns the model that it was given. ValueError for bad input: see `plan`, and further if no site is found, or the model
+    is already relaxed otherwise (relaxing it again in the same way does nothing). The model is unchanged after an error.
 
-        model = relaxify(model, "SO(3)", config=RelaxConfig(rank=16), exclude=["head"])
+    >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
+    >>> x = torch.randn(16, 3, 4)  # points, components, channels: 4 vectors a point
+    >>> before = model(x)
+    >>> relaxify(model, "SO(3)", example_inputs=x, config=RelaxConfig(rank=2)) is model
+    True
+    >>> torch.equal(model(x), before)
+    True
+    >>> [name for name, _ in model.named_parameters()][:3]
+    ['0.weight', '0.relaxation.up', '0.relaxation.down']
     """
     result = plan(
         model,

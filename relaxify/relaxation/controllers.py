@@ -1,4 +1,7 @@
-"""Controllers: what sets theta over training. Call `step()` after every optimiser step."""
+"""Controllers: what sets theta over training. Call `step()` after every optimiser step.
+
+A schedule of your own is a subclass of `Schedule` with its `value(step)`; nothing else needs to know of it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,10 @@ from relaxify.relaxation.terms.term import terms_of
 
 class Schedule:
     """theta as a function of the step alone; subclasses say which by `value(step)`.
+
+    - `model`: the relaxed model, every term of which gets the same theta, from the moment the schedule is made.
+    - `total_steps`: N, the optimiser steps of the whole training.
+    - `peak`: the largest theta.
 
     RuntimeError if the model is not relaxed; ValueError if `total_steps` is no integer >= 1 or `peak` not finite.
     """
@@ -73,7 +80,15 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """theta = peak throughout: a residual pathway prior (Finzi et al. 2021). It is not annealed: project with care."""
+    """theta = peak throughout: a residual pathway prior (Finzi et al. 2021). It is not annealed: project with care.
+
+    Errors as of every schedule: see `Triangle`.
+
+    >>> from relaxify import relaxify, summary
+    >>> model = relaxify(nn.Sequential(nn.Conv2d(1, 1, 3)), "C(4)")
+    >>> Constant(model, peak=0.5).theta, summary(model).layers["0"].theta
+    (0.5, 0.5)
+    """
 
     def __init__(self, model: nn.Module, total_steps: int = 1, peak: float = 1.0) -> None:
         super().__init__(model, total_steps, peak)
@@ -83,7 +98,18 @@ class Constant(Schedule):
 
 
 class Triangle(Schedule):
-    """theta_i = peak * 2i/N for i < N/2, peak * (2 - 2i/N) after (CR sec. 3.2); exactly 0 from the last step on."""
+    """theta_i = peak * 2i/N for i < N/2, peak * (2 - 2i/N) after (CR sec. 3.2); exactly 0 from the last step on.
+
+    RuntimeError if the model is not relaxed; ValueError if `total_steps` (N) is no integer >= 1 or `peak` not finite.
+
+    >>> from relaxify import relaxify
+    >>> theta = Triangle(relaxify(nn.Sequential(nn.Conv2d(1, 1, 3)), "C(4)"), total_steps=4)
+    >>> [theta.value(step) for step in range(6)]
+    [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+    >>> theta.step()
+    >>> theta.theta
+    0.5
+    """
 
     def value(self, step: int) -> float:
         rise = 2 * step / self.total_steps
@@ -91,7 +117,15 @@ class Triangle(Schedule):
 
 
 class Cosine(Schedule):
-    """theta_i = peak * (1 + cos(pi i/N)) / 2: from peak at the start to exactly 0 from the last step on."""
+    """theta_i = peak * (1 + cos(pi i/N)) / 2: from peak at the start to exactly 0 from the last step on.
+
+    Errors as of every schedule: see `Triangle`.
+
+    >>> from relaxify import relaxify
+    >>> theta = Cosine(relaxify(nn.Sequential(nn.Conv2d(1, 1, 3)), "C(4)"), total_steps=4, peak=2.0)
+    >>> [round(theta.value(step), 2) for step in range(6)]
+    [2.0, 1.71, 1.0, 0.29, 0.0, 0.0]
+    """
 
     def value(self, step: int) -> float:
         if step >= self.total_steps:

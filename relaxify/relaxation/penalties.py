@@ -39,9 +39,19 @@ def penalty(model: nn.Module) -> Float[Tensor, ""]:
     """lambda_reg * sum over layers of (|W x| + sum_A |L_A(W) x|), the penalty of CR eq. 5, to be added to the loss.
 
     Expectations run over the rows seen in training forward passes since the last call (so micro-batches accumulate).
-    Gradients are finite, and zero, at W = 0. RuntimeError if the model is not relaxed or no layer saw a training batch.
+    lambda_reg is each layer's `RelaxConfig.weight`; the sum depends neither on batch size nor on the number of points.
+    Returns a 0-d tensor with gradients for the Ws alone, finite, and zero, at W = 0.
+    RuntimeError if the model is not relaxed or no layer saw a training batch.
 
-        loss = criterion(model(x), y) + penalty(model)
+    >>> from relaxify import RelaxConfig, relaxify
+    >>> layer = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1))
+    >>> model = relaxify(layer, "C(4)", config=RelaxConfig(weight=0.1, theta=1.0))
+    >>> loss = model(torch.randn(8, 1, 6, 6)).square().mean()
+    >>> by_layer = penalties(model)
+    >>> total = penalty(model)
+    >>> torch.equal(total, sum(layer.total for layer in by_layer.values()))
+    True
+    >>> (loss + total).backward()
     """
     terms = _seen_terms(model)
     layers = layer_penalties(list(terms.values()), replicas_of(model))
@@ -51,7 +61,10 @@ def penalty(model: nn.Module) -> Float[Tensor, ""]:
 
 
 def penalties(model: nn.Module) -> dict[str, LayerPenalty]:
-    """The same layer by layer, by path, without marking the sketches as read. Layers that saw no input count zero."""
+    """The same layer by layer, by path, without marking the sketches as read. Layers that saw no input count zero.
+
+    RuntimeError as for `penalty`.
+    """
     terms = _seen_terms(model)
     return dict(zip(terms, layer_penalties(list(terms.values()), replicas_of(model)), strict=True))
 

@@ -75,16 +75,23 @@ def plan(
 ) -> Plan:
     """Every equivariant linear op that `relaxify` would relax, each numerically proved to commute with the group.
 
-    - `include`, `exclude`, `config`, `overrides`: see `relaxify`. A layer with several names, or one that shares its weight
-      with others, is selected by any of them.
+    - `model`, `group`, `include`, `exclude`, `config`, `overrides`: see `relaxify`. A layer with several names, or one that
+      shares its weight with others, is selected by any of them.
     - `example_inputs`: arguments of the model's forward, in a tuple, or by keyword in a dict (which, if it is the one
       argument, goes into a tuple). With them, layers whose type proves nothing (a bare nn.Linear on vector channels) are
       judged by how their values transform when the inputs do.
-    - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g; by default every axis that has the size
-      of g is a vector.
+    - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g (n x n); by default every axis that has
+      the size n is a vector.
 
     ValueError for an unknown group, a model that cannot be changed (compiled, wrapped, lazy, half precision, NaN weights),
     or a pattern that matches nothing. The model is not changed.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
+    >>> found = plan(model, "SO(3)", example_inputs=torch.randn(16, 3, 4))
+    >>> [(site.path, str(site.map.rep_in), str(site.map.rep_out)) for site in found.sites]
+    [('0', '4xvector', '8xvector'), ('1', '8xvector', '1xvector')]
+    >>> [rejected.path for rejected in plan(model, "SO(3)").rejected]  # without inputs nothing is known of bare layers
+    ['0', '1']
     """
     return plan_and_analysis(
         model,

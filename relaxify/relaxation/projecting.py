@@ -23,6 +23,7 @@ _log = logging.getLogger("relaxify")
 def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_theta: float | None = None) -> Model:
     """A clean model without terms, hooks or extra keys; the relaxed model stays as it was unless `inplace`.
 
+    - `model`: a relaxed model, or one that was loaded from the checkpoint of one.
     - `drop` sets theta = 0: bit-equal to the relaxed model's equivariant part.
     - `fold` adds theta * P_H(W) to the layers' own weights, as far as they can express it: never further from the relaxed
       layer than `drop` in weight norm.
@@ -34,6 +35,14 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
 
     Layers that cannot express anything (`summary(model)` says why) are dropped. RuntimeError if the model is not relaxed;
     ValueError for an unknown mode, a theta above `max_theta`, or NaN in a term that would be folded.
+
+    >>> from relaxify import relaxify
+    >>> plain = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
+    >>> x, keys = torch.randn(16, 3, 4), list(plain.state_dict())
+    >>> model = relaxify(plain, "SO(3)", example_inputs=x)
+    >>> clean = project(model)
+    >>> type(clean) is type(model), list(clean.state_dict()) == keys, torch.equal(clean(x), model(x))
+    (True, True, True)
     """
     terms = terms_of(model)
     if not terms:

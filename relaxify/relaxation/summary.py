@@ -59,7 +59,17 @@ class Summary:
 
 
 def summary(model: nn.Module) -> Summary:
-    """What each term is and does now. RuntimeError if the model is not relaxed."""
+    """What each term is and does now, by path: as data, and as a table when printed.
+
+    RuntimeError if the model is not relaxed.
+
+    >>> from relaxify import relaxify
+    >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
+    >>> print(summary(relaxify(model, "SO(3)", example_inputs=torch.randn(16, 3, 4))))
+    2 terms, 40 + 360 parameters
+      0: 4xvector -> 8xvector, theta 0, share -
+      1: 8xvector -> 1xvector, theta 0, share -
+    """
     terms = terms_of(model)
     if not terms:
         raise RuntimeError("the model has no relaxation terms to summarise; call relaxify(model, group) first.")
