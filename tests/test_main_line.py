@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import subprocess
 import sys
@@ -50,6 +51,21 @@ def train(model: nn.Module, batch: Batch, target: Tensor, steps: int) -> None:
         theta.step()
 
 
+@functools.cache
+def _trained(make: Make, rank: int | None) -> tuple[nn.Module, nn.Module, Batch]:
+    torch.manual_seed(0)
+    model, group, batch, shape = make()
+    plain = copy.deepcopy(model)
+    train(relaxify(model, group, config=RelaxConfig(rank=rank)), batch, torch.randn(shape), steps=6)
+    return plain, model, batch
+
+
+def trained(make: Make, rank: int | None = None) -> tuple[nn.Module, nn.Module, Batch]:
+    """A plain model and its relaxed twin after six steps: copies, of a training that is done once."""
+    plain, model, batch = _trained(make, rank)
+    return copy.deepcopy(plain), copy.deepcopy(model), batch
+
+
 def convert(source: Path) -> dict[str, Path]:
     """Run the command where neither the models' folder nor this test is on the path, and prove that: drop, then fold."""
     targets = {mode: source.with_name(f"{mode}{source.suffix}") for mode in ("drop", "fold")}
@@ -79,14 +95,14 @@ def load(path: Path) -> dict[str, Tensor]:
     return dict(nested["model"])
 
 
-@MODELS
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("rank", [None, 4])
+# every two of model, container and rank meet
+@pytest.mark.parametrize(
+    ("make", "suffix", "rank"),
+    [(segnn, ".safetensors", None), (segnn, ".pt", 4), (vn_pointnet, ".safetensors", 4), (vn_pointnet, ".pt", None)],
+)
 def test_convert_equals_project(make: Make, suffix: str, rank: int | None, tmp_path: Path) -> None:
     """drop to 0 ulp, fold to 1e-6, with the input file untouched."""
-    model, group, batch, shape = make()
-    plain, target = copy.deepcopy(model), torch.randn(shape)
-    train(relaxify(model, group, config=RelaxConfig(rank=rank)), batch, target, steps=6)
+    plain, model, batch = trained(make, rank)
     source = tmp_path / f"relaxed{suffix}"
     save(model.state_dict(), source)
     before = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -107,9 +123,7 @@ def test_convert_equals_project(make: Make, suffix: str, rank: int | None, tmp_p
 @pytest.mark.parametrize("mode", ["drop", "fold", "fit"])
 def test_project_gives_the_original_back(make: Make, mode: str, inplace: bool) -> None:
     """The same class, keys, order, shapes, parameter count and hooks; the relaxed model as it was, unless in place."""
-    model, group, batch, shape = make()
-    plain = copy.deepcopy(model)
-    train(relaxify(model, group), batch, torch.randn(shape), steps=3)
+    plain, model, _ = trained(make)
     relaxed_state = {key: value.clone() for key, value in model.state_dict().items()}
     clean = project(model, mode=mode, inplace=inplace)
     assert (clean is model) == inplace
@@ -126,8 +140,7 @@ def test_project_gives_the_original_back(make: Make, mode: str, inplace: bool) -
 @MODELS
 def test_projecting_at_theta_zero_is_bit_equal(make: Make) -> None:
     """In training mode (terms active, batch statistics in use) and in evaluation mode."""
-    model, group, batch, shape = make()
-    train(relaxify(model, group), batch, torch.randn(shape), steps=4)
+    _, model, batch = trained(make)
     set_theta(model, 0.0)
     clean = project(model)
     for mode in (True, False):

@@ -23,13 +23,14 @@ CHILD = "relaxation"
 HOLDER = "functional_"
 """A term of a functional op on the parameter `weight` hangs under `functional_weight` of the module that runs the op."""
 
+# still leads to the stand-in when another's forward has been put around it
 _STAND_IN = "_relaxed_forward"
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 class Holder(nn.Module):
-    """Holds one child of a module that has several."""
+    """What hangs for one functional op of a module, which may have several."""
 
 
 @runtime_checkable
@@ -58,7 +59,7 @@ class StandIn:
 
     @property
     def __func__(self) -> Callable[..., Any]:
-        """For who binds the function of a module's forward anew, as Accelerate does for mixed precision."""
+        """The function of the forward, which Accelerate binds to the module anew for mixed precision."""
         return _stand_in
 
     @property
@@ -115,7 +116,7 @@ def owner_prefix(prefix: str, *, functional: bool) -> str:
 
 
 def hung(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every child of that name, with the path of the module that it acts on. Shared ones come as often as they occur."""
+    """Every child called `relaxation`, with the path of the module that it acts on; a shared one as often as it occurs."""
     yield from _walk(model, (), 0)
 
 

@@ -140,7 +140,7 @@ def test_runs_repeat_and_seeds_differ(data: tuple[Tensor, ...]) -> None:
 
 
 def test_training_reduces_the_loss(data: tuple[Tensor, ...]) -> None:
-    _, pair = trained(data, epochs=30)
+    _, pair = trained(data, epochs=10)
     first, last = pair.epochs[0], pair.epochs[-1]
     assert last.plain_loss < 0.5 * first.plain_loss
     assert last.relaxed_loss < 0.5 * first.relaxed_loss
@@ -150,7 +150,7 @@ def test_training_reduces_the_loss(data: tuple[Tensor, ...]) -> None:
 def test_the_penalty_keeps_the_terms_small(data: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def norms(factor: float) -> float:
         monkeypatch.setattr(training, "penalty", lambda model: factor * penalty(model))
-        _, pair = trained(data, epochs=20)
+        _, pair = trained(data, epochs=8)
         return sum(layer.norm for layer in training.summary(pair.relaxed).layers.values())
 
     free, held = norms(0.0), norms(1.0)

@@ -242,7 +242,7 @@ def test_no_matrix_is_formed_unless_asked_for(name: str) -> None:
 
 
 def test_low_rank_cannot_be_a_shift_but_a_grid_is() -> None:
-    """FACTS: rank 16 at d = 784 leaves a relative error of .99."""
+    """Rank 16 at d = 784 leaves a relative error of .99."""
     shift = torch.eye(784).roll(1, 0)
     u, s, v = torch.linalg.svd(shift)
     best = LowRank((u[:, :16] * s[:16])[None], v[None, :16], learnable=False).dense()[0]

@@ -193,7 +193,7 @@ def test_a_function_of_invariants_has_their_group(name: str, signs: str, form: s
 
 
 def test_a_trained_network_shows_the_group_it_was_trained_on() -> None:
-    """FACTS' benchmark B, with a short training; examples/lconv/discovery.py does both groups over five seeds."""
+    """With a short training; examples/lconv/discovery.py does both groups over five seeds."""
     from lconv.discovery import symmetry_of_a_network
 
     found = symmetry_of_a_network("so(3)", seed=0, steps=600)
@@ -263,7 +263,7 @@ def test_the_generators_of_a_convolution_are_its_translations() -> None:
 
 
 def test_a_ring_is_learned_from_its_flow() -> None:
-    """FACTS' benchmark C: low loss with two steps is another generator; the exponential finds the right one."""
+    """Low loss with two steps is another generator; the exponential finds the right one."""
     from lconv.discovery import ring
 
     exact, coarse = ring(0, "exp", points=7, updates=250), ring(0, 2, points=7, updates=600)

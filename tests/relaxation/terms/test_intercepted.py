@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -209,21 +208,6 @@ def test_a_forward_that_the_user_replaced_stays_the_users(copied: Callable[[Net]
     assert vars(clean.mixing)["forward"].args == (clean.mixing,)
     assert vars(clean.mixing).keys() == vars(plain.mixing).keys()
     assert torch.equal(project(twin, inplace=True)(X), plain(X))
-
-
-def test_a_forward_that_is_kept_loses_its_terms_with_the_module() -> None:
-    """Someone may have put the relaxed forward into one of their own."""
-    model = relaxed_net(weight=0.1)
-    set_theta(model, 1.0)
-    kept = model.mixing.forward
-    plain = project(model)
-    assert torch.equal(kept(X), model.mixing(X))
-    project(model, inplace=True)
-    assert torch.equal(kept(X), plain.mixing(X))
-
-
-def test_the_forward_has_the_signature_of_the_modules_own() -> None:
-    assert inspect.signature(relaxed_net().mixing.forward) == inspect.signature(Net().mixing.forward)
 
 
 def test_each_of_two_modules_with_one_weight_is_watched() -> None:
