@@ -15,6 +15,7 @@ from relaxify.relaxation.projecting import project
 from relaxify.relaxation.summary import summary
 from relaxify.relaxation.switching import projected, relaxed, set_theta
 from relaxify.representations import Representation
+from relaxify.standard_irreps import irreps
 
 __all__ = [
     "Constant",
@@ -27,6 +28,7 @@ __all__ = [
     "Representation",
     "Triangle",
     "inspect",
+    "irreps",
     "lconvify",
     "local_equivariance_error",
     "penalties",

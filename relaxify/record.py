@@ -17,8 +17,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from relaxify.graph.contractions import ChannelOrder
 from relaxify.representations import Block, Layout
-from relaxify.sites import CHILD, ChannelOrder, Path
+from relaxify.sites import CHILD, Path
 
 FORMAT = "relaxify/1"
 MAX_BYTES = 4 * 1024**2

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from relaxify import Group, plan, project, relaxify, set_theta
 from relaxify.registry import Operation, adapters
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Rejected, Site
+from relaxify.sites import EquivariantMap, EvidenceKind, Features, Rejected, Site
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
@@ -237,7 +237,7 @@ class Functions:
         vectors = [Representation.defining(group, n, "component_major") for n in channels]
         features = Features((-2, -1))
         map_ = EquivariantMap("functions", "mix", *vectors, features, features, unfoldable="a test", intercepts=("known",))
-        yield Site(name, operation.module, map_, lambda: 0.0, evidence="function")
+        yield Site(name, operation.module, map_, lambda: 0.0, evidence=EvidenceKind.function)
 
 
 class Mixing(nn.Module):

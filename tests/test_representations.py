@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import COMPACT, LABELS, groups, layouts, pairs, random, representations, seeds
 
-from relaxify import Group, Representation
-from relaxify.irreps import irreps
+from relaxify import Group, Representation, irreps
 from relaxify.representations import intertwiner_basis, lie_derivative, project_to_intertwiners
 
 Pair = tuple[Representation, Representation]

@@ -29,7 +29,7 @@ from relaxify.grids.taps import (
 from relaxify.groups import Group
 from relaxify.proof import generic_input, generic_twin
 from relaxify.representations import Representation, intertwiner_basis, lie_derivative
-from relaxify.sites import EquivariantMap, Features, Rejected, Site
+from relaxify.sites import EquivariantMap, EvidenceKind, Features, Rejected, Site
 
 KINDS: dict[type[nn.Module], int] = {
     nn.Conv1d: 1,
@@ -123,7 +123,7 @@ def _claim(path: str, module: Any, group: Group, op: str) -> Site:
         convolution=_convolution(module, SymmetrisedKernel(kernels)),
         interpolation=error,
     )
-    return Site(path, module, map_, functools.partial(_error, module, map_), "symmetrised")
+    return Site(path, module, map_, functools.partial(_error, module, map_), EvidenceKind.symmetrised)
 
 
 def _convolution(module: Any, kernel: SymmetrisedKernel) -> Convolution:

@@ -13,13 +13,13 @@ from relaxify.evidence.actions import InputAction
 from relaxify.groups import Group
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
+from relaxify.relaxation.planning import ExampleInputs, Plan, plan
 from relaxify.relaxation.terms.convolution import ConvolutionTerm
 from relaxify.relaxation.terms.intercepted import InterceptingTerm
 from relaxify.relaxation.terms.merged import MergedTerm, can_merge
 from relaxify.relaxation.terms.stand_in import StandInTerm
 from relaxify.relaxation.terms.term import Term, terms_of
-from relaxify.sites import CHILD, Rejected, Site
+from relaxify.sites import CHILD, Rejected, RejectionKind, Site
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -150,7 +150,7 @@ def _say_what_is_left(result: Plan) -> None:
 
 
 def _no_site(result: Plan) -> str:
-    if judged := [rejected for rejected in result.rejected if rejected.reason != UNJUDGED]:
+    if judged := [rejected for rejected in result.rejected if rejected.kind is not RejectionKind.unjudged]:
         return f"no layer of the model can be relaxed for {result.group.name}: {_reasons(judged)}."
     types = ", ".join(f"{count} {name}" for name, count in sorted(result.looked_at.items()))
     return (
