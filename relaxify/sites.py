@@ -282,11 +282,12 @@ def commutation_error(
     """
     generator = torch.Generator().manual_seed(0)
     y, zero = function(x).detach(), function(torch.zeros_like(x)).detach()
+    rows_in, rows_out = features_in.rows(x), features_out.rows(y)
     errors = []
     for _ in range(elements):
         g = rep_in.group.random(generator)
-        moved = function(features_in.apply(rep_in.rho(g), x)).detach()
-        expected = features_out.apply(rep_out.rho(g), y)
+        moved = function(features_in.restore(rows_in @ rep_in.rho(g).mT, like=x)).detach()
+        expected = features_out.restore(rows_out @ rep_out.rho(g).mT, like=y)
         response = float((y - zero).norm() + (expected - y).norm())
         errors.append(float((moved - expected).norm()) / response if response else float("inf"))
     # unlike the builtin, this max lets NaN through

@@ -15,8 +15,9 @@ from relaxify.sites import Rejected, RejectionKind, Site
 
 TOLERANCE = 1e-6
 
+Value = TypeVar("Value")
+
 Names = Sequence[tuple[str, nn.Module]]
-Config = TypeVar("Config")
 
 
 class Selection:
@@ -43,10 +44,10 @@ class Selection:
         """ValueError for a pattern that selects nothing of what has been decided on."""
         check_patterns(arguments, [name for names in self._candidates.values() for name in names])
 
-    def config(self, site: Site, default: Config, overrides: Mapping[Pattern, Config]) -> Config:
-        """The config of the first pattern that selects a site."""
+    def value_for(self, site: Site, by_pattern: Mapping[Pattern, Value], default: Value) -> Value:
+        """The value of the first pattern that selects a site."""
         names = self._candidates[site.path]
-        return next((config for pattern, config in overrides.items() if _selected([pattern], names)), default)
+        return next((value for pattern, value in by_pattern.items() if _selected([pattern], names)), default)
 
     def _decided(self, claim: Site | Rejected) -> Site | Rejected:
         path, names = claim.path, self._names(claim)

@@ -127,7 +127,7 @@ def plan_and_analysis(
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = tuple(entry for entry in decided if isinstance(entry, Site))
     rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
-    configs = {site.path: selection.config(site, config, overrides) for site in sites}
+    configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
     return Plan(group, sites, rejected, configs, types, analysis.evidence.diverged if analysis else None), analysis
 
