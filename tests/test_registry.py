@@ -177,7 +177,7 @@ def test_an_adapter_that_does_not_load_is_named(declare: Declare, value: str, ca
     message = str(caught.value)
     assert message.startswith(f"adapter 'broken' ({value}, from broken-layers) does not load: ")
     assert cause in message
-    assert message.endswith("; mend or uninstall its distribution.")
+    assert message.endswith("; fix or uninstall its distribution.")
 
 
 def test_a_module_that_fails_for_any_reason_does_not_load(
