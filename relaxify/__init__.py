@@ -17,6 +17,7 @@ from relaxify.relaxation.projecting import project
 from relaxify.relaxation.summary import summary
 from relaxify.relaxation.switching import projected, relaxed, set_theta
 from relaxify.representations import Representation
+from relaxify.standard_irreps import irreps
 
 __all__ = [
     "Constant",
@@ -29,6 +30,7 @@ __all__ = [
     "Representation",
     "Triangle",
     "inspect",
+    "irreps",
     "lconvify",
     "local_equivariance_error",
     "penalties",

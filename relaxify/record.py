@@ -17,9 +17,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from relaxify.graph.contractions import ChannelOrder
 from relaxify.modules.hanging import CHILD
 from relaxify.representations import Block, Layout
-from relaxify.sites import ChannelOrder, Path
+from relaxify.sites import Path
 
 FORMAT = "relaxify/1"
 MAX_BYTES = 4 * 1024**2

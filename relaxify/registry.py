@@ -83,7 +83,7 @@ def adapters() -> Sequence[Adapter]:
         try:
             adapter = point.load()
         except Exception as error:
-            raise RuntimeError(f"{origin} does not load: {error}; mend or uninstall its distribution.") from error
+            raise RuntimeError(f"{origin} does not load: {error}; fix or uninstall its distribution.") from error
         if isinstance(adapter, type) or not isinstance(adapter, Adapter):
             raise RuntimeError(f"{origin} is no adapter: it must be an object with `name` and `sites(path, module, group)`.")
         found.append(adapter)

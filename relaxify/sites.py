@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.graph.contractions import ChannelOrder
 from relaxify.grids.convolution import Convolution
 from relaxify.groups import Group
 from relaxify.representations import Representation
-
-ChannelOrder = Literal["in_out", "out_in"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,15 @@ class Features:
         positions = self._positions(like.ndim)
         sizes = [like.shape[axis] for axis in positions]
         return rows.unflatten(-1, sizes).movedim(list(range(-len(sizes), 0)), positions)
+
+    def apply(self, matrix: Float[Tensor, "m n"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Every feature vector v of x as matrix @ v: rho(g) x for a matrix rho(g).
+
+        >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+        >>> Features((1,)).apply(quarter, torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
+        [[[-3.0, -4.0], [1.0, 2.0]]]
+        """
+        return self.restore(self.rows(x) @ matrix.mT, like=x)
 
 
 @dataclass(frozen=True)
@@ -116,20 +124,37 @@ class EquivariantMap:
         return self.rep_out.dim, self.rep_in.dim // groups
 
 
+class EvidenceKind(enum.StrEnum):
+    """What a site is known by."""
+
+    type = "type"
+    """The exact type of its module."""
+    name_and_structure = "name_and_structure"
+    """The name of its module's class, which lives in users' own files, and what it is made of."""
+    function = "function"
+    """The function that runs in its module's forward."""
+    symmetrised = "symmetrised"
+    """An ordinary layer, whose weights are to be made equivariant."""
+    data_flow = "data_flow"
+    """How the values before and after it transform on example inputs."""
+
+
 @dataclass(frozen=True)
 class Site:
     """One equivariant linear op in a model.
 
     `error` runs the numeric proof that the op commutes with its representations and returns the relative error in
     float64, which a plan keeps as `proof`; of sites with equal `structure`, if it is not None, only the first is proved.
-    `aliases` are other modules that share this site's weight and so its term.
+    `location` is the statement (file:line) that runs it, where the evidence is a run. `aliases` are other modules that
+    share this site's weight and so its term.
     """
 
     path: str
     module: nn.Module = field(repr=False)
     map: EquivariantMap
     error: Callable[[], float] = field(repr=False)
-    evidence: str = "type"
+    evidence: EvidenceKind = EvidenceKind.type
+    location: str = ""
     proof: float | None = None
     aliases: tuple[tuple[str, nn.Module], ...] = field(default=(), repr=False)
     structure: Hashable = field(default=None, repr=False)
@@ -147,17 +172,59 @@ class Site:
         return math.prod(self.map.weight_shape)
 
 
+class RejectionKind(enum.StrEnum):
+    """Why a candidate is not relaxed."""
+
+    unsupported = "unsupported"
+    """It may be equivariant, but in no way that is relaxed."""
+    excluded = "excluded"
+    """A pattern of `exclude` selects it."""
+    not_included = "not_included"
+    """No pattern of `include` selects it."""
+    trivial = "trivial"
+    """It maps invariants to invariants, or nothing: it cannot break the symmetry."""
+    unsound = "unsound"
+    """It should be equivariant and is not."""
+    spoilt = "spoilt"
+    """It is downstream of what is not equivariant."""
+    undecided = "undecided"
+    """The example inputs do not tell how its values transform."""
+    unrecognised = "unrecognised"
+    """Its adapter cannot say; example inputs may."""
+    unjudged = "unjudged"
+    """Its type proves nothing, and there are no example inputs."""
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A candidate that is not relaxed, and why.
 
-    `unsound`: it should be equivariant and is not. `spoilt`: it is downstream of what is not. `unknown`: the adapter cannot
-    say, so evidence may.
+    Programs read the `kind` and the fields: `location` is the statement (file:line) that was judged, `error` the relative
+    error of a proof that failed. The `reason` is for people.
+
+    >>> rejected = Rejected("head", "Linear", "its bias breaks equivariance", RejectionKind.unsound)
+    >>> rejected.unsound, f"{rejected.kind}: {rejected.reason}"
+    (True, 'unsound: its bias breaks equivariance')
     """
 
     path: str
     op: str
     reason: str
-    unsound: bool = False
-    unknown: bool = False
-    spoilt: bool = False
+    kind: RejectionKind = RejectionKind.unsupported
+    location: str = ""
+    error: float | None = None
+
+    @property
+    def unsound(self) -> bool:
+        """Whether it should be equivariant and is not."""
+        return self.kind is RejectionKind.unsound
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether it is downstream of what is not equivariant."""
+        return self.kind is RejectionKind.spoilt
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing is known of it, so that example inputs may tell."""
+        return self.kind in (RejectionKind.unrecognised, RejectionKind.unjudged)

@@ -6,8 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from relaxify import Group, RelaxConfig, Representation
-from relaxify.irreps import irreps
+from relaxify import Group, RelaxConfig, Representation, irreps
 from relaxify.relaxation.terms import HookedTerm
 from relaxify.relaxation.terms.term import Term
 from relaxify.sites import EquivariantMap, Path, Site

@@ -8,6 +8,7 @@ import torch
 from strategies import COMPACT, LABELS
 
 from relaxify import Group, Representation
+from relaxify.groups import Element, shortest_words
 
 ETA = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
 
@@ -33,6 +34,17 @@ def test_elements_are_orthogonal(name: str) -> None:
 )
 def test_determinants(name: str, signs: set[int]) -> None:
     assert {round(float(torch.linalg.det(g))) for g in elements(name)} == signs
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("C(7)", 7), ("D(8)", 16), ("S(4)", 24), ("Octa", 24), ("FullOcta", 48), ("O(1)", 2)]
+)
+def test_the_words_of_a_finite_group_spell_each_element_once(name: str, size: int) -> None:
+    group = Group.parse(name)
+    vector, words = Representation.defining(group), shortest_words(group.finite)
+    spelt = torch.stack([vector.rho(Element(torch.zeros(0, dtype=torch.float64), word)) for word in words])
+    assert len(spelt) == size
+    assert (torch.cdist(spelt.flatten(1), spelt.flatten(1)) < 0.1).sum() == size
 
 
 def test_lorentz_preserves_the_metric() -> None:

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import layouts, random, seeds
 
-from relaxify import Group, Representation
+from relaxify import Group, Representation, irreps
 from relaxify.intertwiners import fit_updates, fold_updates, merge_pairs, project_to_intertwiners
-from relaxify.irreps import irreps
 from relaxify.representations import slices
 from relaxify.sites import Path
 

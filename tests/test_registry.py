@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from relaxify import Group, Triangle, penalties, penalty, plan, project, relaxify, set_theta
 from relaxify.registry import Operation, adapters
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Rejected, Site
+from relaxify.sites import EquivariantMap, EvidenceKind, Features, Rejected, Site
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
@@ -167,7 +167,7 @@ def test_an_adapter_that_does_not_load_is_named(declare: Declare, value: str, ca
     message = str(caught.value)
     assert message.startswith(f"adapter 'broken' ({value}, from broken-layers) does not load: ")
     assert cause in message
-    assert message.endswith("; mend or uninstall its distribution.")
+    assert message.endswith("; fix or uninstall its distribution.")
 
 
 def test_a_module_that_fails_for_any_reason_does_not_load(
@@ -227,7 +227,7 @@ class Functions:
         vectors = [Representation.defining(group, n, "component_major") for n in channels]
         features = Features((-2, -1))
         map_ = EquivariantMap("functions", "mix", *vectors, features, features, unfoldable="a test", intercepts=("known",))
-        yield Site(name, operation.module, map_, lambda: 0.0, evidence="function")
+        yield Site(name, operation.module, map_, lambda: 0.0, evidence=EvidenceKind.function)
 
 
 class Mixing(nn.Module):

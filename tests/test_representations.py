@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import COMPACT, LABELS, groups, layouts, pairs, random, representations, seeds
 
-from relaxify import Group, Representation
+from relaxify import Group, Representation, irreps
 from relaxify.intertwiners import intertwiner_basis, lie_derivative, project_to_intertwiners
-from relaxify.irreps import irreps
 
 Pair = tuple[Representation, Representation]
 LIE = [name for name in LABELS if len(Group.parse(name).generators)]

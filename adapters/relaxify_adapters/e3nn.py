@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.groups import Group
+from relaxify.modules.hanging import probe
 from relaxify.proof import commutation_error, generic_input, generic_twin, structure
 from relaxify.representations import Representation
 from relaxify.sites import Attribute, EquivariantMap, Path, Rejected, Site
@@ -92,7 +93,7 @@ def _linear(path: str, module: Any, group: Group) -> Site:
 
 
 def _linear_error(module: Any, map_: EquivariantMap) -> float:
-    twin, x = generic_twin(module), generic_input(4, map_.rep_in.dim)
+    twin, x = _twin(module), generic_input(4, map_.rep_in.dim)
     bias = twin(torch.zeros_like(x))
     return commutation_error(lambda rows: twin(rows) - bias, map_.rep_in, map_.rep_out, x)
 
@@ -132,11 +133,23 @@ def _tensor_product(path: str, module: Any, group: Group) -> Site:
 
 def _tensor_product_error(module: Any, map_: EquivariantMap) -> float:
     """Rotate both inputs at once: the product commutes with the direct sum of their representations."""
-    twin, cut = generic_twin(module), map_.rep_in.dim
+    twin, cut = _twin(module), map_.rep_in.dim
     both = map_.rep_in + representation(map_.group, module.irreps_in2)
     return commutation_error(
         lambda rows: twin(rows[..., :cut], rows[..., cut:]), both, map_.rep_out, generic_input(4, both.dim)
     )
+
+
+def _twin(module: Any) -> nn.Module:
+    """A generic twin. e3nn's own copies pickle the code that it generates, which would be most of a plan's time."""
+    generated = vars(module).get("__codegen__", ())
+    shell = object.__new__(type(module))
+    rest = {name: child for name, child in module._modules.items() if name not in generated}
+    vars(shell).update(vars(module), _modules=rest, __codegen__=[])
+    twin = generic_twin(shell)
+    for name in generated:
+        twin.add_module(name, probe(module._modules[name]))
+    return twin
 
 
 def representation(group: Group, irreps: Any) -> Representation:

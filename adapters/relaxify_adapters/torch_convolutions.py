@@ -30,7 +30,7 @@ from relaxify.groups import Group
 from relaxify.intertwiners import intertwiner_basis, lie_derivative
 from relaxify.proof import generic_input, generic_twin
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Rejected, Site
+from relaxify.sites import EquivariantMap, EvidenceKind, Features, Rejected, Site
 
 KINDS: dict[type[nn.Module], int] = {
     nn.Conv1d: 1,
@@ -124,7 +124,7 @@ def _claim(path: str, module: Any, group: Group, op: str) -> Site:
         convolution=_convolution(module, SymmetrisedKernel(kernels)),
         interpolation=error,
     )
-    return Site(path, module, map_, functools.partial(_error, module, map_), "symmetrised")
+    return Site(path, module, map_, functools.partial(_error, module, map_), EvidenceKind.symmetrised)
 
 
 def _convolution(module: Any, kernel: SymmetrisedKernel) -> Convolution:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from relaxify.groups import Group
 from relaxify.proof import commutation_error, generic_input, generic_twin, structure
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
+from relaxify.sites import EquivariantMap, EvidenceKind, Features, Path, Rejected, RejectionKind, Site
 
 MAPS = {
     "VNLinear": ("map_to_feat",),
@@ -42,11 +42,11 @@ class VectorNeuronsAdapter:
             if type(layer) is not nn.Linear:
                 where = inner if isinstance(layer, nn.Module) else path
                 other = f"not the {kind} known here: its {name} should be an nn.Linear but is {_found(layer)}"
-                yield Rejected(where, op, other, unknown=True)
+                yield Rejected(where, op, other, RejectionKind.unrecognised)
             elif reason := _unsupported(layer, group):
                 yield Rejected(inner, op, reason)
             elif reason := _unsound(module, layer):
-                yield Rejected(inner, op, reason, unsound=True)
+                yield Rejected(inner, op, reason, RejectionKind.unsound)
             else:
                 yield _site(inner, op, module, layer, group)
 
@@ -93,7 +93,7 @@ def _site(path: str, op: str, owner: nn.Module, layer: nn.Linear, group: Group) 
         paths=(Path("weight", 0, 0, 0, order="out_in"),),
     )
     error = functools.partial(_error, owner, group)
-    return Site(path, layer, map_, error, evidence="name and structure", structure=structure(owner))
+    return Site(path, layer, map_, error, evidence=EvidenceKind.name_and_structure, structure=structure(owner))
 
 
 def _error(owner: nn.Module, group: Group) -> float:

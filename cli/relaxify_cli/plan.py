@@ -16,7 +16,9 @@ from relaxify_cli.errors import BAD_INPUT, THRESHOLD
 
 if TYPE_CHECKING:
     from relaxify.relaxation.planning import Plan
-    from relaxify.sites import Site
+    from relaxify.sites import Rejected, Site
+
+UNJUDGED = "its type proves nothing; give --inputs, so that it is judged by its values"
 
 
 def plan(
@@ -67,8 +69,8 @@ def plan(
     if result.rejected:
         console.print("[bold]Would be left as they are[/bold]")
         console.print(_rejected(result))
-    for line in _how_far_seen(result):
-        console.print(line)
+    if result.diverged is not None:
+        console.print(f"Runs on x and on g x take different courses from {escape(result.diverged)} on.")
     if result.sites:
         _sum_up(console, result)
     if result.unsound:
@@ -123,8 +125,8 @@ def _lines(branch: dict[str, object], indent: str) -> Iterator[tuple[str, Site |
 
 
 def _place(site: Site) -> str:
-    """Where data flow found a site, with the file by its name alone: a path of site-packages would fill the line."""
-    return Path(site.evidence.rpartition(" ")[2]).name if site.evidence.startswith("data flow") else ""
+    """The statement that runs a site, with the file by its name alone: a path of site-packages would fill the line."""
+    return Path(site.location).name
 
 
 def _rejected(result: Plan) -> Table:
@@ -134,31 +136,15 @@ def _rejected(result: Plan) -> Table:
     )
     reasons: dict[tuple[str, str], list[str]] = {}
     for rejected in result.rejected:
-        reasons.setdefault((rejected.op, rejected.reason), []).append(rejected.path or "(the model)")
+        reasons.setdefault((rejected.op, _reason(rejected)), []).append(rejected.path or "(the model)")
     for (op, reason), paths in reasons.items():
         table.add_row(op, escape(reason), escape("\n".join(paths)))
     return table
 
 
-def _how_far_seen(result: Plan) -> Iterator[str]:
-    islands, obstacles = result.islands, result.tracing.obstacles
-    if not obstacles:
-        yield "torch.fx traces the whole model."
-    else:
-        names = ", ".join(f"{island.path} ({island.operations})" for island in islands[:6])
-        more = f" and {len(islands) - 6} more" if len(islands) > 6 else ""
-        yield (
-            f"torch.fx traces {len(islands)} parts of the model (operations): {escape(names)}{more}."
-            if islands
-            else ("torch.fx traces no part of the model without inputs.")
-        )
-        for obstacle in obstacles[:5]:
-            place = f" at {obstacle.location}" if obstacle.location else ""
-            yield f"  it stops in {escape(obstacle.path or 'the model')}{escape(place)}: {escape(obstacle.reason)}"
-        if len(obstacles) > 5:
-            yield f"  and in {len(obstacles) - 5} more modules"
-    if result.diverged is not None:
-        yield f"Runs on x and on g x take different courses from {escape(result.diverged)} on."
+def _reason(rejected: Rejected) -> str:
+    """Why a candidate is not relaxed, in words of the command line."""
+    return UNJUDGED if rejected.kind == "unjudged" else rejected.reason
 
 
 def _sum_up(console: Console, result: Plan) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
 from relaxify.grids.pixels import MovePixels, acts_on_grid, is_image
 from relaxify.groups import Group
+from relaxify.sites import Features
 
 InputAction = Callable[[Tensor, Any], Any]
 """(matrix of the defining representation, inputs) -> transformed inputs, in the form in which they were given."""
@@ -39,7 +39,7 @@ def default_action(group: Group, inputs: Inputs) -> InputAction:
         def move(name: str, tensor: Tensor) -> Tensor:
             if name not in axes:
                 return tensor
-            return torch.tensordot(tensor, g.to(tensor), dims=([axes[name]], [1])).movedim(-1, axes[name])
+            return Features((axes[name],)).apply(g.to(tensor), tensor)
 
         moved: Inputs = map_tensors(move, values)
         return moved

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.weighted_calls import shape_of
+from relaxify.graph.weighted_calls import shape_of
 from relaxify.registry import Operation, OperationAdapter, adapters
 from relaxify.sites import Rejected, Site
 

@@ -10,10 +10,11 @@ from torch import fx, nn
 from relaxify.evidence.actions import InputAction
 from relaxify.evidence.adapter_claims import known_operations
 from relaxify.evidence.breaks import Break, first_break
-from relaxify.evidence.evidence import Evidence, Injections, Observer
+from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.initial_zeros import assumptions
-from relaxify.evidence.weighted_calls import Call, linear_calls
+from relaxify.evidence.runs import Injections, Observer
 from relaxify.graph.inputs import Inputs
+from relaxify.graph.weighted_calls import WeightedCall, weighted_calls
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
 
@@ -33,7 +34,7 @@ class Analysis:
     promises: Promises
     broken: Break | None
     known: Sequence[Site | Rejected]
-    calls: Mapping[str, Sequence[Call]]
+    calls: Mapping[str, Sequence[WeightedCall]]
 
 
 class Promises:
@@ -77,11 +78,11 @@ def analyse(
         evidence = observer.evidence(samples, evidence, injected)
         known = list(known_operations(model, evidence))
         taken = [entry.path for entry in (*claimed, *known)]
-        calls = linear_calls(model, evidence, taken)
+        calls = weighted_calls(model, evidence.nodes, taken)
         for assumed in _zero_states(evidence, calls):
             other = observer.evidence(samples, injected=assumed)
             if first_break(other) is None:
-                evidence, injected, calls = other, assumed, linear_calls(model, other, taken)
+                evidence, injected, calls = other, assumed, weighted_calls(model, other.nodes, taken)
                 break
         promises = Promises(evidence, sites)
         broken = first_break(evidence, promises)
@@ -98,11 +99,11 @@ def _symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
             site.map.convolution.kernel.refresh(model.get_submodule(site.path))
 
 
-def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[Call]]) -> Iterator[Injections]:
+def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[WeightedCall]]) -> Iterator[Injections]:
     read = [call.contraction.data for of_path in calls.values() for call in of_path]
     return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
 
 
-def _undecided(evidence: Evidence, call: Call) -> bool:
+def _undecided(evidence: Evidence, call: WeightedCall) -> bool:
     """Whether more samples could tell more about an operation's input or output."""
     return any(evidence.of(node).kind == "undecided" for node in (call.contraction.data, call.node))

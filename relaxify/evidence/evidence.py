@@ -1,33 +1,21 @@
-"""Evidence by data flow: how every value of a model transforms, measured by running the model on x and on g x."""
+"""Evidence by data flow: how every value of a model transforms, from recorded runs on x and on g x."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from relaxify.evidence.actions import InputAction, default_action
-from relaxify.evidence.feature_maps import Grid, lengths_change
 from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, close, elements, transformation
-from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
-from relaxify.graph.precision import NamedInDouble
-from relaxify.graph.recording import Recording, record
-from relaxify.grids.pixels import MovePixels, is_image, on_pixels
-from relaxify.groups import Element, Group
-from relaxify.modules.hanging import probe
+from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
+from relaxify.graph.recording import Recording
+from relaxify.grids.pixels import is_image
+from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import Features
 
 ROUNDING = 1e-13
-
-Injection = Callable[[int, Element | None], Tensor]
-"""(number of the input x, g or None) -> the value that a node shall have in the run on g x, or on x."""
-
-Injections = Mapping[int, Injection]
-"""What takes the place of the values computed by the nodes of these numbers."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ class Evidence:
         inputs = [node for node in self.nodes if node.op == "placeholder"]
         values = [node.meta["value"] for node in inputs if node.meta["floating"] and node.meta["value"].numel()]
         self._tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
-        self.grid = self._grid(inputs) if images else None
+        self.pixel_maps = self._pixel_maps(inputs) if images else None
         self.sample_sizes = self._axes_of(inputs)
 
     def of(self, node: fx.Node) -> Transformation:
@@ -83,20 +71,20 @@ class Evidence:
         if not all(value.isfinite().all() for base, runs in pairs for value in (base, *runs)):
             # memory that is not yet written to may hold anything
             return Transformation("undecided")
-        if self.grid is None:
+        if self.pixel_maps is None:
             return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
-        found = self.grid.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
+        found = self.pixel_maps.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
         if found.kind != "undecided" or not self.group.compact or pairs[0][0].ndim < 2:
             return found
-        back = pairs if found.pixels is None else self.grid.moved_back(self.group, pairs, found.pixels)
+        back = pairs if found.pixels is None else self.pixel_maps.moved_back(self.group, pairs, found.pixels)
         residual = lengths_change(back, found.pixels)
         return Transformation("none", residual=residual, pixels=found.pixels) if residual > TOLERANCE else found
 
-    def _grid(self, inputs: Sequence[fx.Node]) -> Grid | None:
+    def _pixel_maps(self, inputs: Sequence[fx.Node]) -> PixelMaps | None:
         shapes = [node.meta["value"].shape for node in self._index if node.meta.get("value") is not None]
         sizes = {shape[-1] for shape in shapes if len(shape) > 3 and shape[-1] == shape[-2] > 1}
         images = [node.meta["shape"][-1] for node in inputs if node.meta["floating"] and is_image(node.meta["value"])]
-        return Grid(images[0], sorted(sizes, reverse=True)) if images else None
+        return PixelMaps(images[0], sorted(sizes, reverse=True)) if images else None
 
     def _axes_of(self, inputs: Sequence[fx.Node]) -> set[int]:
         """Sizes of the axes on which the inputs carry no representation: nodes, points, a batch."""
@@ -126,8 +114,8 @@ class Evidence:
 
     def pairs(self, node: fx.Node) -> Pairs:
         """The values of a node in all runs, with their pixels moved back."""
-        pixels, values = self.of(node).pixels, self.values(node)
-        return values if pixels is None or self.grid is None else self.grid.moved_back(self.group, values, pixels)
+        pixels, maps, values = self.of(node).pixels, self.pixel_maps, self.values(node)
+        return values if pixels is None or maps is None else maps.moved_back(self.group, values, pixels)
 
     def past_divergence(self, node: fx.Node) -> bool:
         """Whether a node comes after the statement from which on the runs took different courses."""
@@ -137,128 +125,7 @@ class Evidence:
         return [(_value(s.base.nodes[index]), [_value(run.nodes[index]) for run in s.moved]) for s in self.samples]
 
 
-class Observer:
-    """Runs a float64 copy of a model on x and on g x, for inputs x near the given ones, as many as are asked for.
-
-    The copy is in eval mode, or in training mode with the same random numbers in each run. `injected` replaces what the
-    nodes of these numbers computed. ValueError if it is ambiguous how the group acts on the inputs.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        group: Group,
-        inputs: Inputs,
-        action: InputAction | None = None,
-        *,
-        training: bool = False,
-    ) -> None:
-        self.action = action or default_action(group, inputs)
-        self.images = isinstance(self.action, MovePixels)
-        self.group = on_pixels(group) if self.images else group
-        self.model = probe(model).train(training)
-        self.inputs: Inputs = map_tensors(lambda _, tensor: _double(tensor), inputs)
-        self.runs = 0
-
-    def evidence(self, samples: int, before: Evidence | None = None, injected: Injections | None = None) -> Evidence:
-        """Evidence from so many inputs, those of the evidence `before` included."""
-        collected = list(before.samples) if before else []
-        with quiet():
-            if not self.runs:
-                # some models do in their first run what they never do again: they fill caches
-                self._run(self.inputs, {})
-            collected += [self._sample(k, injected or {}) for k in range(len(collected), samples)]
-        first = collected[0]
-        # other inputs may have other numbers of neighbours, but what took another course says nothing of this one
-        kept = [s for s in collected if _common(first.base.nodes, s.base.nodes, shapes=False) == len(first.base.nodes)]
-        length = min(_common(s.base.nodes, run.nodes, shapes=True) for s in kept for run in s.moved)
-        nodes = first.base.nodes
-        diverged = nodes[length].meta.get("location", "") if length < len(nodes) else None
-        return Evidence(self.group, first.base, kept, diverged, length, images=self.images)
-
-    def _sample(self, k: int, injected: Injections) -> Sample:
-        vector, drawn = Representation.defining(self.group), elements(self.group)
-        x = self.inputs if k == 0 else _nearby(self.inputs, self.action(vector.rho(drawn[-1]), self.inputs), seed=k)
-        base = self._run(x, {index: inject(k, None) for index, inject in injected.items()})
-        moved = [
-            self._run(
-                self.action(vector.rho(g), x), {index: inject(k, g) for index, inject in injected.items()}, locate=False
-            )
-            for g in drawn
-        ]
-        return Sample(base, moved)
-
-    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, locate: bool = True) -> Recording:
-        # a model may ask for gradients of its inputs (forces), and leaves them changed
-        fresh = map_tensors(lambda _, tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad), inputs)
-        torch.manual_seed(0)
-        self.runs += 1
-        try:
-            return record(self.model, fresh, injected=injected, locate=locate)
-        except Exception as error:
-            raise ValueError(
-                f"the model does not run on the example inputs in float64 ({type(error).__name__}: {error}); "
-                "pass example_inputs=(...) with the arguments of its forward."
-            ) from error
-
-
-def observe(
-    model: nn.Module, group: Group, inputs: Inputs, action: InputAction | None = None, *, samples: int = 2
-) -> Evidence:
-    """Evidence from runs of a float64 copy of the model, in eval mode, on `samples` inputs near the given ones.
-
-    ValueError if the model cannot be run on the inputs, or it is ambiguous how the group acts on them.
-    """
-    return Observer(model, group, inputs, action).evidence(samples)
-
-
 def _value(node: fx.Node) -> Tensor:
     value = node.meta["value"]
     assert isinstance(value, Tensor)
     return value.double()
-
-
-def _common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool) -> int:
-    """How many nodes two runs have in common before one takes another course."""
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a.target != b.target or a.meta.get("module") != b.meta.get("module") or (shapes and _shape(a) != _shape(b)):
-            return i
-    return min(len(first), len(second))
-
-
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    value = node.meta.get("value")
-    return None if value is None else tuple(value.shape)
-
-
-def _double(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu()
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def _nearby(inputs: Inputs, moved: Inputs, seed: int) -> Inputs:
-    """Inputs a little way off: more samples for the fits. One-hot codes, masks and such stay as they are."""
-    generator = torch.Generator().manual_seed(seed)
-    others = dict(tensors_of(moved))
-
-    def jitter(name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or (torch.equal(tensor, others[name]) and torch.equal(tensor, tensor.round())):
-            return tensor
-        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-        return tensor + 0.1 * tensor.std(correction=0) * noise
-
-    result: Inputs = map_tensors(jitter, inputs)
-    return result
-
-
-@contextmanager
-def quiet(dtype: torch.dtype = torch.float64) -> Iterator[None]:
-    """New tensors in float64, or another type, and the user's random stream as it was afterwards."""
-    default = torch.get_default_dtype()
-    named = NamedInDouble() if dtype is torch.float64 else nullcontext()
-    with torch.random.fork_rng(devices=[]), named:
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(default)

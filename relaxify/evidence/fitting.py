@@ -18,6 +18,7 @@ from jaxtyping import Float
 from scipy.linalg import logm
 from torch import Tensor
 
+from relaxify.algebras import brackets, structure_constants
 from relaxify.grids.pixels import Pixels
 from relaxify.groups import Element, Group
 from relaxify.representations import Representation
@@ -156,19 +157,11 @@ def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor])
 
 def _bracket_sign(group: Group, actions: Float[Tensor, "actions d d"]) -> float | None:
     """The sign of <[a_i, a_j], sum_k c_ijk a_k>, c the structure constants: -1 for g -> M(g^-1), which reverses products."""
-    lie = len(group.generators)
-    a, b = group.generators, actions[:lie]
-    brackets = _brackets(a)
-    if not lie or not brackets.abs().max() > 1e-9:
+    a, b = group.generators, actions[: len(group.generators)]
+    if not len(a) or not brackets(a).abs().max() > 1e-9:
         return None
-    structure = torch.linalg.lstsq(a.flatten(1).mT, brackets.flatten(0, 1).flatten(1).mT).solution
-    expected = (structure.mT @ b.flatten(1)).unflatten(0, (lie, lie)).unflatten(-1, b.shape[1:])
-    return float((expected * _brackets(b)).sum().sign())
-
-
-def _brackets(a: Float[Tensor, "lie d d"]) -> Float[Tensor, "lie lie d d"]:
-    products = a[:, None] @ a[None]
-    return products - products.transpose(0, 1)
+    expected = torch.einsum("ijk,kab->ijab", structure_constants(a), b)
+    return float((expected * brackets(b)).sum().sign())
 
 
 def _completed(

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, fx
 
-from relaxify.evidence.evidence import Evidence, Injection, Injections
+from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import Transformation
+from relaxify.evidence.runs import Injection, Injections
 from relaxify.groups import Element
 from relaxify.representations import Representation
 from relaxify.sites import Features
@@ -77,6 +78,6 @@ def _values(evidence: Evidence, node: fx.Node, carried: Transformation, seed: in
             return value
         if not carried.axes:
             return representation.rho(g).squeeze() * value
-        return features.restore(features.rows(value) @ representation.rho(g).mT, like=value)
+        return features.apply(representation.rho(g), value)
 
     return inject

@@ -20,9 +20,9 @@ from relaxify.evidence.analysis import Analysis, Promises
 from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import Transformation, is_isometric, known_actions
-from relaxify.evidence.weighted_calls import Call, shape_of
+from relaxify.graph.weighted_calls import WeightedCall, shape_of
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Features, Path, Rejected, Site
+from relaxify.sites import EquivariantMap, EvidenceKind, Features, Path, Rejected, RejectionKind, Site
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def judge_by_data_flow(model: nn.Module, analysis: Analysis, claimed: Sequence[S
     entries = [_merge(model, evidence, path, of_path) for path, of_path in analysis.calls.items()]
     if broken is not None and not any(isinstance(entry, Rejected) and entry.unsound for entry in entries):
         reason = f"from {broken.location} on the output no longer transforms under {evidence.group.name}"
-        entries.append(Rejected(broken.module, broken.op, reason, unsound=True))
+        entries.append(Rejected(broken.module, broken.op, reason, RejectionKind.unsound, broken.location))
     held = [_held_to(analysis.promises, broken, entry) for entry in claimed]
     return DataFlow(held, [*analysis.known, *entries])
 
@@ -53,10 +53,10 @@ def _held_to(promises: Promises, broken: Break | None, entry: Site | Rejected) -
         return entry
     cause = "" if broken is None else f", downstream of {broken}"
     reason = f"what it reads does not transform as {entry.map.rep_in}{cause}"
-    return Rejected(entry.path, entry.map.op, reason, spoilt=True)
+    return Rejected(entry.path, entry.map.op, reason, RejectionKind.spoilt)
 
 
-def _merge(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[Call]) -> Site | Rejected:
+def _merge(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[WeightedCall]) -> Site | Rejected:
     """What all calls of one operation say together."""
     results = [_judge(model, evidence, call) for call in calls]
     for result in results:
@@ -66,7 +66,8 @@ def _merge(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[Call
     first = sites[0]
     for other in sites[1:]:
         if not _same(first.map, other.map):
-            return Rejected(path, first.map.op, "its calls carry different representations, or on different axes")
+            reason = "its calls carry different representations, or on different axes"
+            return Rejected(path, first.map.op, reason, location=other.location)
     return first
 
 
@@ -78,76 +79,93 @@ def _same(a: EquivariantMap, b: EquivariantMap) -> bool:
     )  # fmt: skip
 
 
-def _judge(model: nn.Module, evidence: Evidence, call: Call) -> Site | Rejected:
-    op, before, after = _op(model, call), evidence.of(call.contraction.data), evidence.of(call.node)
+def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | Rejected:
+    before, after = evidence.of(call.contraction.data), evidence.of(call.node)
+    rejected = functools.partial(Rejected, call.path, _op(model, call), location=where(call.node))
     if before.pixels is not None and set(call.contraction.axes_in) & before.pixels.axes:
-        return _mixes_pixels(call, op, before, after)
-    reason = _no_evidence(evidence, call, before)
-    if reason is not None:
-        return Rejected(call.path, op, reason, spoilt=before.kind == "none")
+        return rejected(*_mixes_pixels(call, before, after))
+    if nothing := _no_evidence(evidence, call, before):
+        return rejected(*nothing)
     if after.kind != "linear":
         reason = f"its output does not transform as its input does at {where(call.node)}"
         if _bias(call.node) is not None:
             reason += ": a bias on vector channels breaks equivariance"
-        return Rejected(call.path, op, reason, unsound=True)
-    result = _map(model, evidence, call, op, before, after)
-    if isinstance(result, Rejected):
-        return result
+        return rejected(reason, RejectionKind.unsound)
+    result = _map(model, evidence, call, before, after)
+    if not isinstance(result, EquivariantMap):
+        return rejected(*result)
     error = functools.partial(max, before.residual, after.residual)
     module = model.get_submodule(call.owner)
-    return Site(call.path, module, result, error, evidence=f"data flow at {where(call.node)}")
+    return Site(call.path, module, result, error, EvidenceKind.data_flow, where(call.node))
 
 
-def _mixes_pixels(call: Call, op: str, before: Transformation, after: Transformation) -> Rejected:
-    if after.is_sound or not before.is_sound:
-        return Rejected(call.path, op, "it mixes pixels, and no such layer is relaxed", spoilt=before.kind == "none")
-    reason = f"it mixes pixels with weights that change with their places, at {where(call.node)}"
-    return Rejected(call.path, op, reason, unsound=True)
+Reason = tuple[str, RejectionKind]
 
 
-def _no_evidence(evidence: Evidence, call: Call, before: Transformation) -> str | None:
+def _mixes_pixels(call: WeightedCall, before: Transformation, after: Transformation) -> Reason:
+    if before.is_sound and not after.is_sound:
+        where_ = where(call.node)
+        return f"it mixes pixels with weights that change with their places, at {where_}", RejectionKind.unsound
+    kind = RejectionKind.spoilt if before.kind == "none" else RejectionKind.unsupported
+    return "it mixes pixels, and no such layer is relaxed", kind
+
+
+def _no_evidence(evidence: Evidence, call: WeightedCall, before: Transformation) -> Reason | None:
     """Why what an operation reads says nothing for it, or None if it carries a representation."""
+    undecided, spoilt = RejectionKind.undecided, RejectionKind.spoilt
     if evidence.past_divergence(call.node):
-        return f"the runs on x and on g x take different courses from {evidence.diverged} on"
-    return {
-        "invariant": f"invariant -> invariant: it cannot break {evidence.group.name}",
-        "undecided": "too few samples in the example inputs to tell how its input transforms; pass larger ones",
-        "zero": "its input is zero, which tells nothing",
-        "none": f"its input does not transform linearly at {where(call.node)}",
-    }.get(before.kind)
+        reason = f"the runs on x and on g x take different courses from {evidence.diverged} on"
+        return reason, spoilt if before.kind == "none" else undecided
+    few = "too few samples in the example inputs to tell how its input transforms; pass larger ones"
+    reasons: dict[str, Reason] = {
+        "invariant": (f"invariant -> invariant: it cannot break {evidence.group.name}", RejectionKind.trivial),
+        "undecided": (few, undecided),
+        "zero": ("its input is zero, which tells nothing", undecided),
+        "none": (f"its input does not transform linearly at {where(call.node)}", spoilt),
+    }
+    return reasons.get(before.kind)
 
 
 def _map(
-    model: nn.Module, evidence: Evidence, call: Call, op: str, before: Transformation, after: Transformation
-) -> EquivariantMap | Rejected:
+    model: nn.Module, evidence: Evidence, call: WeightedCall, before: Transformation, after: Transformation
+) -> EquivariantMap | Reason:
+    """The map on the channels next to the axes that the group acts on, or on those very axes."""
     found = call.contraction
     assert before.actions is not None
     assert after.actions is not None
-    n_in, n_out = len(shape_of(found.data)), len(shape_of(call.node))
-    group, name = evidence.group, _name(evidence, before)
     if set(before.axes) & set(found.axes_in):
-        if before.axes != found.axes_in or after.axes != found.axes_out:
-            return Rejected(call.path, op, "it mixes components of the representation with channels")
-        if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
-            reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
-            return Rejected(call.path, op, reason, unsound=True)
-        rep_in = Representation.of(group, name, 1, before.actions)
-        rep_out = Representation.of(group, _name(evidence, after), 1, after.actions)
-        features = Features(found.axes_in), Features(found.axes_out)
-        return _describe(call, EquivariantMap("data_flow", op, rep_in, rep_out, *features))
+        return _map_of_components(model, evidence, call, before, after)
+    n_in, n_out = len(shape_of(found.data)), len(shape_of(call.node))
     places = tuple(found.place(axis, n_in, n_out) for axis in before.axes)
     if after.axes != places or not torch.allclose(before.actions, after.actions, atol=1e-6):
-        return Rejected(
-            call.path, op, "its input and output carry different representations on the axes that it leaves alone"
-        )
-    c_in, c_out = _size(found.data, found.axes_in), _size(call.node, found.axes_out)
-    rep_in = Representation.of(group, name, c_in, before.actions, "component_major")
-    rep_out = Representation.of(group, name, c_out, before.actions, "component_major")
+        reason = "its input and output carry different representations on the axes that it leaves alone"
+        return reason, RejectionKind.unsupported
+    rep_in, rep_out = (
+        Representation.of(evidence.group, _name(evidence, before), _size(node, axes), before.actions, "component_major")
+        for node, axes in ((found.data, found.axes_in), (call.node, found.axes_out))
+    )
     features = Features((*before.axes, *found.axes_in)), Features((*after.axes, *found.axes_out))
-    return _describe(call, EquivariantMap("data_flow", op, rep_in, rep_out, *features))
+    return _describe(call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
 
 
-def _describe(call: Call, map_: EquivariantMap) -> EquivariantMap:
+def _map_of_components(
+    model: nn.Module, evidence: Evidence, call: WeightedCall, before: Transformation, after: Transformation
+) -> EquivariantMap | Reason:
+    found, group = call.contraction, evidence.group
+    assert before.actions is not None
+    assert after.actions is not None
+    if before.axes != found.axes_in or after.axes != found.axes_out:
+        return "it mixes components of the representation with channels", RejectionKind.unsupported
+    name, name_out = _name(evidence, before), _name(evidence, after)
+    if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
+        reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
+        return reason, RejectionKind.unsound
+    rep_in, rep_out = (Representation.of(group, *of) for of in ((name, 1, before.actions), (name_out, 1, after.actions)))
+    features = Features(found.axes_in), Features(found.axes_out)
+    return _describe(call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
+
+
+def _describe(call: WeightedCall, map_: EquivariantMap) -> EquivariantMap:
     """Add how the op is reached at run time, and what its own weight can express."""
     names = call.parameters
     if not call.is_module:
@@ -170,7 +188,7 @@ def _name(evidence: Evidence, found: Transformation) -> str:
     return next((name for name, actions in known.items() if torch.equal(found.actions, actions)), fitted)
 
 
-def _op(model: nn.Module, call: Call) -> str:
+def _op(model: nn.Module, call: WeightedCall) -> str:
     return type(model.get_submodule(call.owner)).__name__ if call.is_module else op_name(call.node)
 
 

@@ -1,1 +1,1 @@
-"""The walk over a model's operations: torch.fx graphs, traced symbolically or recorded from an eager run."""
+"""The operations of a model as a torch.fx graph, recorded from an eager run. No groups in here."""

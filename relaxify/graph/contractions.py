@@ -6,15 +6,16 @@ F.linear, matmul, einsum, tensordot and their kin are brought to one form: y[..,
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from relaxify.sites import ChannelOrder
+ChannelOrder = Literal["in_out", "out_in"]
+"""Which axis of a plain weight matrix comes first."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ MIXING = frozenset({str(getattr(function, "__name__", "")) for function in _READ
 """The names of the functions and methods that are read."""
 
 
-def parameters_behind(nodes: list[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:
+def parameters_behind(nodes: Sequence[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:
     """The parameters that a node's value is computed from, for nodes that are computed from parameters and nothing else."""
     behind: dict[fx.Node, tuple[str, ...]] = {}
     for node in nodes:

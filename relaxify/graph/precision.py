@@ -1,7 +1,9 @@
-"""Running a float64 copy of a model whose forward names float32, as escnn's pooling over the group does."""
+"""Running a model in a precision of our choice, even where its forward names float32, and leaving no trace of that."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class NamedInDouble(TorchFunctionMode):
-    """Gives float64 to whoever asks for float32 by name.
+    """Gives float64 to whoever asks for float32 by name, as escnn's pooling over the group does.
 
     >>> with NamedInDouble():
     ...     torch.zeros(1, dtype=torch.float32).dtype, torch.zeros(1, dtype=torch.int64).float().dtype
@@ -24,3 +26,16 @@ class NamedInDouble(TorchFunctionMode):
 
 def _double(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
+
+
+@contextmanager
+def quiet(dtype: torch.dtype = torch.float64) -> Iterator[None]:
+    """New tensors in float64, or another type, and the user's random stream as it was afterwards."""
+    default = torch.get_default_dtype()
+    named = NamedInDouble() if dtype is torch.float64 else nullcontext()
+    with torch.random.fork_rng(devices=[]), named:
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)

@@ -12,10 +12,11 @@ import jaxtyping
 import torch
 from torch import nn
 
-import relaxify
 from relaxify.graph import inputs
 
-_LIBRARIES = tuple(f"{Path(path).parent}{os.sep}" for path in (torch.__file__, jaxtyping.__file__, relaxify.__file__))
+# the last is this one
+_PACKAGES = (Path(torch.__file__).parent, Path(jaxtyping.__file__).parent, Path(__file__).parents[1])
+_LIBRARIES = tuple(f"{package}{os.sep}" for package in _PACKAGES)
 _LAYERS = str(Path(nn.__file__).parent / "modules")
 _CALLING = nn.Module.__call__.__code__.co_filename
 _CALLER = (inputs.__file__, "call")

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.graph.inputs import Inputs, map_tensors
-from relaxify.groups import Group
+from relaxify.groups import Group, shortest_words
 
 
 @dataclass(frozen=True)
@@ -131,18 +131,5 @@ def order(group: Group) -> int:
     >>> order(Group.parse("D(4)"))
     8
     """
-    if len(group.generators) or group.name == "T(2)":
-        return 0
-    found = {_key(torch.eye(group.dim, dtype=torch.float64))}
-    waiting = [torch.eye(group.dim, dtype=torch.float64)]
-    while waiting:
-        element = waiting.pop()
-        for product in group.finite @ element:
-            if _key(product) not in found:
-                found.add(_key(product))
-                waiting.append(product)
-    return len(found)
-
-
-def _key(matrix: Tensor) -> tuple[int, ...]:
-    return tuple(math.floor(1e3 * entry + 0.5) for entry in matrix.flatten().tolist())
+    is_infinite = len(group.generators) or group.name == "T(2)"
+    return 0 if is_infinite else len(shortest_words(group.finite))

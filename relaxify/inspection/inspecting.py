@@ -13,8 +13,9 @@ from torch import fx, nn
 from relaxify.evidence.actions import InputAction
 from relaxify.evidence.analysis import Analysis
 from relaxify.evidence.breaks import op_name, where
-from relaxify.evidence.evidence import Evidence, quiet
+from relaxify.evidence.evidence import Evidence
 from relaxify.graph.inputs import Inputs, leaves_of, map_tensors
+from relaxify.graph.precision import quiet
 from relaxify.graph.recording import record
 from relaxify.groups import Group
 from relaxify.inspection.causes import cause_of

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from relaxify.evidence.actions import InputAction
-from relaxify.evidence.evidence import Evidence, Observer, quiet
+from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import TOLERANCE, Transformation, elements, known_actions
+from relaxify.evidence.runs import Observer
 from relaxify.graph.inputs import Inputs, call, leaves_of, map_tensors, tensors_of
+from relaxify.graph.precision import quiet
 from relaxify.grids.pixels import Pixels
 from relaxify.groups import Element, Group
 from relaxify.inspection import derivatives
@@ -59,7 +61,7 @@ class Carried:
         matrix = matrix_of(self.representation)
         if self.features is None:
             return matrix.squeeze() * value
-        return self.features.restore(self.features.rows(value) @ matrix.mT, like=value)
+        return self.features.apply(matrix, value)
 
 
 def carried_by_outputs(evidence: Evidence) -> list[Carried]:
@@ -72,7 +74,7 @@ def carried_by_outputs(evidence: Evidence) -> list[Carried]:
 
 def _carried(evidence: Evidence, name: str, node: fx.Node) -> Carried:
     found, group = evidence.of(node), evidence.group
-    pixels = None if found.pixels is None or evidence.grid is None else (found.pixels, evidence.grid.image)
+    pixels = None if found.pixels is None or evidence.pixel_maps is None else (found.pixels, evidence.pixel_maps.image)
     if found.kind in ("invariant", "zero") or node.meta.get("value") is None:
         return Carried(group, name, words_of(group, found) if found.kind != "undecided" else "invariant", None, None, pixels)
     if found.kind == "linear":
@@ -99,8 +101,8 @@ def _candidates(evidence: Evidence, name: str, node: fx.Node) -> Iterator[Carrie
     """What a value might carry: nothing, vectors or pairs of them, or what values upstream carry on axes of its sizes."""
     group, shape = evidence.group, node.meta["value"].shape
     yield Carried(group, name, "invariant", None, None)
-    if (pixels := evidence.of(node).pixels) is not None and evidence.grid is not None:
-        yield Carried(group, name, "invariant on pixels that move", None, None, (pixels, evidence.grid.image))
+    if (pixels := evidence.of(node).pixels) is not None and evidence.pixel_maps is not None:
+        yield Carried(group, name, "invariant on pixels that move", None, None, (pixels, evidence.pixel_maps.image))
     own = [axis for axis in range(-len(shape), 0) if shape[axis] == group.dim]
     for axes in [*((axis,) for axis in own), *itertools.combinations(own, 2)]:
         ((words, actions),) = known_actions(group, len(axes)).items()

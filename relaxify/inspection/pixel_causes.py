@@ -9,14 +9,14 @@ from torch import fx
 
 from relaxify.evidence.breaks import op_name
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.weighted_calls import shape_of
 from relaxify.graph.contractions import MIXING
+from relaxify.graph.weighted_calls import shape_of
 from relaxify.inspection.cause import Cause
 
 
 def pixel_cause(evidence: Evidence, node: fx.Node) -> Cause | None:
     """The likely reason for which a value made of maps does not transform, if it has to do with their pixels."""
-    if evidence.grid is None:
+    if evidence.pixel_maps is None:
         return None
     tests = (_flatten, _windows, _pad, _kernel, _position, _selection)
     return next((cause for cause in (test(evidence, node) for test in tests) if cause is not None), None)

@@ -11,7 +11,7 @@ from torch import nn
 
 from relaxify.modules.checks import check_site
 from relaxify.modules.patterns import Pattern, check_patterns, matches
-from relaxify.sites import Rejected, Site
+from relaxify.sites import Rejected, RejectionKind, Site
 
 TOLERANCE = 1e-6
 
@@ -56,18 +56,19 @@ class Selection:
             return claim
         rep_in, rep_out, op = claim.map.rep_in, claim.map.rep_out, claim.map.op
         if _selected(self.exclude, names):
-            return Rejected(path, op, "excluded")
+            return Rejected(path, op, "excluded", RejectionKind.excluded)
         if self.include and not _selected(self.include, names):
-            return Rejected(path, op, "not included")
+            return Rejected(path, op, "not included", RejectionKind.not_included)
         if rep_in.dim == 0 or rep_out.dim == 0:
-            return Rejected(path, op, "it has no features to mix")
+            return Rejected(path, op, "it has no features to mix", RejectionKind.trivial)
         if rep_in.is_trivial and rep_out.is_trivial:
-            return Rejected(path, op, f"invariant -> invariant: it cannot break {rep_in.group.name}")
+            reason = f"invariant -> invariant: it cannot break {rep_in.group.name}"
+            return Rejected(path, op, reason, RejectionKind.trivial)
         check_site(claim)
         error = self._error(claim)
         if not error <= TOLERANCE:
             reason = f"it does not commute with {rep_in.group.name}: relative error {error:.1e} in float64"
-            return Rejected(path, op, reason, unsound=True)
+            return Rejected(path, op, reason, RejectionKind.unsound, error=error)
         return replace(self._foldable_alone(claim), proof=error)
 
     def _error(self, site: Site) -> float:

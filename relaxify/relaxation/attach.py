@@ -14,10 +14,10 @@ from relaxify.groups import Group
 from relaxify.modules.hanging import child_name
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.planning import UNJUDGED, ExampleInputs, Plan, plan
+from relaxify.relaxation.planning import ExampleInputs, Plan, plan
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
-from relaxify.sites import Rejected, Site
+from relaxify.sites import Rejected, RejectionKind, Site
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -131,7 +131,7 @@ def _say_what_is_left(result: Plan) -> None:
 
 
 def _no_site(result: Plan) -> str:
-    if judged := [rejected for rejected in result.rejected if rejected.reason != UNJUDGED]:
+    if judged := [rejected for rejected in result.rejected if rejected.kind is not RejectionKind.unjudged]:
         return f"no layer of the model can be relaxed for {result.group.name}: {_reasons(judged)}."
     types = ", ".join(f"{count} {name}" for name, count in sorted(result.looked_at.items()))
     return (

@@ -1,4 +1,8 @@
-"""plan: which sites would be relaxed, and which candidates not and why, at no change to the model."""
+"""plan: which sites would be relaxed, and which candidates not and why, at no change to the model.
+
+Adapters claim layers by their types, evidence from runs on example inputs judges what types do not tell, and no claim is
+believed without proof.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ from relaxify.evidence.actions import InputAction
 from relaxify.evidence.analysis import Analysis, analyse
 from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.graph.inputs import Inputs
-from relaxify.graph.symbolic import Island, Tracing, functional_ops, trace
 from relaxify.groups import Group
 from relaxify.modules.checks import check_model
+from relaxify.modules.hanging import CHILD
 from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.sites import Rejected, Site
+from relaxify.sites import Rejected, RejectionKind, Site
 
 UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
 
@@ -33,8 +37,8 @@ ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 class Plan:
     """What `relaxify` would do: the sites it would relax with their configs, and every rejected candidate's reason.
 
-    `tracing`: what torch.fx can trace of the model without inputs, in islands, and the obstacles at which it stops.
-    `diverged`: the statement (file:line) from which on runs on transformed example inputs took another course, if any did.
+    `looked_at` counts the model's modules by type. `diverged` is the statement (file:line) from which on runs on transformed
+    example inputs took another course, if any did.
     """
 
     group: Group
@@ -42,17 +46,11 @@ class Plan:
     rejected: tuple[Rejected, ...]
     configs: Mapping[str, RelaxConfig]
     looked_at: Mapping[str, int]
-    tracing: Tracing
     diverged: str | None = None
 
     @property
-    def islands(self) -> tuple[Island, ...]:
-        """The submodules that torch.fx traces without inputs; the whole model, if it can."""
-        return self.tracing.islands
-
-    @property
     def unsound(self) -> tuple[Rejected, ...]:
-        """Candidates that claim to be equivariant and failed the numeric proof."""
+        """Candidates that should be equivariant and are not."""
         return tuple(rejected for rejected in self.rejected if rejected.unsound)
 
     def __str__(self) -> str:
@@ -122,80 +120,72 @@ def plan_and_analysis(
 
     Without `symmetrise`, ordinary convolutions are taken as they are.
     """
-    group = Group.parse(group)
-    overrides = {} if overrides is None else overrides
+    group, overrides = Group.parse(group), {} if overrides is None else overrides
     _check_configs(config, overrides)
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
     selection = Selection(model, include, exclude)
-    decided = selection.decide(_alone(_find(model, group), symmetrise=symmetrise))
-    tracing = trace(model, [entry.module for entry in decided if isinstance(entry, Site)])
-    analysis = None
+    claims = selection.decide(_alone(_claims(model, group), symmetrise=symmetrise))
     if example_inputs is None:
-        decided += selection.decide(_unjudged(model, decided, tracing))
+        analysis, decided = None, [*claims, *selection.decide(_unjudged(model, claims))]
     else:
-        # where a type's claim is wrong, or an adapter could not say, evidence takes its place
-        claimed = [entry for entry in decided if isinstance(entry, Site) or not (entry.unknown or entry.unsound)]
-        analysis = analyse(model, group, _inputs(example_inputs), input_action, claimed, training=training)
-        flow = judge_by_data_flow(model, analysis, claimed)
-        unsettled = [entry for entry in decided if entry not in claimed and not _is_covered(entry, flow.judged)]
-        decided = [*flow.claimed, *unsettled, *selection.decide(_united(flow.judged))]
+        settled = [claim for claim in claims if not _is_open(claim)]
+        analysis = analyse(model, group, _inputs(example_inputs), input_action, settled, training=training)
+        decided = _judged(model, selection, claims, analysis)
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
-    sites = [entry for entry in decided if isinstance(entry, Site)]
-    rejected = [entry for entry in decided if isinstance(entry, Rejected)]
+    sites = tuple(entry for entry in decided if isinstance(entry, Site))
+    rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
     configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
-    diverged = analysis.evidence.diverged if analysis else None
-    return Plan(group, tuple(sites), tuple(rejected), configs, types, tracing, diverged), analysis
+    return Plan(group, sites, rejected, configs, types, analysis.evidence.diverged if analysis else None), analysis
 
 
-def _map_of(site: Site) -> str:
-    error = f", interpolation error {site.map.interpolation:.1e}" if site.map.interpolation else ""
-    convolution = site.map.convolution
-    taps = " " + "x".join(map(str, convolution.size)) if convolution is not None and convolution.size else ""
-    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}"
-
-
-def _inputs(example_inputs: ExampleInputs) -> Inputs:
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    return dict(example_inputs) if isinstance(example_inputs, Mapping) else tuple(example_inputs)
-
-
-def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> None:
-    if not isinstance(overrides, Mapping):
-        raise ValueError(f"overrides={overrides!r}: pass a dict from patterns to RelaxConfig(...).")
-    for name, value in {"config": config, **{f"overrides[{key!r}]": value for key, value in overrides.items()}}.items():
-        if not isinstance(value, RelaxConfig):
-            raise ValueError(f"{name}={value!r} is no RelaxConfig; pass for example RelaxConfig(rank=16).")
-
-
-def _find(model: nn.Module, group: Group) -> list[Site | Rejected]:
-    """What the adapters claim of each module, a module with several names once."""
-    named, seen = [], set()
+def _claims(model: nn.Module, group: Group) -> list[Site | Rejected]:
+    """What the adapters say of each module, of one with several names once."""
+    first: dict[int, tuple[str, nn.Module]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if id(module) not in seen:
-            seen.add(id(module))
-            named.append((path, module))
-    return _united(claim for path, module in named for claim in claims_on(path, module, group))
+        first.setdefault(id(module), (path, module))
+    return _united(claim for path, module in first.values() for claim in claims_on(path, module, group))
 
 
-def _alone(found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
-    """Ordinary convolutions are sites of a model that has no other layers: beside these, who knows what they read."""
-    ops = {entry.map.op if isinstance(entry, Site) else entry.op for entry in found}
-    others = sorted(op for op in ops if not op.startswith("torch."))
-    reason = f"beside {', '.join(others)} its channels may carry anything"
-    result: list[Site | Rejected] = []
-    for entry in found:
-        if not (isinstance(entry, Site) and _is_symmetrised(entry)) or (symmetrise and not others):
-            result.append(entry)
-        elif symmetrise:
-            result.append(Rejected(entry.path, entry.map.op, reason))
-    return result
+def _judged(
+    model: nn.Module, selection: Selection, claims: Sequence[Site | Rejected], analysis: Analysis
+) -> list[Site | Rejected]:
+    """The claims held to the evidence, and what evidence says where there is no claim, or one that it can replace."""
+    flow = judge_by_data_flow(model, analysis, [claim for claim in claims if not _is_open(claim)])
+    left = [claim for claim in claims if _is_open(claim) and not _is_covered(claim, flow.judged)]
+    return [*flow.claimed, *left, *selection.decide(_united(flow.judged))]
 
 
-def _is_symmetrised(site: Site) -> bool:
-    return site.map.convolution is not None and site.map.convolution.symmetrised
+def _is_open(claim: Site | Rejected) -> bool:
+    """Whether evidence may take a claim's place: an adapter could not say, or the proof of its claim failed."""
+    return isinstance(claim, Rejected) and (claim.unknown or claim.unsound)
+
+
+def _is_covered(entry: Site | Rejected, judged: Iterable[Site | Rejected]) -> bool:
+    """Whether something at this path, or below it, has been judged by evidence."""
+    return any(f"{other.path}.".startswith(f"{entry.path}.".lstrip(".")) for other in judged)
+
+
+def _unjudged(model: nn.Module, claims: Sequence[Site | Rejected]) -> Iterator[Rejected]:
+    """What example inputs alone could tell of: torch's linear layers, and the weights that other modules hold themselves.
+
+    A weight that mixes channels has two axes or more; parameters of fewer are taken for biases and scales.
+    """
+    claimed = {claim.path for claim in claims}
+    for path, module in model.named_modules():
+        if type(module) is nn.Linear and path not in claimed:
+            yield Rejected(path, "Linear", UNJUDGED, RejectionKind.unjudged)
+        if _is_torchs_own(module) or CHILD in path.split("."):
+            continue
+        for name, parameter in module.named_parameters(path, recurse=False):
+            if parameter.ndim > 1 and not any(f"{name}.".startswith(f"{above}.".lstrip(".")) for above in claimed):
+                yield Rejected(name, type(module).__name__, UNJUDGED, RejectionKind.unjudged)
+
+
+def _is_torchs_own(module: nn.Module) -> bool:
+    """Whether a module is of torch.nn, or TorchScript, whose operations no run shows."""
+    return type(module).__module__.startswith("torch.nn.") or isinstance(module, torch.jit.ScriptModule)
 
 
 def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:
@@ -217,20 +207,22 @@ def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:
     return entries
 
 
-def _unjudged(model: nn.Module, decided: Sequence[Site | Rejected], tracing: Tracing) -> Iterator[Rejected]:
-    """The linear operations that nothing is known of, because only evidence could tell what they act on."""
-    known = {entry.path for entry in decided}
-    for path, module in model.named_modules():
-        if type(module) is nn.Linear and path not in known:
-            yield Rejected(path, "Linear", UNJUDGED, unknown=True)
-    for found in functional_ops(tracing):
-        if not any(f"{found.path}.".startswith(f"{path}.".lstrip(".")) for path in known):
-            yield Rejected(found.path, f"{found.op} at {found.location}", UNJUDGED, unknown=True)
+def _alone(found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
+    """Ordinary convolutions are sites of a model that has no other layers: beside these, who knows what they read."""
+    ops = {entry.map.op if isinstance(entry, Site) else entry.op for entry in found}
+    others = sorted(op for op in ops if not op.startswith("torch."))
+    reason = f"beside {', '.join(others)} its channels may carry anything"
+    result: list[Site | Rejected] = []
+    for entry in found:
+        if not (isinstance(entry, Site) and _is_symmetrised(entry)) or (symmetrise and not others):
+            result.append(entry)
+        elif symmetrise:
+            result.append(Rejected(entry.path, entry.map.op, reason))
+    return result
 
 
-def _is_covered(entry: Site | Rejected, judged: Iterable[Site | Rejected]) -> bool:
-    """Whether something at this path, or below it, has been judged by evidence."""
-    return any(f"{other.path}.".startswith(f"{entry.path}.".lstrip(".")) for other in judged)
+def _is_symmetrised(site: Site) -> bool:
+    return site.map.convolution is not None and site.map.convolution.symmetrised
 
 
 def _identity(site: Site) -> Hashable:
@@ -253,3 +245,24 @@ def _tied(first: Site | Rejected, other: Site) -> Site:
 def _worst(*errors: Callable[[], float]) -> float:
     """The largest, or NaN if one is."""
     return float(torch.tensor([error() for error in errors], dtype=torch.float64).max())
+
+
+def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> None:
+    if not isinstance(overrides, Mapping):
+        raise ValueError(f"overrides={overrides!r}: pass a dict from patterns to RelaxConfig(...).")
+    for name, value in {"config": config, **{f"overrides[{key!r}]": value for key, value in overrides.items()}}.items():
+        if not isinstance(value, RelaxConfig):
+            raise ValueError(f"{name}={value!r} is no RelaxConfig; pass for example RelaxConfig(rank=16).")
+
+
+def _inputs(example_inputs: ExampleInputs) -> Inputs:
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    return dict(example_inputs) if isinstance(example_inputs, Mapping) else tuple(example_inputs)
+
+
+def _map_of(site: Site) -> str:
+    error = f", interpolation error {site.map.interpolation:.1e}" if site.map.interpolation else ""
+    convolution = site.map.convolution
+    taps = " " + "x".join(map(str, convolution.size)) if convolution is not None and convolution.size else ""
+    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}"

@@ -14,7 +14,7 @@ from models.vn_pointnet import VNPointNet
 from relaxify import Group, plan, project, relaxify
 from relaxify.evidence.analysis import analyse
 from relaxify.evidence.judging import judge_by_data_flow
-from relaxify.sites import Features, Site
+from relaxify.sites import EvidenceKind, Features, RejectionKind, Site
 
 
 class ScalarVector(nn.Module):
@@ -54,6 +54,22 @@ def test_every_map_on_vectors_is_found_and_no_other() -> None:
     assert {r.path: r.reason for r in result.rejected} == dict.fromkeys(
         ["gate.0", "gate.2"], "invariant -> invariant: it cannot break O(3)"
     )
+
+
+def test_evidence_and_rejections_say_of_which_statement_they_speak() -> None:
+    result = plan(ScalarVector(fault="bias"), "O(3)", example_inputs=[X])
+    assert {site.evidence for site in result.sites} == {EvidenceKind.data_flow}
+    assert [statement(site.location) for site in result.sites if site.path == "embed"] == [
+        "vectors = self.embed((x - x.mean(0)).unsqueeze(-1))"
+    ]
+    found = {rejected.path: (rejected.kind, statement(rejected.location)) for rejected in result.rejected}
+    assert found["u"] == (RejectionKind.unsound, "u, v = self.u(vectors), self.v(vectors)")
+    assert {kind for kind, _ in found.values()} == {RejectionKind.unsound, RejectionKind.spoilt}
+
+
+def statement(location: str) -> str:
+    file, line = location.rsplit(":", 1)
+    return Path(file).read_text().splitlines()[int(line) - 1].strip()
 
 
 def test_without_example_inputs_a_bare_linear_proves_nothing() -> None:

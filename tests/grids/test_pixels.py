@@ -11,7 +11,7 @@ from zoo.images import SOUND, FlattenNet, GroupNet
 
 from relaxify import Group, Representation, inspect, plan, relaxify
 from relaxify.evidence.actions import default_action
-from relaxify.evidence.evidence import observe
+from relaxify.evidence.runs import Observer
 from relaxify.grids.pixels import MovePixels, Pixels, acts_on_grid, on_pixels, order
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -110,7 +110,7 @@ def test_values_are_told_as_what_they_transform(name: str) -> None:
 
 
 def test_orientation_channels_carry_the_regular_representation() -> None:
-    evidence = observe(GroupNet(), Group.parse("C(4)"), (X,))
+    evidence = Observer(GroupNet(), Group.parse("C(4)"), (X,)).evidence(samples=2)
     found = {node.meta["module"]: evidence.of(node) for node in evidence.nodes if node.op == "call_function"}
     for path, channels in (("lift", 12), ("conv", 16)):
         assert (found[path].axes, found[path].pixels) == ((-3,), Pixels(-2, {"lift": 8, "conv": 4}[path]))

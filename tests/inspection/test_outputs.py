@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from zoo import ENTRIES
 
 from relaxify import Group, inspect
-from relaxify.evidence.evidence import Observer, quiet
+from relaxify.evidence.runs import Observer
+from relaxify.graph.precision import quiet
 from relaxify.inspection.outputs import by_differences, by_forward_ad
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))

@@ -18,6 +18,7 @@ from models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNSt
 from models.vn_pointnet import VNPointNet
 from relaxify import RelaxConfig, plan, project, relaxify
 from relaxify.relaxation.terms.term import terms_of
+from relaxify.sites import RejectionKind
 
 VN_PATHS = ["conv.map_to_feat", "conv.map_to_dir", "pool.map_to_dir", "head.map_to_feat"]
 
@@ -73,6 +74,91 @@ def test_real_models_are_relaxed_layer_by_layer() -> None:
     vector_maps = [path for path, module in model.named_modules() if type(module) is nn.Linear and path.startswith("feat.")]
     assert sorted(paths(model)) == sorted(vector_maps)
     assert len(vector_maps) == 23
+
+
+class Unrunnable(nn.Module):
+    """It can be neither run nor copied, and counts its runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+        self.mix = nn.Parameter(torch.eye(3))
+        self.scale = nn.Parameter(torch.ones(3))
+        self.parts = nn.ModuleList([nn.Linear(3, 3), o3.Linear("2x1o", "2x1o"), nn.Conv1d(3, 3, 1)])
+        self.scripted = torch.jit.script(nn.Linear(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        raise RuntimeError("not to be run")
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise TypeError("there is but one")
+
+
+def test_without_example_inputs_nothing_of_the_model_is_run_or_copied() -> None:
+    model, rng = Unrunnable(), torch.get_rng_state()
+    before = anatomy(model)
+    assert paths(model, "O(3)") == ["parts.1"]
+    assert anatomy(model) == before
+    assert model.runs == 0
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_what_only_example_inputs_could_tell_of_is_listed() -> None:
+    """Bare linear layers, and weights that somebody's own module holds; neither biases nor torch's own layers."""
+    model = nn.ModuleDict({"known": o3.Linear("2x1o", "2x1o"), "own": Unrunnable()})
+    rejected = plan(model, "O(3)").rejected
+    assert [(r.path, r.op) for r in rejected] == [("own.mix", "Unrunnable"), ("own.parts.0", "Linear")]
+    assert {r.kind for r in rejected} == {RejectionKind.unjudged}
+    assert {r.reason for r in rejected} == {
+        "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
+    }
+    assert paths(model, "O(3)", exclude=["own.parts"]) == ["known"]
+
+
+def test_the_terms_of_a_relaxed_model_are_no_candidates() -> None:
+    model = nn.Sequential(nn.Unflatten(1, (1, 3)), Mix())
+    relaxify(model, "SO(3)", example_inputs=torch.randn(20, 3))
+    assert list(terms_of(model)) == ["1.weight"]
+    assert [rejected.path for rejected in plan(model, "SO(3)").rejected] == ["1.weight"]
+
+
+class Mix(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("oc,bcv->bov", self.weight, x)
+
+
+def test_rejections_have_kinds() -> None:
+    layers = {
+        "scalars": o3.Linear("4x0e", "2x0e"),
+        "empty": o3.Linear("0x1o", "2x1o"),
+        "net": E3nnNet(),
+        "bare": nn.Linear(2, 2),
+    }
+    layers |= {"flat": VNLinear(3, 4), "odd": type("VNLinear", (nn.Module,), {})(), "bias": VNLinear(3, 4)}
+    layers["bias"].map_to_feat = nn.Linear(3, 4)
+    result = plan(nn.ModuleDict(layers), "O(3)", include=["net.*", "scalars", "bare", "bias"], exclude=["*.product"])
+    assert {rejected.path: rejected.kind for rejected in result.rejected} == {
+        "scalars": RejectionKind.trivial,
+        "empty": RejectionKind.unsupported,
+        "net.product": RejectionKind.excluded,
+        "flat.map_to_feat": RejectionKind.not_included,
+        "odd": RejectionKind.unrecognised,
+        "bias.map_to_feat": RejectionKind.unsound,
+        "bare": RejectionKind.unjudged,
+    }
+    assert [rejected.path for rejected in result.rejected if rejected.unknown] == ["odd", "bare"]
+
+
+def test_a_failed_proof_says_by_how_much() -> None:
+    (rejected,) = plan(type("VNLinear", (Broken,), {})(), "SO(3)").unsound
+    assert rejected.error is not None
+    assert rejected.error > 0.01
+    assert f"{rejected.error:.1e}" in rejected.reason
 
 
 def test_the_plan_reads_as_a_list() -> None:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.evidence.evidence import quiet
 from relaxify.graph.inputs import tensors_of
+from relaxify.graph.precision import quiet
 from relaxify.grids.flows import Derivative as Stencil
 from relaxify.grids.flows import Flow, Grids, flows_of, is_map
 from relaxify.grids.resampling import refined, resample

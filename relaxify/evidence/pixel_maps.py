@@ -19,7 +19,7 @@ from relaxify.representations import Representation
 
 
 @dataclass(frozen=True)
-class Grid:
+class PixelMaps:
     """The pixels of a model's images: their number on each axis, and the sizes of all maps that are made of them."""
 
     image: int

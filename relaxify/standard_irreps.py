@@ -13,21 +13,27 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from relaxify.algebras import brackets
 from relaxify.groups import Group
 from relaxify.representations import Layout, Representation
 
 
-def irreps(group: Group, spec: str, layout: Layout = "channel_major") -> Representation:
+def irreps(group: Group | str, spec: str, layout: Layout = "channel_major") -> Representation:
     """A direct sum of standard representations, written as e3nn writes irreps: "8x0e+4x1o".
 
     Labels: `l` for SO(3) (spin), `le`/`lo` for O(3) (spin and parity), `k` for SO(2) and C(n) (frequency), `0e`/`0o`/`k`
     for O(2) and D(n) (trivial, determinant, frequency), `trivial`/`sign`/`vector` for S(n); `trivial`, `vector` (the
-    defining representation) and `adjoint` for every group. ValueError for a label the group does not have.
+    defining representation) and `adjoint` for every group. `layout` says whether the components of a channel lie side by
+    side (`channel_major`, as e3nn has them) or the channels of a component (`component_major`, as Vector Neurons do).
+    ValueError for an unknown group, or a label that it does not have.
 
-    >>> rep = irreps(Group.parse("SO(3)"), "2x0+3x1")
+    >>> rep = irreps("O(3)", "8x0e+4x1o")
     >>> str(rep), rep.dim
-    ('2x0+3x1', 11)
+    ('8x0e+4x1o', 20)
+    >>> str(irreps("D(4)", "0e+0o+2x1+2").group), irreps("S(5)", "3xvector").dim
+    ("Group('D(4)')", 15)
     """
+    group = Group.parse(group)
     total = Representation(group, (), ())
     for term in spec.replace(" ", "").split("+"):
         match = re.fullmatch(r"(?:(\d+)x)?(\w+)", term)
@@ -47,9 +53,7 @@ def _action(group: Group, label: str) -> Float[Tensor, "actions d d"]:
     family = group.name.split("(")[0] if group.name not in ("SO(3)", "O(3)", "SO(2)", "O(2)") else group.name
     action = _FAMILIES.get(family, _unknown)(group, label)
     if action is None:
-        raise ValueError(
-            f"{group.name} has no representation labelled {label!r}; see relaxify.irreps.irreps for its labels."
-        )
+        raise ValueError(f"{group.name} has no representation labelled {label!r}; see help(relaxify.irreps) for its labels.")
     return action
 
 
@@ -59,9 +63,8 @@ def _adjoint(group: Group) -> Float[Tensor, "actions d d"]:
     if not basis.shape[1]:
         raise ValueError(f"{group.name} is finite: it has no Lie algebra and so no adjoint representation.")
     inverse = torch.linalg.pinv(basis)
-    brackets = [a @ group.generators - group.generators @ a for a in group.generators]
     conjugates = [g @ group.generators @ torch.linalg.inv(g) for g in group.finite]
-    return torch.stack([inverse @ image.flatten(1).mT for image in brackets + conjugates])
+    return torch.stack([inverse @ image.flatten(1).mT for image in (*brackets(group.generators), *conjugates)])
 
 
 def _spin(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:

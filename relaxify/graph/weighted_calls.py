@@ -1,4 +1,4 @@
-"""The linear operations of a recorded run: which of them mix axes with a parameter, and whose it is."""
+"""The calls of a recorded run that contract data with a weight: where they ran, and of whose parameters it is made."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from relaxify.evidence.evidence import Evidence
 from relaxify.graph.contractions import Contraction, contraction, parameters_behind
 
 
 @dataclass(frozen=True)
-class Call:
+class WeightedCall:
     """One execution of a linear operation with a weight: where, and with which of the owner's parameters behind it."""
 
     node: fx.Node
@@ -24,27 +23,27 @@ class Call:
     is_module: bool
 
 
-def linear_calls(model: nn.Module, evidence: Evidence, claimed: Collection[str] = ()) -> dict[str, list[Call]]:
-    """Every linear operation of the run that mixes axes with a parameter, by the path of its site.
+def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection[str] = ()) -> dict[str, list[WeightedCall]]:
+    """Every linear operation of the run that mixes axes with a parameter, by the path of its module or of the parameter.
 
-    But for those at `claimed` paths, and below.
+    But for those at `known` paths, and below.
     """
-    behind = parameters_behind(evidence.nodes)
+    behind = parameters_behind(nodes)
     weights = {node: names for node, names in behind.items() if any(_is_parameter(model, name) for name in names)}
-    calls: dict[str, list[Call]] = {}
-    for node in evidence.nodes:
+    calls: dict[str, list[WeightedCall]] = {}
+    for node in nodes:
         if node.op != "call_function" or node in behind:
             continue
         found = contraction(node.target, node.args, node.kwargs, lambda n: n in weights, shape_of)
         if found is None:
             continue
         call = _call(model, node, found, weights[found.weight])
-        if not any(f"{call.path}.".startswith(f"{taken}.") for taken in claimed):
+        if not any(f"{call.path}.".startswith(f"{path}.") for path in known):
             calls.setdefault(call.path, []).append(call)
     return calls
 
 
-def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple[str, ...]) -> Call:
+def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple[str, ...]) -> WeightedCall:
     used = [model.get_parameter(name) for name in parameters if _is_parameter(model, name)]
     # the innermost module that runs the operation and holds the parameters, however deep, by whatever names
     owner = node.meta["module"]
@@ -53,7 +52,7 @@ def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple
     names = names or parameters
     is_module = owner == node.meta["module"] and isinstance(model.get_submodule(owner), nn.Linear)
     path = owner if is_module else ".".join(filter(None, (owner, names[0])))
-    return Call(node, found, names, path, owner, is_module)
+    return WeightedCall(node, found, names, path, owner, is_module)
 
 
 def _names_in(module: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[str, ...] | None:
