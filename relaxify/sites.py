@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution
 from relaxify.groups import Group
 from relaxify.representations import Representation
 

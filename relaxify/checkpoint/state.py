@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.grids.convolution import symmetrised
+from relaxify.grids.kernels import symmetrised
 from relaxify.intertwiners import fold_updates
 from relaxify.record import CheckpointError, Record
 from relaxify.sites import CHILD, Path

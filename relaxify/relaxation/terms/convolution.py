@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution
 from relaxify.modules.sharding import gather
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
@@ -56,16 +56,12 @@ class ConvolutionTerm(StandInTerm):
 
     def compute(self, input: Any) -> Any:  # noqa: A002 (as layers call it)
         """The layer's forward."""
-        if not self.active and not self.convolution.symmetrised:
+        if not self.active:
             self._renew()
-            return type(self.layer).forward(self.layer, input)
-        adapter, x = self.convolution.kernel, self.convolution.kernel.tensor(input)
-        if self.active and self.training and is_counted():
-            self._observe(self.convolution.patches(x), None, (), {})
-        kernel, bias = adapter.expand(self.layer)
-        if self.active:
-            kernel = kernel + self.theta * self._kernel()
-        return adapter.wrap(self.layer, self.convolution.apply(x, kernel, bias), input)
+            return self.convolution.forward(self.layer, input)
+        if self.training and is_counted():
+            self._observe(self.convolution.patches(self.convolution.kernel.tensor(input)), None, (), {})
+        return self.convolution.forward(self.layer, input, self.theta * self._kernel())
 
     def _kernel(self) -> Float[Tensor, "..."]:
         matrix = self.weight if self.config.rank is None else self.up @ self.down
@@ -81,7 +77,7 @@ class ConvolutionTerm(StandInTerm):
 
     def _renew(self) -> None:
         """Make the layer's cache anew if its parameters have changed since it was made."""
-        if self.layer.training or self.convolution.symmetrised or torch.compiler.is_compiling():
+        if self.layer.training or not self.convolution.kernel.cached() or torch.compiler.is_compiling():
             return
         now = tuple(parameter._version for parameter in self.layer.parameters(recurse=False))
         if now != self._cached_at:
@@ -90,19 +86,20 @@ class ConvolutionTerm(StandInTerm):
 
     def settle(self, layer: nn.Module) -> None:
         """Make a copy of this term's layer compute its equivariant part without the term."""
+        self.convolution.kernel.symmetrise(layer)
         self.convolution.kernel.refresh(layer)
 
     @torch.no_grad()
     def _take_rest(self) -> None:
         """W = what the layer's own kernel has beside its symmetric part."""
-        if self.convolution.symmetrised and self.config.rank is None:
-            kernel = self.layer.get_parameter(self.convolution.kernel.parameter)
-            rest = kernel - self.convolution.kernel.expand(self.layer)[0]
+        rest = self.convolution.kernel.rest(self.layer)
+        if rest is not None and self.config.rank is None:
             self.weight.copy_(self.convolution.as_matrix(rest))
 
     def record(self) -> Record:
-        basis = self.convolution.kernel.symmetriser.tolist() if self.convolution.symmetrised else ()
-        return replace(super().record(), groups=self.convolution.groups, symmetriser=tuple(map(tuple, basis)))
+        basis = self.convolution.kernel.symmetriser
+        rows = () if basis is None else tuple(map(tuple, basis.tolist()))
+        return replace(super().record(), groups=self.convolution.groups, symmetriser=rows)
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 = tr(K_e C K_e^T)."""
@@ -114,7 +111,7 @@ class ConvolutionTerm(StandInTerm):
         return torch.einsum("oc,cd,od->", weight, moment, weight)
 
     def record_paths(self) -> tuple[tuple[()], str]:
-        return (), SYMMETRISED if self.convolution.symmetrised else CODE_NEEDED
+        return (), CODE_NEEDED if self.convolution.kernel.symmetriser is None else SYMMETRISED
 
     def why_not_foldable(self) -> None:
         """The layer's own basis of kernels takes what it spans."""
