@@ -97,7 +97,7 @@ def _obstacle(module: Any, group: Group, dims: int) -> str | None:
     if group.dim != dims:
         return None
     if _moves(group, Geometry.of(module).shift):
-        return f"padding='same' adds a pixel more on one side than on the other, and {group.name} exchanges the two"
+        return f"padding='same' adds a pixel more on one side than on the other: a shift that {group.name} moves"
     return None
 
 
