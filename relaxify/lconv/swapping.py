@@ -126,7 +126,7 @@ def _linear(module: nn.Linear, mode: Mode, flattened: Space | None, rank: int) -
 
 def _is_gcn(module: nn.Module) -> bool:
     kind = type(module)
-    return kind.__name__ == "GCNConv" and kind.__module__.startswith("torch_geometric.")
+    return kind.__name__ == "GCNConv" and kind.__module__.partition(".")[0] == "torch_geometric"
 
 
 def _gcn(module: nn.Module) -> GraphLConv:
@@ -146,7 +146,9 @@ def _gcn(module: nn.Module) -> GraphLConv:
 
 def _plain_gcn_parts(module: nn.Module) -> tuple[str, str | None] | None:
     """The names of Theta and of the bias, if the module has just these and takes (features, adjacency)."""
-    if type(module).__module__.startswith("torch.") or isinstance(module, GraphLConv | AdjacencyLConv | LConv | LinearLConv):
+    if type(module).__module__.partition(".")[0] == "torch" or isinstance(
+        module, GraphLConv | AdjacencyLConv | LConv | LinearLConv
+    ):
         return None
     own = dict(module.named_parameters(recurse=False))
     matrices = [name for name, p in own.items() if p.dim() == 2]
