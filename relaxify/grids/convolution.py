@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Space = tuple[int, ...]
@@ -167,34 +167,31 @@ class Geometry:
         >>> Geometry((2,), padding=((1, 0),)).reads((3,), torch.arange(3)).tolist()
         [[-1, 0], [0, 1], [1, 2]]
         """
-        flat, exists = torch.zeros_like(points)[..., None], torch.ones_like(points, dtype=torch.bool)[..., None]
-        pitch, space_out = 1, self.space_out(space)
+        flat, pitch, space_out = torch.zeros_like(points)[..., None], 1, self.space_out(space)
+        # so low that no other axis makes up for it
+        absent = -math.prod(space)
         # the last axis varies fastest, among pixels as among taps
         for axis in reversed(range(len(space))):
-            place, inside = self._reads_on(axis, space[axis], points % space_out[axis])
+            place = self._reads_on(axis, space[axis], points % space_out[axis], absent)
             flat = (place[..., :, None] * pitch + flat[..., None, :]).flatten(-2)
-            exists = (inside[..., :, None] & exists[..., None, :]).flatten(-2)
             points, pitch = points // space_out[axis], pitch * space[axis]
-        return torch.where(exists, flat, -1)
+        return flat.clamp(min=-1)
 
-    def _reads_on(
-        self, axis: int, length: int, out: Int[Tensor, "*points"]
-    ) -> tuple[Int[Tensor, "*points size"], Bool[Tensor, "*points size"]]:
-        """Which pixel the taps along one axis read, and whether there is one."""
+    def _reads_on(self, axis: int, length: int, out: Int[Tensor, "*points"], absent: int) -> Int[Tensor, "*points size"]:
+        """Which pixel the taps along one axis read; `absent` where there is none."""
         low, stride = self.padding[axis][0], self.stride[axis]
         tap = torch.arange(self.size[axis], device=out.device) * self.dilation[axis]
         if self.transposed:
             ahead = out[..., None] + low - tap
-            place, inside = ahead // stride, ahead % stride == 0
+            place = torch.where(ahead % stride == 0, ahead // stride, absent)
         else:
             place = out[..., None] * stride - low + tap
-            inside = torch.ones_like(place, dtype=torch.bool)
         if self.padding_mode == "circular":
-            return place % length, inside
+            return place % length
         if self.padding_mode == "reflect":
-            return (length - 1) - (place.abs() - (length - 1)).abs(), inside
-        clamped = place.clamp(0, length - 1)
-        return clamped, inside if self.padding_mode == "replicate" else inside & (clamped == place)
+            return (length - 1) - (place.abs() - (length - 1)).abs()
+        inside = place.clamp(0, length - 1)
+        return inside if self.padding_mode == "replicate" else torch.where(inside == place, place, absent)
 
     def padded(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The input with its padding."""
@@ -263,9 +260,9 @@ class Patches:
 
     def __getitem__(self, index: Int[Tensor, " k"]) -> Float[Tensor, "k n"]:
         """The patches at these places among all, as rows."""
-        image = self.x.flatten(2) if self.x.ndim > 2 else self.x[..., None]
-        pixel = self.geometry.reads(tuple(self.x.shape[2:]), index % self.pixels)
-        found = image.mT[(index // self.pixels)[:, None], pixel.clamp(min=0)]
+        image, pixels = self.x.flatten(2) if self.x.ndim > 2 else self.x[..., None], self.pixels
+        pixel = self.geometry.reads(tuple(self.x.shape[2:]), index % pixels)
+        found = image.mT[(index // pixels)[:, None], pixel.clamp(min=0)]
         return torch.where(pixel[..., None] >= 0, found, 0).mT.flatten(1)
 
     def all(self) -> Float[Tensor, "rows n"]:
