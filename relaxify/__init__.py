@@ -7,7 +7,8 @@ from relaxify.groups import Group
 from relaxify.inspection.images import ImageReport, local_equivariance_error
 from relaxify.inspection.inspecting import inspect
 from relaxify.inspection.report import Report
-from relaxify.lconv.conversion import lconvify, unlconvify
+from relaxify.lconv.conversion import lconvify
+from relaxify.lconv.restoring import unlconvify
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.controllers import Constant, Cosine, Triangle

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.graph.contractions import ChannelOrder
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution
 from relaxify.groups import Group
 from relaxify.representations import Representation
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution
 from relaxify.grids.taps import kernel_representation
 from relaxify.groups import Group
 from relaxify.intertwiners import lie_derivative

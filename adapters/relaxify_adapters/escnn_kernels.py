@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution, Kernel
 from relaxify.grids.taps import Equivariants, acts_exactly, fitted, interpolation_error
 from relaxify_adapters.escnn_groups import Fibre
 
 
 @dataclass(frozen=True)
-class SteerableKernel:
+class SteerableKernel(Kernel):
     """How escnn's layers make their kernels, `cache` of which they keep in eval mode."""
 
     cache: str
@@ -54,23 +54,18 @@ class SteerableKernel:
 def convolution_of(module: Any) -> Convolution:
     """How a layer convolves; of a linear layer, a convolution without axes."""
     if not hasattr(module, "kernel_size"):
-        return Convolution(SteerableKernel("matrix"), (), (), (), (), output_padding=())
-    dims, mode = module.d, getattr(module, "padding_mode", "zeros")
-    return Convolution(
+        return Convolution((), kernel=SteerableKernel("matrix"))
+    return Convolution.from_torch(
+        (module.kernel_size,) * module.d,
         kernel=SteerableKernel("filter"),
-        size=(module.kernel_size,) * dims,
-        stride=_each(module.stride, dims),
-        padding=_each(module.padding, dims),
-        dilation=_each(module.dilation, dims),
-        padding_mode=mode,
+        stride=module.stride,
+        padding=module.padding,
+        dilation=module.dilation,
+        padding_mode=getattr(module, "padding_mode", "zeros"),
         groups=module.groups,
         transposed=hasattr(module, "output_padding"),
-        output_padding=_each(getattr(module, "output_padding", 0), dims),
+        output_padding=getattr(module, "output_padding", 0),
     )
-
-
-def _each(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, tuple) else (value,) * dims
 
 
 def blocks_of(module: Any) -> Iterator[tuple[Any, Any, Any]]:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.grids.convolution import Convolution, symmetrised
+from relaxify.grids.convolution import CONVOLUTIONS, Geometry
+from relaxify.grids.kernels import Convolution, Kernel, symmetrised
 from relaxify.grids.taps import (
     Equivariants,
     acts_exactly,
@@ -32,14 +33,6 @@ from relaxify.proof import generic_input, generic_twin
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, EvidenceKind, Features, Rejected, Site
 
-KINDS: dict[type[nn.Module], int] = {
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
-}
 RING_WIDTH = 0.6
 
 
@@ -50,7 +43,7 @@ class TorchConvolutionAdapter:
 
     def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
         """The site of a convolution whose pixels the group can move, or why there is none."""
-        dims = KINDS.get(type(module))
+        dims = CONVOLUTIONS.get(type(module))
         if dims is None:
             return
         op = f"torch.{type(module).__name__}"
@@ -61,15 +54,19 @@ class TorchConvolutionAdapter:
 
 
 @dataclass(frozen=True, eq=False)
-class SymmetrisedKernel:
+class SymmetrisedKernel(Kernel):
     """K P for a layer whose parameter is K: the taps' values averaged as the group asks.
 
     P = B^T B, for an orthonormal basis B of the symmetric kernels of one channel.
     """
 
-    symmetriser: Float[Tensor, "kernels taps"]
+    basis: Float[Tensor, "kernels taps"]
     parameter: str = "weight"
     _moved: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def symmetriser(self) -> Float[Tensor, "kernels taps"]:
+        return self.basis
 
     def expand(self, layer: Any) -> tuple[Tensor, Tensor | None]:
         return self.of(layer, layer.weight), layer.bias
@@ -77,20 +74,14 @@ class SymmetrisedKernel:
     def of(self, layer: Any, parameter: Tensor) -> Tensor:
         key = (parameter.device, parameter.dtype)
         if key not in self._moved:
-            self._moved[key] = (self.symmetriser.mT @ self.symmetriser).to(parameter)
+            self._moved[key] = (self.basis.mT @ self.basis).to(parameter)
         return symmetrised(parameter, self._moved[key])
 
-    def tensor(self, value: Tensor) -> Tensor:
-        return value
-
-    def wrap(self, layer: Any, tensor: Tensor, value: Tensor) -> Tensor:
-        return tensor
-
-    def cached(self) -> tuple[str, ...]:
-        return ()
+    def rest(self, layer: Any) -> Tensor:
+        return layer.weight - self.expand(layer)[0]
 
     @torch.no_grad()
-    def refresh(self, layer: Any) -> None:
+    def symmetrise(self, layer: Any) -> None:
         layer.weight.copy_(self.expand(layer)[0])
 
 
@@ -106,9 +97,17 @@ def _obstacle(module: Any, group: Group, dims: int) -> str | None:
         return f"it commutes with {group.name} whatever its kernel, but for its border: there is nothing to relax"
     if group.dim != dims:
         return None
-    if module.padding == "same" and any(d * (k - 1) % 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)):
-        return "padding='same' adds a pixel more on one side than on the other, which no turn respects"
+    if _moves(group, Geometry.of(module).shift):
+        return f"padding='same' adds a pixel more on one side than on the other: a shift that {group.name} moves"
     return None
+
+
+def _moves(group: Group, shift: tuple[float, ...]) -> bool:
+    """Whether the group moves a vector, given along the axes of pixels."""
+    # as `tap_positions`: the last axis first, y upwards
+    vector = torch.tensor(shift, dtype=torch.float64).flip(-1)
+    vector[1:] *= -1
+    return bool((group.generators @ vector).any()) or not torch.allclose(group.finite @ vector, vector, rtol=0, atol=1e-9)
 
 
 def _claim(path: str, module: Any, group: Group, op: str) -> Site:
@@ -121,27 +120,10 @@ def _claim(path: str, module: Any, group: Group, op: str) -> Site:
         Representation.trivial(group, module.out_channels),
         features_in=Features((1,)),
         features_out=Features((1,)),
-        convolution=_convolution(module, SymmetrisedKernel(kernels)),
+        convolution=Convolution.of(module, kernel=SymmetrisedKernel(kernels)),
         interpolation=error,
     )
     return Site(path, module, map_, functools.partial(_error, module, map_), EvidenceKind.symmetrised)
-
-
-def _convolution(module: Any, kernel: SymmetrisedKernel) -> Convolution:
-    size, dilation = tuple(module.kernel_size), tuple(module.dilation)
-    own = {"valid": (0,) * len(size), "same": tuple(d * (k - 1) // 2 for d, k in zip(dilation, size, strict=True))}
-    return Convolution(
-        kernel=kernel,
-        size=size,
-        stride=tuple(module.stride),
-        padding=own[module.padding] if isinstance(module.padding, str) else tuple(module.padding),
-        dilation=dilation,
-        padding_mode=module.padding_mode,
-        groups=module.groups,
-        transposed=module.transposed,
-        output_padding=tuple(module.output_padding),
-        symmetrised=True,
-    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution, Kernel
 from relaxify.grids.taps import (
     Equivariants,
     acts_exactly,
@@ -87,7 +87,7 @@ class PerElement:
 
 
 @dataclass(frozen=True)
-class BuiltKernel:
+class BuiltKernel(Kernel):
     """How a relaxed convolution makes its kernel: anew in every forward pass, so nothing is kept."""
 
     parameter: str = "weights"
@@ -98,18 +98,6 @@ class BuiltKernel:
     def of(self, layer: Any, parameter: Tensor) -> Tensor:
         """What the parameter makes of the kernel; what varies over taps is added to it whatever the parameter is."""
         return layer.kernel(parameter) - layer.kernel(torch.zeros_like(parameter))
-
-    def tensor(self, value: Tensor) -> Tensor:
-        return value
-
-    def wrap(self, layer: Any, tensor: Tensor, value: Tensor) -> Tensor:
-        return tensor
-
-    def refresh(self, layer: Any) -> None:
-        """Nothing is kept."""
-
-    def cached(self) -> tuple[str, ...]:
-        return ()
 
 
 class Options(TypedDict, total=False):
@@ -148,7 +136,7 @@ class RelaxedConv(nn.Module, abc.ABC):
         super().__init__()
         self.fields, self.size, self.rule = fields, size, rule
         middle = (size[0] // 2, size[1] // 2)
-        self.convolution = Convolution(BuiltKernel(), size, padding=middle, padding_mode=padding_mode)
+        self.convolution = Convolution.from_torch(size, kernel=BuiltKernel(), padding=middle, padding_mode=padding_mode)
         dtype = torch.get_default_dtype()
         self.register_buffer("basis", basis.to(dtype), persistent=False)
         self.register_buffer("invariant", invariant.to(dtype), persistent=False)

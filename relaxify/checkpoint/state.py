@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.grids.convolution import symmetrised
+from relaxify.grids.kernels import symmetrised
 from relaxify.intertwiners import as_channels, fold_updates
 from relaxify.modules.hanging import key_of, modules_at, owner_prefix
 from relaxify.record import CheckpointError, Record

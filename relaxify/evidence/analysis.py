@@ -95,8 +95,8 @@ def analyse(
 def _symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
     """Give ordinary convolutions the kernels that they are to have."""
     for site in sites:
-        if site.map.convolution is not None and site.map.convolution.symmetrised:
-            site.map.convolution.kernel.refresh(model.get_submodule(site.path))
+        if site.map.convolution is not None:
+            site.map.convolution.kernel.symmetrise(model.get_submodule(site.path))
 
 
 def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[WeightedCall]]) -> Iterator[Injections]:

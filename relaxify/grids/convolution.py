@@ -1,113 +1,217 @@
-"""Convolutions as linear maps on patches: y(p) = sum over taps q of K(q) x(p + q), one patch of x for each output pixel.
+"""The geometry of convolutions: which input pixel each tap of each output pixel reads, for every setting that torch knows.
 
-A patch is what the kernel reads for one output pixel, and its feature vector has the channels outside and the taps inside,
-as a kernel flattened to (channels_out, channels_in * taps) multiplies it. No image is unfolded to look at some patches.
+On each axis tap q of output pixel p reads input pixel stride p - low + dilation q; of a transposed convolution it is
+(p + low - dilation q) / stride, where that is a whole number. `low` is the padding before the first pixel.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+Space = tuple[int, ...]
+"""The lengths of the pixel axes."""
+
+CONVOLUTIONS: dict[type[nn.Module], int] = {
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
+"""torch's own convolutions, and how many pixel axes they have."""
+
+PADDING_MODES = ("zeros", "circular", "replicate", "reflect")
+
+G = TypeVar("G", bound="Geometry")
 
 _CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-class Kernel(Protocol):
-    """What an adapter knows of a library's convolutions: an object without state of its own, which must pickle."""
-
-    parameter: str
-    """The name of the parameter that a kernel is linear in."""
-
-    def expand(self, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-        """The layer's kernel, as torch's convolutions take it, and its bias, from its parameters."""
-        ...
-
-    def of(self, layer: nn.Module, parameter: Tensor) -> Tensor:
-        """The kernel that the layer would have with another value of its parameter."""
-        ...
-
-    def tensor(self, value: Any) -> Tensor:
-        """The tensor in what the layer is called with."""
-        ...
-
-    def wrap(self, layer: nn.Module, tensor: Tensor, value: Any) -> Any:
-        """What the layer returns for an output `tensor` of the input `value`."""
-        ...
-
-    def refresh(self, layer: nn.Module) -> None:
-        """Make anew, without gradients, what the layer keeps of its parameters in eval mode.
-
-        Or, if the convolution is `symmetrised`, write the symmetric part of the parameter into it. Such a kernel has that
-        part's orthonormal basis B as `symmetriser`: P = B^T B, for `symmetrised`.
-        """
-        ...
-
-    def cached(self) -> tuple[str, ...]:
-        """The names of the buffers that exist in eval mode only."""
-        ...
-
-
-def symmetrised(
-    kernel: Float[Tensor, "first second *taps"], projection: Float[Tensor, "all_taps all_taps"]
-) -> Float[Tensor, "first second *taps"]:
-    """K P: of each pair of channels what an orthogonal projection leaves of its taps."""
-    return (kernel.flatten(2) @ projection.to(kernel)).view_as(kernel)
-
-
 @dataclass(frozen=True)
-class Convolution:
-    """How a layer convolves. All tuples have an entry for each pixel axis; without any, it is a linear layer.
+class Geometry:
+    """Settings of a convolution. All tuples have an entry for each pixel axis; without any axis, it is a linear layer.
 
-    `symmetrised`: the layer's parameter is any kernel, of which `kernel.expand` gives the symmetric part.
+    `padding` has a pair for each axis, before the first pixel and after the last; stride and dilation are 1, paddings 0
+    where nothing else is given.
 
-    >>> Convolution(kernel=None, size=(3, 3), padding=(1, 1)).patches(torch.ones(2, 5, 8, 8))[torch.tensor([0])].shape
+    ValueError for an unknown padding mode, and for a transposed convolution with padding other than torch's.
+
+    >>> Geometry((3, 3), padding=((1, 1), (1, 1))).patches(torch.ones(2, 5, 8, 8))[torch.tensor([0])].shape
     torch.Size([1, 45])
     """
 
-    kernel: Any
     size: tuple[int, ...]
-    stride: tuple[int, ...] = (1, 1)
-    padding: tuple[int, ...] = (0, 0)
-    dilation: tuple[int, ...] = (1, 1)
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    dilation: tuple[int, ...] = ()
     padding_mode: str = "zeros"
     groups: int = 1
     transposed: bool = False
-    output_padding: tuple[int, ...] = (0, 0)
-    symmetrised: bool = False
+    output_padding: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        dims = len(self.size)
+        unset = {"stride": (1,), "padding": ((0, 0),), "dilation": (1,), "output_padding": (0,)}
+        for name, value in unset.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value * dims)
+        if self.padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode={self.padding_mode!r} is unknown; pass one of {', '.join(PADDING_MODES)}.")
+        if self.transposed and self.padding_mode != "zeros":
+            raise ValueError(
+                f"a transposed convolution pads with zeros only, not {self.padding_mode!r}; leave padding_mode out."
+            )
+        if self.transposed and not self._pads_alike:
+            raise ValueError(f"a transposed convolution pads both sides alike, not by {self.padding}; pass equal pairs.")
+
+    @classmethod
+    def from_torch(
+        cls: type[G],
+        size: tuple[int, ...],
+        *,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        output_padding: int | tuple[int, ...] = 0,
+        **others: Any,
+    ) -> G:
+        """From settings as torch takes them: one number for all axes or one for each; padding also "same" or "valid".
+
+        >>> Geometry.from_torch((2, 3), padding="same").padding
+        ((0, 1), (1, 1))
+        """
+        dims = len(size)
+        dilation = _each(dilation, dims)
+        if padding == "same":
+            totals = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
+            sides = tuple((total // 2, total - total // 2) for total in totals)
+        else:
+            sides = tuple((n, n) for n in _each(0 if isinstance(padding, str) else padding, dims))
+        strides, extra = _each(stride, dims), _each(output_padding, dims)
+        return cls(size, stride=strides, padding=sides, dilation=dilation, output_padding=extra, **others)
+
+    @classmethod
+    def of(cls: type[G], layer: nn.Module, **others: Any) -> G:
+        """Of one of torch's own convolutions.
+
+        >>> Geometry.of(nn.Conv2d(4, 8, 3, stride=2, padding=1)).space_out((7, 8))
+        (4, 4)
+        """
+        conv: Any = layer
+        return cls.from_torch(
+            tuple(conv.kernel_size),
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            padding_mode=conv.padding_mode,
+            groups=conv.groups,
+            transposed=conv.transposed,
+            output_padding=conv.output_padding,
+            **others,
+        )
 
     @property
     def taps(self) -> int:
         return math.prod(self.size)
 
     @property
-    def padded(self) -> tuple[int, ...]:
-        """The padding as torch.nn.functional.pad takes it: the last axis first, both sides."""
-        return tuple(side for amount in reversed(self.padding) for side in (amount, amount))
+    def reach(self) -> tuple[int, ...]:
+        """How many pixels a kernel spans on each axis, from its first tap to its last."""
+        return tuple(dilation * (size - 1) + 1 for dilation, size in zip(self.dilation, self.size, strict=True))
+
+    @property
+    def shift(self) -> tuple[float, ...]:
+        """How far the padding moves the output's middle from the input's, in input pixels along each axis."""
+        return tuple((high - low) / 2 for low, high in self.padding)
+
+    @property
+    def _pads_alike(self) -> bool:
+        return all(low == high for low, high in self.padding)
+
+    def in_groups(self: G, groups: int) -> G:
+        """The same geometry with channels in so many groups."""
+        return self if groups == self.groups else replace(self, groups=groups)
+
+    def space_out(self, space: Space) -> Space:
+        """The pixel axes after the convolution. ValueError if the kernel does not fit."""
+        lengths = tuple(self._length_out(axis, length) for axis, length in enumerate(space))
+        if min(lengths, default=1) < 1:
+            raise ValueError(
+                f"a kernel that reaches over {max(self.reach)} points does not fit {space}; pass a larger space."
+            )
+        return lengths
+
+    def _length_out(self, axis: int, length: int) -> int:
+        padding, reach = sum(self.padding[axis]), self.reach[axis]
+        if self.transposed:
+            return (length - 1) * self.stride[axis] - padding + reach + self.output_padding[axis]
+        return (length + padding - reach) // self.stride[axis] + 1
+
+    def left_over(self, axis: int, length: int) -> int:
+        """How many pixels after the last window no window reads."""
+        return (length + sum(self.padding[axis]) - self.reach[axis]) % self.stride[axis]
+
+    def reads(self, space: Space, points: Int[Tensor, "*points"]) -> Int[Tensor, "*points taps"]:
+        """The input pixel that each tap reads for these output pixels, all counted row by row; -1 for a padded zero.
+
+        >>> Geometry((2,), padding=((1, 0),)).reads((3,), torch.arange(3)).tolist()
+        [[-1, 0], [0, 1], [1, 2]]
+        """
+        flat, pitch, space_out = torch.zeros_like(points)[..., None], 1, self.space_out(space)
+        # so low that no other axis makes up for it
+        absent = -math.prod(space)
+        # the last axis varies fastest, among pixels as among taps
+        for axis in reversed(range(len(space))):
+            place = self._reads_on(axis, space[axis], points % space_out[axis], absent)
+            flat = (place[..., :, None] * pitch + flat[..., None, :]).flatten(-2)
+            points, pitch = points // space_out[axis], pitch * space[axis]
+        return flat.clamp(min=-1)
+
+    def _reads_on(self, axis: int, length: int, out: Int[Tensor, "*points"], absent: int) -> Int[Tensor, "*points size"]:
+        """Which pixel the taps along one axis read; `absent` where there is none."""
+        low, stride = self.padding[axis][0], self.stride[axis]
+        tap = torch.arange(self.size[axis], device=out.device) * self.dilation[axis]
+        if self.transposed:
+            ahead = out[..., None] + low - tap
+            place = torch.where(ahead % stride == 0, ahead // stride, absent)
+        else:
+            place = out[..., None] * stride - low + tap
+        if self.padding_mode == "circular":
+            return place % length
+        if self.padding_mode == "reflect":
+            return (length - 1) - (place.abs() - (length - 1)).abs()
+        inside = place.clamp(0, length - 1)
+        return inside if self.padding_mode == "replicate" else torch.where(inside == place, place, absent)
+
+    def padded(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The input with its padding."""
+        # F.pad takes the last axis first
+        sides = [side for pair in reversed(self.padding) for side in pair]
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, sides, mode) if any(sides) else x
 
     def apply(
         self, x: Float[Tensor, "..."], kernel: Float[Tensor, "..."], bias: Tensor | None = None
     ) -> Float[Tensor, "..."]:
-        """The convolution with this kernel."""
-        dims = len(self.size)
+        """The convolution with this kernel, by torch."""
+        dims, padding = len(self.size), tuple(low for low, _ in self.padding)
         if not dims:
             return F.linear(x, kernel, bias)
         if self.transposed:
-            return _TRANSPOSED[dims](
-                x, kernel, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-            )
-        if self.padding_mode == "zeros":
-            return _CONVOLVE[dims](x, kernel, bias, self.stride, self.padding, self.dilation, self.groups)
-        x = F.pad(x, self.padded, self.padding_mode)
-        return _CONVOLVE[dims](x, kernel, bias, self.stride, 0, self.dilation, self.groups)
+            return _TRANSPOSED[dims](x, kernel, bias, self.stride, padding, self.output_padding, self.groups, self.dilation)
+        if self.padding_mode != "zeros" or not self._pads_alike:
+            x, padding = self.padded(x), (0,) * dims
+        return _CONVOLVE[dims](x, kernel, bias, self.stride, padding, self.dilation, self.groups)
 
     def as_matrix(self, kernel: Float[Tensor, "..."]) -> Float[Tensor, "c_out group_in"]:
         """A kernel as the matrix that acts on a patch, of one group's input channels if there are groups."""
@@ -130,19 +234,16 @@ class Convolution:
         """The patches of x, one for each pixel of the output."""
         return Patches(self, x.detach())
 
-    def output_size(self, axis: int, length: int) -> int:
-        """The length of a pixel axis after the convolution."""
-        reach = self.dilation[axis] * (self.size[axis] - 1) + 1
-        if self.transposed:
-            return (length - 1) * self.stride[axis] - 2 * self.padding[axis] + reach + self.output_padding[axis]
-        return (length + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
-
 
 @dataclass(frozen=True)
 class Patches:
-    """All patches of a batch of images, batch by batch and row by row; indexing gathers those asked for, and no others."""
+    """All patches of a batch of images, batch by batch and row by row; indexing gathers those asked for, and no others.
 
-    convolution: Convolution
+    A patch is what the kernel reads for one output pixel. Its feature vector has the channels outside and the taps inside,
+    as the kernel's matrix multiplies it.
+    """
+
+    geometry: Geometry
     x: Float[Tensor, "batch channels *pixels"]
 
     @property
@@ -150,51 +251,26 @@ class Patches:
         return self.x.device
 
     @property
-    def grid(self) -> tuple[int, ...]:
-        """The output's pixel axes."""
-        return tuple(self.convolution.output_size(axis, n) for axis, n in enumerate(self.x.shape[2:]))
+    def pixels(self) -> int:
+        """How many pixels an output image has."""
+        return math.prod(self.geometry.space_out(tuple(self.x.shape[2:])))
 
     def __len__(self) -> int:
-        return len(self.x) * math.prod(self.grid)
+        return len(self.x) * self.pixels
 
     def __getitem__(self, index: Int[Tensor, " k"]) -> Float[Tensor, "k n"]:
         """The patches at these places among all, as rows."""
-        where: list[Tensor] = []
-        valid = None
-        for axis in reversed(range(len(self.grid))):
-            place, inside = self._read(axis, index % self.grid[axis])
-            where.insert(0, place)
-            valid = inside if valid is None else valid & inside
-            index = index // self.grid[axis]
-        found = self.x.movedim(1, -1)[(index[:, None] if where else index, *where)]
-        if valid is None:
-            return found
-        return torch.where(valid[..., None], found, 0).transpose(1, 2).flatten(1)
+        image, pixels = self.x.flatten(2) if self.x.ndim > 2 else self.x[..., None], self.pixels
+        pixel = self.geometry.reads(tuple(self.x.shape[2:]), index % pixels)
+        found = image.mT[(index // pixels)[:, None], pixel.clamp(min=0)]
+        return torch.where(pixel[..., None] >= 0, found, 0).mT.flatten(1)
 
     def all(self) -> Float[Tensor, "rows n"]:
         """Every patch: an image for each tap."""
         return self[torch.arange(len(self), device=self.device)]
 
-    def _read(self, axis: int, out: Int[Tensor, " k"]) -> tuple[Int[Tensor, "k taps"], Bool[Tensor, "k taps"]]:
-        """Which input pixel each tap of these output pixels reads on one axis, and whether there is one."""
-        convolution, length = self.convolution, self.x.shape[2 + axis]
-        tap = self._taps(axis, out.device) * convolution.dilation[axis]
-        if convolution.transposed:
-            place = out[:, None] + convolution.padding[axis] - tap
-            inside = place % convolution.stride[axis] == 0
-            place = place // convolution.stride[axis]
-        else:
-            place = out[:, None] * convolution.stride[axis] - convolution.padding[axis] + tap
-            inside = torch.ones_like(place, dtype=torch.bool)
-        mode = convolution.padding_mode
-        if mode == "circular":
-            return place % length, inside
-        if mode == "reflect":
-            return (length - 1) - (place.abs() - (length - 1)).abs(), inside
-        clamped = place.clamp(0, length - 1)
-        return clamped, inside if mode == "replicate" else inside & (clamped == place)
 
-    def _taps(self, axis: int, device: torch.device) -> Int[Tensor, " taps"]:
-        """The position on one axis of each tap, the last axis's varying fastest."""
-        size = self.convolution.size
-        return torch.tensor([tap[axis] for tap in itertools.product(*map(range, size))], device=device)
+def _each(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * dims
+    return tuple(value) * dims if len(value) == 1 else tuple(value)

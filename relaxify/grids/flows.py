@@ -6,21 +6,14 @@ commutes with it wherever both see no border, so that its translation error is 0
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Derivative = Literal["central", "spectral"]
-"""`central`: fourth-order central differences with the border's pixels repeated, for images as they are: they reach two
-pixels, and are what the resampler's cubic interpolation has at the pixels. `spectral`: by FFT, for periodic images."""
-
-STENCIL = {1: 8 / 12, 2: -1 / 12}
-"""The weights of the pixels so far ahead; those behind have the opposite sign."""
+from relaxify.grids.derivatives import Scheme, differentiate, from_centre
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ def is_map(value: Tensor) -> bool:
     return value.ndim == 4 and value.shape[-1] * value.shape[-2] > 1 and value.is_floating_point()
 
 
-class Grids:
+class PixelPositions:
     """Where in the image the pixels of maps lie: centred, and so many pixels of the image apart for each size of map.
 
     A layer with stride makes pixels lie further apart; one that only loses the border does not. Sizes tell the two apart:
@@ -101,7 +94,7 @@ class Grids:
         return x, y
 
     def _axis(self, size: int, pitch: float, like: Tensor) -> Float[Tensor, " size"]:
-        return (torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2) * (pitch / self.unit)
+        return from_centre(size, like) * (pitch / self.unit)
 
 
 def _size(value: Tensor) -> tuple[int, int]:
@@ -114,43 +107,20 @@ def _ratio(before: int, after: int, stretches: bool) -> float:
     return round(before / after) if before >= after else 1 / round(after / before)
 
 
-def apply(flow: Flow, value: Float[Tensor, "..."], grids: Grids, derivative: Derivative) -> Float[Tensor, "..."]:
+def apply(flow: Flow, value: Float[Tensor, "..."], positions: PixelPositions, scheme: Scheme) -> Float[Tensor, "..."]:
     """X f = v . grad f for a map, 0 for everything else, in units of the image.
 
     >>> ramp = torch.arange(8.0).expand(1, 1, 8, 8)
-    >>> apply(FLOWS["translation"][0], ramp, Grids(8, 8), "central")[0, 0, 4, 3:5].round()  # 8 pixels make the unit
+    >>> apply(FLOWS["translation"][0], ramp, PixelPositions(8, 8), "central")[0, 0, 4, 3:5].round()  # 8 pixels make the unit
     tensor([8., 8.])
     """
     if not is_map(value):
         return torch.zeros_like(value)
-    (x, y), matrix = grids.coordinates(value), flow.matrix.to(value)
-    pitch_y, pitch_x = grids.pitch(_size(value))
+    (x, y), matrix = positions.coordinates(value), flow.matrix.to(value)
+    pitch_y, pitch_x = positions.pitch(_size(value))
     result = torch.zeros_like(value)
     for row, axis, pitch in ((0, -1, pitch_x), (1, -2, pitch_y)):
         velocity = matrix[row, 0] * x + matrix[row, 1] * y[:, None] + matrix[row, 2]
         if velocity.any():
-            result = result + velocity * differentiate(value, axis, derivative) * (grids.unit / pitch)
+            result = result + velocity * differentiate(value, axis, scheme) * (positions.unit / pitch)
     return result
-
-
-def differentiate(value: Float[Tensor, "..."], axis: int, derivative: Derivative) -> Float[Tensor, "..."]:
-    """The derivative along an axis, per pixel."""
-    return _spectral(value, axis) if derivative == "spectral" else _central(value, axis)
-
-
-def _central(value: Tensor, axis: int) -> Tensor:
-    size = value.shape[axis]
-    first, last = value.narrow(axis, 0, 1), value.narrow(axis, size - 1, 1)
-    padded = torch.cat([first, first, value, last, last], dim=axis)
-    near, far = (padded.narrow(axis, 2 + k, size) - padded.narrow(axis, 2 - k, size) for k in (1, 2))
-    return STENCIL[1] * near + STENCIL[2] * far
-
-
-def _spectral(value: Tensor, axis: int) -> Tensor:
-    size = value.shape[axis]
-    frequency = 2 * math.pi * torch.fft.rfftfreq(size, dtype=value.dtype, device=value.device)
-    if size % 2 == 0:
-        # the highest wave has no real derivative on the grid
-        frequency[-1] = 0
-    waves = torch.fft.rfft(value.movedim(axis, -1))
-    return torch.fft.irfft(1j * frequency * waves, n=size).movedim(-1, axis)

@@ -14,18 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.grids.flows import Derivative, Grids, is_map
+from relaxify.grids.derivatives import Scheme
+from relaxify.grids.flows import PixelPositions, is_map
 
 
 def resample(
-    value: Float[Tensor, "..."], matrix: Float[Tensor, "3 3"], grids: Grids, derivative: Derivative = "central"
+    value: Float[Tensor, "..."], matrix: Float[Tensor, "3 3"], positions: PixelPositions, scheme: Scheme = "central"
 ) -> Float[Tensor, "..."]:
     """f(A r) for a map, everything else as it is. Outside the image its border's pixels are repeated, or the whole image.
 
     `matrix` is [[A, b], [0, 1]] on (x, y, 1), in units of the image. ValueError if it turns x into y (by a quarter).
 
     >>> image = torch.rand(1, 1, 5, 5, dtype=torch.float64)
-    >>> torch.allclose(resample(image, torch.eye(3), Grids(5, 5)), image)
+    >>> torch.allclose(resample(image, torch.eye(3), PixelPositions(5, 5)), image)
     True
     """
     if not is_map(value):
@@ -33,17 +34,17 @@ def resample(
     (a, b, c), (d, e, f), _ = matrix.to(value)
     if abs(float(a)) < 0.1:
         raise ValueError("images are not resampled by a quarter turn or more; give smaller sizes.")
-    x, y = grids.coordinates(value)
+    x, y = positions.coordinates(value)
     step_x, step_y = _step(x), _step(y)
     # f(a x + b y + c, d x + e y + f) = g(a x + b y + c, y), g(u, y) = f(u, d/a u + (e - d b/a) y + f - d c/a)
     down = (d / a) * x[:, None] + (e - d * b / a) * y + (f - d * c / a)
     right = a * x + b * y[:, None] + c
-    moved = _interpolate(value.mT, (down - y[0]) / step_y, derivative).mT
-    return _interpolate(moved, (right - x[0]) / step_x, derivative)
+    moved = _interpolate(value.mT, (down - y[0]) / step_y, scheme).mT
+    return _interpolate(moved, (right - x[0]) / step_x, scheme)
 
 
 def refined(
-    value: Float[Tensor, "batch channels rows columns"], derivative: Derivative = "central"
+    value: Float[Tensor, "batch channels rows columns"], scheme: Scheme = "central"
 ) -> Float[Tensor, "batch channels fine_rows fine_columns"]:
     """The same images with twice as many pixels on each side, whose squares together are those of the old.
 
@@ -53,7 +54,7 @@ def refined(
     for _ in range(2):
         size = value.shape[-1]
         at = (torch.arange(2 * size, dtype=value.dtype, device=value.device) + 0.5) / 2 - 0.5
-        weights = _trigonometric(at[None], size) if derivative == "spectral" else _cubic(at[None], size)
+        weights = _trigonometric(at[None], size) if scheme == "spectral" else _cubic(at[None], size)
         value = (value @ weights[0].mT).mT
     return value
 
@@ -63,11 +64,11 @@ def _step(positions: Tensor) -> Tensor:
 
 
 def _interpolate(
-    value: Float[Tensor, "batch channels rows n"], at: Float[Tensor, "rows n"], derivative: Derivative
+    value: Float[Tensor, "batch channels rows n"], at: Float[Tensor, "rows n"], scheme: Scheme
 ) -> Float[Tensor, "batch channels rows n"]:
     """Each row's values at positions of its own, counted in pixels from the first."""
     size = value.shape[-1]
-    weights = _trigonometric(at, size) if derivative == "spectral" else _cubic(at, size)
+    weights = _trigonometric(at, size) if scheme == "spectral" else _cubic(at, size)
     return torch.einsum("rij,bcrj->bcri", weights, value)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from relaxify.evidence.analysis import Analysis
 from relaxify.graph.inputs import leaves_of
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.convolution import Geometry
 from relaxify.inspection.report import Errors, LayerReport
 from relaxify.intertwiners import lie_derivative
 from relaxify.relaxation.terms.term import Term
@@ -61,7 +61,7 @@ def _value(node: Any) -> Tensor | None:
     return value.double() if isinstance(value, Tensor) else None
 
 
-def _patches(convolution: Convolution, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _patches(convolution: Geometry, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Patches from all over the images, with the pixels that were made of them."""
     patches = convolution.patches(x)
     some = torch.arange(0, len(patches), -(-len(patches) // PATCHES))

@@ -11,6 +11,7 @@ from relaxify.evidence.breaks import op_name
 from relaxify.evidence.evidence import Evidence
 from relaxify.graph.contractions import MIXING
 from relaxify.graph.weighted_calls import shape_of
+from relaxify.grids.convolution import Geometry
 from relaxify.inspection.cause import Cause
 
 
@@ -39,66 +40,56 @@ def _flatten(evidence: Evidence, node: fx.Node) -> Cause | None:
 
 def _windows(evidence: Evidence, node: fx.Node) -> Cause | None:
     """Windows that cover the map unevenly: what one end loses the other keeps, and a turn exchanges the two."""
-    window = _window(node)
-    if window is None or not _moving(evidence, node):
+    windows = _geometry(node)
+    if windows is None or not _moving(evidence, node):
         return None
-    size, kernel, stride, padding, dilation = window
-    op, group = op_name(node), evidence.group.name
-    if group == "T(2)":
-        if stride > 1:
-            return Cause(
-                "resampling", f"{op} keeps one place in {stride}: only shifts by multiples of {stride} pixels go through it"
-            )
-        return None if padding is None or (padding == 0 and kernel == 1) else _border(op)
-    if padding is None:
-        uneven = dilation * (kernel - 1) % 2 == 1
+    op, lengths = op_name(node), tuple(shape_of(node.all_input_nodes[0])[-2:])
+    if evidence.group.name == "T(2)":
+        return _shifted_windows(op, windows)
+    return next(filter(None, (_uneven(op, windows, axis, length) for axis, length in enumerate(lengths))), None)
+
+
+def _shifted_windows(op: str, windows: Geometry) -> Cause | None:
+    stride = max(windows.stride)
+    if stride > 1:
+        words = f"{op} keeps one place in {stride}: only shifts by multiples of {stride} pixels go through it"
+        return Cause("resampling", words)
+    return _border(op) if windows.taps > 1 or any(map(sum, windows.padding)) else None
+
+
+def _uneven(op: str, windows: Geometry, axis: int, length: int) -> Cause | None:
+    """What of one axis the windows treat unevenly."""
+    if windows.shift[axis]:
         words = f"{op} with an even kernel and padding='same' pads one side more than the other; take an odd kernel"
-    else:
-        rest = (size + 2 * padding - dilation * (kernel - 1) - 1) % stride
-        uneven = rest != 0
-        words = (
-            f"{op} with windows of {kernel} every {stride} pixels leaves {rest} of {size} out at one end; take sizes "
-            f"for which size + {2 * padding} - {dilation * (kernel - 1) + 1} is a multiple of {stride}"
-        )
-    return Cause("resampling", words) if uneven else None
+        return Cause("resampling", words)
+    rest, stride = windows.left_over(axis, length), windows.stride[axis]
+    if not rest:
+        return None
+    return Cause(
+        "resampling",
+        f"{op} with windows of {windows.size[axis]} every {stride} pixels leaves {rest} of {length} out at one end; take "
+        f"sizes for which size + {sum(windows.padding[axis])} - {windows.reach[axis]} is a multiple of {stride}",
+    )
 
 
 def _border(op: str) -> Cause:
     return Cause("padding", f"{op} meets a border, where shifts push pixels out; pad in circles (padding_mode='circular')")
 
 
-Window = tuple[int, int, int, int | None, int]
-"""Size, kernel, stride, padding (None for "same" on one side more), dilation: of one axis."""
-
-
-def _window(node: fx.Node) -> Window | None:
-    """How a convolution or pooling lays its windows, along the first axis in which they lie unevenly."""
+def _geometry(node: fx.Node) -> Geometry | None:
+    """How a convolution or pooling lays its windows."""
     op = op_name(node)
     read = _CONVOLUTIONS.get(op) or _POOLINGS.get(op)
     if read is None:
         return None
-    given = read(node.args, node.kwargs)
-    source = node.all_input_nodes[0]
-    kernels = shape_of(node.all_input_nodes[1])[-2:] if op in _CONVOLUTIONS else _pair(given["kernel_size"])
-    strides = _pair(given["stride"] if given["stride"] not in (None, ()) else kernels)
-    paddings = given["padding"]
-    dilations = _pair(given.get("dilation", 1))
-    windows: list[Window] = []
-    for i, axis in enumerate((-2, -1)):
-        k, d = kernels[i], dilations[i]
-        same = d * (k - 1) // 2 if d * (k - 1) % 2 == 0 else None
-        padding = {"same": same, "valid": 0}[paddings] if isinstance(paddings, str) else _pair(paddings)[i]
-        windows.append((shape_of(source)[axis], k, strides[i], padding, d))
-    return max(windows, key=_is_uneven)
-
-
-def _is_uneven(window: Window) -> bool:
-    size, kernel, stride, padding, dilation = window
-    return padding is None or (size + 2 * padding - dilation * (kernel - 1) - 1) % stride != 0
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+    settings = read(node.args, node.kwargs)
+    if op in _CONVOLUTIONS:
+        size = tuple(shape_of(node.all_input_nodes[1])[-2:])
+    else:
+        own = settings["kernel_size"]
+        size = (own, own) if isinstance(own, int) else (own[0], own[-1])
+    stride, padding, dilation = (settings.get(name) for name in ("stride", "padding", "dilation"))
+    return Geometry.from_torch(size, stride=stride or size, padding=padding or 0, dilation=dilation or 1)
 
 
 Reader = Callable[[tuple[Any, ...], Mapping[str, Any]], dict[str, Any]]

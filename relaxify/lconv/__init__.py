@@ -1,6 +1,6 @@
 """Lie-algebra convolutions (L-conv): generators as linear operators, the layer, its exact copies of known layers."""
 
-from relaxify.lconv.conversion import Swap, free, lconvify, swaps, unlconvify
+from relaxify.lconv.conversion import Swap, free, lconvify, swaps
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
 from relaxify.lconv.layer import Flow, LConv, LinearLConv
 from relaxify.lconv.operators import (
@@ -17,6 +17,7 @@ from relaxify.lconv.operators import (
 )
 from relaxify.lconv.pooling import CosetPool
 from relaxify.lconv.regularisers import closure_penalty, killing_penalty
+from relaxify.lconv.restoring import unlconvify
 from relaxify.lconv.symmetry import Symmetry, generators, symmetries_of, symmetries_of_model, symmetries_of_moments
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""lconvify: swap a model's layers for L-convs; unlconvify: put the original classes back."""
+"""lconvify: swap a model's layers for L-convs, and free their generators."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.observing import Observed, observe
-from relaxify.lconv.operators import Grid, Points, Shifts
-from relaxify.lconv.swapping import Mode, NoLConvError, Origin, is_candidate, swap
+from relaxify.lconv.operators import Grid, Shifts
+from relaxify.lconv.swapping import Mode, NoLConvError, is_candidate, swap
 from relaxify.modules.checks import check_model
 from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
 
@@ -119,25 +119,7 @@ def lconvify(
     replacements = {id(entry.module): entry.layer for entry in entries if entry.layer is not None}
     if not replacements:
         raise ValueError(_nothing(model, entries))
-    return _replace(model, replacements)
-
-
-def unlconvify(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """A copy of the model with the original classes and keys back, wherever the generators are still a layer's own.
-
-    L-convs whose freed generators are the same everywhere are convolutions again, with the kernel that they amount to; those
-    whose generators have become others stay. ValueError if no layer can be put back.
-
-    >>> type(unlconvify(lconvify(nn.Sequential(nn.Linear(3, 2))))[0]).__name__
-    'Linear'
-    """
-    model = model if inplace else copy.deepcopy(model)
-    originals = {id(layer): _original(layer) for _, layer in _lconvs(model)}
-    replacements = {key: original for key, original in originals.items() if original is not None}
-    if not replacements:
-        why = "none of its L-convs has kept a layer's generators" if originals else "it holds no L-conv"
-        raise ValueError(f"there is nothing to put back in this {type(model).__name__}: {why}; call lconvify first.")
-    return _replace(model, replacements)
+    return replaced(model, replacements)
 
 
 def free(model: nn.Module, *, example_inputs: Sequence[Any] | None = None) -> nn.Module:
@@ -149,7 +131,7 @@ def free(model: nn.Module, *, example_inputs: Sequence[Any] | None = None) -> nn
     """
     freed = 0
     observed = Observed() if example_inputs is None else observe(model, tuple(example_inputs))
-    for path, layer in _lconvs(model):
+    for path, layer in lconvs_of(model):
         if isinstance(layer, GraphLConv):
             layer.free()
             freed += 1
@@ -201,50 +183,12 @@ def _swap(path: str, module: nn.Module, mode: Mode, observed: Observed, rank: in
     return Swap(path, module, layer)
 
 
-def _lconvs(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def lconvs_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every L-conv of a model, with its path."""
     return ((path, module) for path, module in model.named_modules() if isinstance(module, LAYERS))
 
 
-def _original(layer: nn.Module) -> nn.Module | None:
-    """The layer that this L-conv still is, with its trained parameters; None if it has become something else."""
-    origin: Any = getattr(layer, "origin", None)
-    if not isinstance(origin, Origin):
-        return None
-    module = origin.module.train(layer.training)
-    if isinstance(layer, LConv):
-        weight = _kernel(layer)
-        if weight is None:
-            return None
-        module.register_parameter("weight", weight)
-        module.register_parameter("bias", layer.bias)
-        return module
-    if isinstance(layer, GraphLConv) and layer.flow_weight is not None:
-        return None
-    if isinstance(layer, LinearLConv) and type(layer.generators) is not Points:
-        return None
-    for name, parameter in layer.named_parameters(recurse=False):
-        module.register_parameter(name, parameter)
-    for name, child in layer.named_children():
-        if name in module._modules:
-            module._modules[name] = child
-    return module
-
-
-def _kernel(layer: LConv) -> nn.Parameter | None:
-    """The convolution's kernel that this layer amounts to, if it is one."""
-    generators = layer.generators
-    if type(generators) is Shifts:
-        return layer.weight
-    if type(generators) is not Grid or layer.identity_weight is not None:
-        return None
-    taps = generators.taps.detach().flatten(2) if generators.space is not None else generators.taps.detach()[..., None]
-    if not torch.equal(taps, taps[..., :1].expand_as(taps)):
-        return None
-    per_tap = torch.einsum("nk,noc->koc", taps[..., 0], layer.weight.detach())
-    return nn.Parameter(generators.stencil.pack(per_tap, layer.groups))
-
-
-def _replace(model: nn.Module, replacements: dict[int, Any]) -> nn.Module:
+def replaced(model: nn.Module, replacements: dict[int, Any]) -> nn.Module:
     """Put each replacement wherever its module is held, under all of its names."""
     if id(model) in replacements:
         return replacements[id(model)]

@@ -31,10 +31,6 @@ class Observed:
 
 def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
     """Run the model once on copies of the inputs, without changing it, and look. ValueError if it does not run."""
-    shapes: dict[str, set[tuple[int, ...]]] = {}
-    handles = [
-        module.register_forward_pre_hook(_Look(shapes.setdefault(path, set()))) for path, module in model.named_modules()
-    ]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.random.fork_rng(), torch.no_grad():
@@ -45,22 +41,18 @@ def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
             "arguments of its forward as a tuple."
         ) from error
     finally:
-        for handle in handles:
-            handle.remove()
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-    once = {path: next(iter(seen)) for path, seen in shapes.items() if len(seen) == 1}
-    return Observed(once, dict(_flattened(recording)))
+    return Observed(dict(_shapes(recording)), dict(_flattened(recording)))
 
 
-@dataclass(frozen=True)
-class _Look:
-    seen: set[tuple[int, ...]]
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor):
-            self.seen.add(tuple(args[0].shape))
+def _shapes(recording: Recording) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Each module that always reads one shape, with the shape."""
+    for path, calls in recording.calls.items():
+        shapes = {_shape(call.args[0]) for call in calls if call.args and isinstance(call.args[0], fx.Node)} - {None}
+        if len(shapes) == 1 and (shape := shapes.pop()) is not None:
+            yield path, shape
 
 
 def _flattened(recording: Recording) -> Iterator[tuple[str, Space]]:

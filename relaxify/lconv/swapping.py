@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from relaxify.grids.convolution import CONVOLUTIONS, Geometry
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv, GraphSettings
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.operators import Grid, LowRank, Points, Shifts
@@ -17,8 +18,6 @@ from relaxify.lconv.operators.family import Space
 
 Mode = Literal["exact", "low_rank", "grid"]
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TOLERANCE = 1e-10
 TRIALS = 3
 
@@ -39,7 +38,7 @@ class Origin:
 
 def is_candidate(module: nn.Module) -> bool:
     """Whether `module` is of a kind that has an L-conv at all."""
-    if type(module) in (*CONVOLUTIONS, *TRANSPOSED, nn.Linear) or _is_gcn(module):
+    if type(module) in CONVOLUTIONS or type(module) is nn.Linear or _is_gcn(module):
         return True
     parts = _plain_gcn_parts(module)
     if parts is None or not isinstance(getattr(module, parts[0]), nn.Linear):
@@ -73,7 +72,7 @@ def swap(module: nn.Module, mode: Mode, *, space: Space | None, flattened: Space
 def _twin(module: nn.Module, mode: Mode, space: Space | None, flattened: Space | None, rank: int) -> nn.Module:
     if type(module) is nn.Linear:
         return _linear(module, mode, flattened, rank)
-    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
+    if type(module) in CONVOLUTIONS:
         return _convolution(module, mode, space, rank)
     if mode != "exact":
         raise NoLConvError("its generator is the graph's, which comes with every call and cannot be learned")
@@ -89,35 +88,9 @@ def _unswappable(module: nn.Module) -> str | None:
     return None
 
 
-def shifts_of(module: nn.Module) -> Shifts:
-    """The taps of a convolution of any kind, as generators (LC Prop. 4).
-
-    >>> shifts_of(nn.Conv2d(3, 8, 3, padding="same"))
-    Shifts((3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), padding_mode='zeros')
-    """
-    conv: Any = module
-    transposed = isinstance(module, TRANSPOSED)
-    if conv.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        padding = tuple((total // 2, total - total // 2) for total in totals)
-    elif conv.padding == "valid":
-        padding = ((0, 0),) * len(conv.kernel_size)
-    else:
-        padding = tuple((amount, amount) for amount in conv.padding)
-    return Shifts(
-        conv.kernel_size,
-        stride=conv.stride,
-        padding=padding,
-        dilation=conv.dilation,
-        padding_mode=conv.padding_mode,
-        transposed=transposed,
-        output_padding=conv.output_padding if transposed else None,
-    )
-
-
 def _convolution(module: nn.Module, mode: Mode, space: Space | None, rank: int) -> LConv:
     conv: Any = module
-    shifts = shifts_of(module)
+    shifts = Shifts.of(Geometry.of(module))
     channels = {"in_channels": conv.in_channels, "out_channels": conv.out_channels, "groups": conv.groups}
     if mode == "exact":
         layer = LConv(shifts, **channels, bias=False, identity=False)
@@ -153,7 +126,7 @@ def _linear(module: nn.Linear, mode: Mode, flattened: Space | None, rank: int) -
 
 def _is_gcn(module: nn.Module) -> bool:
     kind = type(module)
-    return kind.__name__ == "GCNConv" and kind.__module__.startswith("torch_geometric.")
+    return kind.__name__ == "GCNConv" and kind.__module__.partition(".")[0] == "torch_geometric"
 
 
 def _gcn(module: nn.Module) -> GraphLConv:
@@ -173,7 +146,9 @@ def _gcn(module: nn.Module) -> GraphLConv:
 
 def _plain_gcn_parts(module: nn.Module) -> tuple[str, str | None] | None:
     """The names of Theta and of the bias, if the module has just these and takes (features, adjacency)."""
-    if type(module).__module__.startswith("torch.") or isinstance(module, GraphLConv | AdjacencyLConv | LConv | LinearLConv):
+    if type(module).__module__.partition(".")[0] == "torch" or isinstance(
+        module, GraphLConv | AdjacencyLConv | LConv | LinearLConv
+    ):
         return None
     own = dict(module.named_parameters(recurse=False))
     matrices = [name for name, p in own.items() if p.dim() == 2]

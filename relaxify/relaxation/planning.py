@@ -19,6 +19,7 @@ from relaxify.evidence.actions import InputAction
 from relaxify.evidence.analysis import Analysis, analyse
 from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.graph.inputs import Inputs
+from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
 from relaxify.modules.checks import check_model
 from relaxify.modules.hanging import CHILD
@@ -125,7 +126,7 @@ def plan_and_analysis(
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
     selection = Selection(model, include, exclude)
-    claims = selection.decide(_alone(_claims(model, group), symmetrise=symmetrise))
+    claims = selection.decide(_alone(model, _claims(model, group), symmetrise=symmetrise))
     if example_inputs is None:
         analysis, decided = None, [*claims, *selection.decide(_unjudged(model, claims))]
     else:
@@ -207,10 +208,10 @@ def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:
     return entries
 
 
-def _alone(found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
-    """Ordinary convolutions are sites of a model that has no other layers: beside these, who knows what they read."""
-    ops = {entry.map.op if isinstance(entry, Site) else entry.op for entry in found}
-    others = sorted(op for op in ops if not op.startswith("torch."))
+def _alone(model: nn.Module, found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
+    """Ordinary convolutions are sites of a model without other layers, beside which they may read anything."""
+    ordinary = {path for path, module in model.named_modules(remove_duplicate=False) if type(module) in CONVOLUTIONS}
+    others = sorted({entry.map.op if isinstance(entry, Site) else entry.op for entry in found if entry.path not in ordinary})
     reason = f"beside {', '.join(others)} its channels may carry anything"
     result: list[Site | Rejected] = []
     for entry in found:
@@ -222,7 +223,7 @@ def _alone(found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site |
 
 
 def _is_symmetrised(site: Site) -> bool:
-    return site.map.convolution is not None and site.map.convolution.symmetrised
+    return site.map.convolution is not None and site.map.convolution.kernel.symmetriser is not None
 
 
 def _identity(site: Site) -> Hashable:

@@ -40,7 +40,8 @@ def convolutions(draw: st.DrawFn, names: dict[int, list[str]] = EXACT) -> tuple[
     if draw(st.booleans()):
         kind, arguments["padding"] = TRANSPOSED[dims], draw(st.integers(0, 1))
     else:
-        kind, arguments["padding"] = KINDS[dims], draw(st.sampled_from([0, 1, 2, "valid"]))
+        is_even = arguments["stride"] == 1 and arguments["dilation"] * (size - 1) % 2 == 0
+        kind, arguments["padding"] = KINDS[dims], draw(st.sampled_from([0, 1, 2, "valid", *(["same"] if is_even else [])]))
         arguments["padding_mode"] = draw(st.sampled_from(["zeros", "circular", "replicate"]))
     layer = kind(2 * groups, 2 * groups, size, **arguments).double()
     return draw(st.sampled_from(names[dims])), layer
@@ -313,6 +314,36 @@ def test_what_is_not_relaxed_says_why(layer: nn.Module, group: str, reason: str)
     found = plan(layer, group)
     assert not found.sites
     assert reason in found.rejected[0].reason
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("D(1)", (2, 3)),
+        ("D(1)", (3, 2)),
+        ("D(1)", (2, 2)),
+        ("C(2)", (2, 3)),
+        ("C(2)", (3, 3)),
+        ("C(4)", (2, 2)),
+        ("D(4)", (3, 3)),
+    ],
+)
+def test_padding_the_same_is_relaxed_just_where_the_group_respects_it(name: str, size: tuple[int, int]) -> None:
+    """An even kernel pads one side of its axis more, and a reflection of the other axis alone does not mind."""
+    layer = nn.Conv2d(1, 1, size, padding="same", bias=False).double()
+    x, kernel = images(layer), symmetric(layer, name)
+    y = on(layer, kernel, x)
+    moves = [grid_action(g, (11, 11)) for g in Group.parse(name).finite]
+    errors = [
+        (on(layer, kernel, (x.flatten(2) @ g.mT).view_as(x)) - (y.flatten(2) @ g.mT).view_as(y)).abs().max() for g in moves
+    ]
+    assert bool(plan(layer, name).sites) == (max(errors) < 1e-12)
+
+
+@pytest.mark.parametrize(("size", "is_relaxed"), [(3, True), (2, False)])
+def test_a_shift_by_half_a_pixel_is_stretched_by_scales(size: int, is_relaxed: bool) -> None:
+    assert bool(plan(nn.Conv2d(1, 1, size, padding="same"), "Scale(2)").sites) == is_relaxed
 
 
 @pytest.mark.parametrize(("group", "sites"), [("C(4)", ["0"]), ("C(3)", [])])

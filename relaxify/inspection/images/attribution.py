@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.graph.inputs import map_tensors, tensors_of
-from relaxify.grids.flows import Derivative as Stencil
-from relaxify.grids.flows import Flow, Grids, apply
+from relaxify.grids.derivatives import Scheme
+from relaxify.grids.flows import Flow, PixelPositions, apply
 from relaxify.inspection.derivatives import Curve, Derivative, by_differences
 from relaxify.inspection.images.steps import Step
 
@@ -26,21 +26,21 @@ STEP = 1e-6
 
 @dataclass(frozen=True)
 class Motion:
-    """X, for the values of one model: a flow on grids, with a derivative."""
+    """X, for the values of one model: a flow on their pixels, with a way to differentiate."""
 
     flow: Flow
-    grids: Grids
-    stencil: Stencil
+    positions: PixelPositions
+    scheme: Scheme
 
     def __call__(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return apply(self.flow, value, self.grids, self.stencil)
+        return apply(self.flow, value, self.positions, self.scheme)
 
 
-def learn_grids(grids: Grids, steps: Sequence[Step]) -> None:
+def learn_positions(positions: PixelPositions, steps: Sequence[Step]) -> None:
     """What the steps, in their order, say of the sizes of maps."""
     for step in steps:
         before = [value for name, value in tensors_of(step.args) if name in step.reached]
-        grids.learn(before, step.outputs, stretches=step.stretches)
+        positions.learn(before, step.outputs, stretches=step.stretches)
 
 
 def own_term(step: Step, motion: Motion, derive: Derivative) -> list[Tensor]:

@@ -17,11 +17,19 @@ from torch import Tensor, nn
 
 from relaxify.graph.inputs import tensors_of
 from relaxify.graph.precision import quiet
-from relaxify.grids.flows import Derivative as Stencil
-from relaxify.grids.flows import Flow, Grids, flows_of, is_map
+from relaxify.grids.derivatives import Scheme
+from relaxify.grids.flows import Flow, PixelPositions, flows_of, is_map
 from relaxify.grids.resampling import refined, resample
 from relaxify.inspection.derivatives import Curve, Derivative, best_method
-from relaxify.inspection.images.attribution import STEP, Motion, carried, check_batched, directions, learn_grids, own_term
+from relaxify.inspection.images.attribution import (
+    STEP,
+    Motion,
+    carried,
+    check_batched,
+    directions,
+    learn_positions,
+    own_term,
+)
 from relaxify.inspection.images.image_report import FiniteError, ImageReport, StepTerm, TransformationReport
 from relaxify.inspection.images.steps import Step, run
 from relaxify.modules.hanging import probe
@@ -58,15 +66,15 @@ def local_equivariance_error(
     >>> report["translation_x"].interior < 1e-12 < report["rotation"].interior
     True
     """
-    stencil = _checked(images, derivative, probes)
+    scheme = _checked(images, derivative, probes)
     flows = flows_of(transformations)
     with quiet():
-        measured = _Measurement(model, images, stencil)
+        measured = _Measurement(model, images, scheme)
         report = measured.report(flows, probes, sizes)
         return replace(report, transformations=_with_finer(measured, flows, report)) if finer else report
 
 
-def _checked(images: Tensor, derivative: str, count: int | None) -> Stencil:
+def _checked(images: Tensor, derivative: str, count: int | None) -> Scheme:
     if images.ndim != 4 or not images.is_floating_point() or not is_map(images):
         raise ValueError(f"images have shape {tuple(images.shape)}; pass (batch, channels, height, width) of floats.")
     if count is not None and count < 2:
@@ -81,7 +89,7 @@ def _checked(images: Tensor, derivative: str, count: int | None) -> Stencil:
 def _with_finer(measured: _Measurement, flows: Sequence[Flow], report: ImageReport) -> tuple[TransformationReport, ...]:
     """The relative errors at twice the resolution beside those that were found."""
     try:
-        twin = _Measurement(measured.model, refined(measured.images, measured.stencil), measured.stencil)
+        twin = _Measurement(measured.model, refined(measured.images, measured.scheme), measured.scheme)
     except (RuntimeError, ValueError):
         # it takes images of one size only
         return report.transformations
@@ -91,11 +99,11 @@ def _with_finer(measured: _Measurement, flows: Sequence[Flow], report: ImageRepo
 class _Measurement:
     """One recorded run of a model, and what is derived from it."""
 
-    def __init__(self, model: nn.Module, images: Tensor, stencil: Stencil) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, scheme: Scheme) -> None:
         self.name = type(model).__name__
         self.model = probe(model).requires_grad_(False).eval()
         self.images = images.detach().cpu().double()
-        self.stencil = stencil
+        self.scheme = scheme
         with torch.enable_grad():
             output, self.steps = run(self.model, (self.images.clone().requires_grad_(),))
         self.outputs = [value for value in _floating(output) if value.requires_grad]
@@ -103,12 +111,12 @@ class _Measurement:
         if not self.outputs:
             raise ValueError(f"the output of {self.name} does not depend on the images; there is nothing to measure.")
         check_batched(self.steps, self.outputs, len(images))
-        self.grids = Grids(*self.images.shape[-2:])
-        learn_grids(self.grids, self.steps)
+        self.positions = PixelPositions(*self.images.shape[-2:])
+        learn_positions(self.positions, self.steps)
         self.size = sum(value[0].numel() for value in self.outputs)
 
     def report(self, flows: Sequence[Flow], count: int | None, sizes: Sequence[float]) -> ImageReport:
-        motions = [Motion(flow, self.grids, self.stencil) for flow in flows]
+        motions = [Motion(flow, self.positions, self.scheme) for flow in flows]
         derive, method = best_method(self._curve(motions[0]), STEP)
         along = list(directions(count, len(self.images), self.size))
         exact = count is None or self.size <= count
@@ -126,7 +134,7 @@ class _Measurement:
             reports.append(self._transformation(motion.flow.name, lie, steps, errors, rest))
         passes = 5 + (2 + len(sizes)) * len(flows) + len(along)
         shape = tuple(self.images.shape)
-        return ImageReport(self.name, shape, self.stencil, method, tuple(reports), len(along), exact, passes)
+        return ImageReport(self.name, shape, self.scheme, method, tuple(reports), len(along), exact, passes)
 
     def _own_terms(self, step: Step, motions: Sequence[Motion], derive: Derivative) -> list[Tensor]:
         """L f of each output of a step, all flows stacked."""
@@ -136,7 +144,7 @@ class _Measurement:
 
     def relative(self, flow: Flow) -> float:
         """|L f| / |f|."""
-        motion = Motion(flow, self.grids, self.stencil)
+        motion = Motion(flow, self.positions, self.scheme)
         derive, _ = best_method(self._curve(motion), STEP)
         return _over(_norm(self._lie_derivative(motion, derive)), _norm([value.detach() for value in self.outputs]))
 
@@ -156,9 +164,9 @@ class _Measurement:
         """|f(T_t x) - T_t f(x)| / |f(x)|."""
         matrix = flow.moved(t)
         with torch.no_grad():
-            there = self._outputs_on(resample(self.images, matrix, self.grids, self.stencil))
+            there = self._outputs_on(resample(self.images, matrix, self.positions, self.scheme))
         here = [value.detach() for value in self.outputs]
-        moved = [resample(value, matrix, self.grids, self.stencil) for value in here]
+        moved = [resample(value, matrix, self.positions, self.scheme) for value in here]
         return _over(_norm([a - b for a, b in zip(there, moved, strict=True)]), _norm(here))
 
     def _step(self, step: Step, own: Sequence[Tensor], inner: Float[Tensor, "images probes"], exact: bool) -> StepTerm:

@@ -60,10 +60,10 @@ class Grid(Generators):
         self, h: Float[Tensor, "batch channels *space"], weight: Tensor, groups: int = 1
     ) -> Float[Tensor, "batch channels_out *out"]:
         """Weights that are the same everywhere make one convolution, with kernel sum_i a_i W^i."""
-        if self.space is not None or self.stencil.transposed:
+        if self.space is not None or self.stencil.geometry.transposed:
             return super().mix(h, weight, groups)
         kernel = torch.einsum("nk,noc->ock", self.taps, weight)
-        return self.stencil.convolve(h, kernel.reshape(*kernel.shape[:2], *self.stencil.kernel_size), None, groups)
+        return self.stencil.convolve(h, self.stencil.geometry.as_kernel(kernel.flatten(1)), None, groups)
 
     def transpose(self, space: Space | None = None) -> Sparse:
         space = self.space_of(space)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.grids.derivatives import from_centre, spectral
+from relaxify.groups import Group
 from relaxify.lconv.operators.family import Generators, Space
 from relaxify.lconv.operators.matrices import Dense
 
@@ -40,7 +42,7 @@ class ImageAlgebra(Generators):
         self.names, self.derivative, self.sign = names, derivative, 1.0
 
     def act(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "count batch channels height width"]:
-        y, x = (_from_centre(size, h) for size in h.shape[2:])
+        y, x = (from_centre(size, h) for size in h.shape[2:])
         if self.sign < 0:
             # (y d/dx)^T = -d/dx y for antisymmetric derivatives
             return torch.stack([self._transposed(name, h, y[:, None], x) for name in self.names])
@@ -61,7 +63,7 @@ class ImageAlgebra(Generators):
         return self._differentiate(h, 2 if name == "translation_y" else 3)
 
     def _differentiate(self, h: Tensor, axis: int) -> Tensor:
-        return _spectral(h, axis) if self.derivative == "spectral" else _central(h, axis)
+        return spectral(h, axis) if self.derivative == "spectral" else _central(h, axis)
 
     def transpose(self, space: Space | None = None) -> ImageAlgebra:
         twin = ImageAlgebra(self.names, self.derivative)
@@ -83,27 +85,10 @@ def algebra(name: str, *, learnable: bool = False) -> Dense:
     >>> algebra("so(1,3)").dense().shape
     torch.Size([6, 4, 4])
     """
-    from relaxify.groups import Group
-
     generators = Group.parse(name).generators
     if not len(generators):
         raise ValueError(f"{name!r} is a finite group, without a Lie algebra; name a continuous one, such as 'so(3)'.")
     return Dense(generators.to(torch.get_default_dtype()), learnable=learnable)
-
-
-def _from_centre(size: int, like: Tensor) -> Float[Tensor, " size"]:
-    return torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
-
-
-def _spectral(h: Tensor, axis: int) -> Tensor:
-    size = h.shape[axis]
-    frequency = 2 * math.pi * torch.fft.rfftfreq(size, dtype=h.dtype, device=h.device)
-    if size % 2 == 0:
-        # the highest wave has no real derivative on the grid
-        frequency[-1] = 0
-    shape = [1] * h.dim()
-    shape[axis] = -1
-    return torch.fft.irfft(torch.fft.rfft(h, dim=axis) * (1j * frequency.reshape(shape)), n=size, dim=axis)
 
 
 def _central(h: Tensor, axis: int) -> Tensor:

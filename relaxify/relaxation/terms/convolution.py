@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution
 from relaxify.modules.hanging import StandIn, copy_without
 from relaxify.modules.sharding import is_dtensor
 from relaxify.record import Record
@@ -62,16 +62,16 @@ class ConvolutionTerm(StandInTerm):
         return (self.convolution.blocks(weights[0] if len(weights) == 1 else weights[0] @ weights[1]),)
 
     def compute(self, forward: StandIn, input: Any) -> Any:  # noqa: A002 (as layers call it)
-        if not self.active and not self.convolution.symmetrised:
-            self._renew()
-            return forward.own(input)
-        adapter, x = self.convolution.kernel, self.convolution.kernel.tensor(input)
-        if self.active and self.training and is_counted():
-            self._observe(self.convolution.patches(x), None, (), {})
-        kernel, bias = adapter.expand(self.layer)
         if self.active:
-            kernel = kernel + self.theta * self._kernel()
-        return adapter.wrap(self.layer, self.convolution.apply(x, kernel, bias), input)
+            if self.training and is_counted():
+                self._observe(self.convolution.patches(self.convolution.kernel.tensor(input)), None, (), {})
+            return self.convolution.forward(self.layer, input, self.theta * self._kernel())
+        self._renew()
+        return (
+            forward.own(input)
+            if self.convolution.kernel.symmetriser is None
+            else self.convolution.forward(self.layer, input)
+        )
 
     def _kernel(self) -> Float[Tensor, "..."]:
         matrix = self.weight if self.config.rank is None else self.up @ self.down
@@ -87,7 +87,7 @@ class ConvolutionTerm(StandInTerm):
 
     def _renew(self) -> None:
         """Make the layer's cache anew if its parameters have changed since it was made."""
-        if self.layer.training or self.convolution.symmetrised or torch.compiler.is_compiling():
+        if self.layer.training or not self.convolution.kernel.cached() or torch.compiler.is_compiling():
             return
         now = tuple(parameter._version for parameter in self.layer.parameters(recurse=False))
         if now != self._cached_at:
@@ -95,19 +95,20 @@ class ConvolutionTerm(StandInTerm):
             self._cached_at = now
 
     def settle(self, layer: nn.Module) -> None:
+        self.convolution.kernel.symmetrise(layer)
         self.convolution.kernel.refresh(layer)
 
     @torch.no_grad()
     def _take_rest(self) -> None:
         """W = what the layer's own kernel has beside its symmetric part."""
-        if self.convolution.symmetrised and self.config.rank is None:
-            kernel = self.layer.get_parameter(self.convolution.kernel.parameter)
-            rest = kernel - self.convolution.kernel.expand(self.layer)[0]
+        rest = self.convolution.kernel.rest(self.layer)
+        if rest is not None and self.config.rank is None:
             self.weight.copy_(self.convolution.as_matrix(rest))
 
     def record(self) -> Record:
-        basis = self.convolution.kernel.symmetriser.tolist() if self.convolution.symmetrised else ()
-        return replace(super().record(), groups=self.convolution.groups, symmetriser=tuple(map(tuple, basis)))
+        basis = self.convolution.kernel.symmetriser
+        rows = () if basis is None else tuple(map(tuple, basis.tolist()))
+        return replace(super().record(), groups=self.convolution.groups, symmetriser=rows)
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 = tr(K_e C K_e^T)."""
@@ -119,7 +120,7 @@ class ConvolutionTerm(StandInTerm):
         return torch.einsum("oc,cd,od->", weight, moment, weight)
 
     def record_paths(self) -> tuple[tuple[()], str]:
-        return (), SYMMETRISED if self.convolution.symmetrised else CODE_NEEDED
+        return (), CODE_NEEDED if self.convolution.kernel.symmetriser is None else SYMMETRISED
 
     def why_not_foldable(self) -> None:
         """The layer's own basis of kernels takes what it spans."""

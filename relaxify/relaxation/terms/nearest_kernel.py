@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, lsqr
 from torch import Tensor, nn
 
-from relaxify.grids.convolution import Convolution
+from relaxify.grids.kernels import Convolution
 from relaxify.modules.hanging import probe
 
 Linear = Callable[[Tensor], Tensor]

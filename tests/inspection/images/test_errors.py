@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from relaxify.grids.flows import FLOWS, Grids, apply
+from relaxify.grids.flows import FLOWS, PixelPositions, apply
 from relaxify.inspection.images import local_equivariance_error
 
 X = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_a_mask_has_the_error_of_its_own_gradient(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     x, mask = waves(generator, 2, 3), waves(generator, 1, 1)
     (flow,) = [flow for of_name in FLOWS.values() for flow in of_name if flow.name == name]
-    expected = x * apply(flow, mask, Grids(16, 16), "spectral")
+    expected = x * apply(flow, mask, PixelPositions(16, 16), "spectral")
     report = local_equivariance_error(Mask(mask), x, transformations=(name,), derivative="spectral", probes=None)
     assert report[name].lee == pytest.approx(float(expected.square().mean()), rel=1e-12)
     assert report[name].steps[0].lee == pytest.approx(report[name].lee, rel=1e-12)
