@@ -17,6 +17,7 @@ from relaxify.evidence.evidence import Evidence, quiet
 from relaxify.graph.inputs import Inputs, leaves_of, map_tensors
 from relaxify.graph.recording import record
 from relaxify.groups import Group
+from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.causes import cause_of
 from relaxify.inspection.layers import layer_report
 from relaxify.inspection.outputs import (
@@ -109,16 +110,15 @@ def _fault(planned: Plan, analysis: Analysis, error: Errors) -> Fault | None:
     node = next((node for node in evidence.nodes if node in nodes), None)
     if node is None:
         return None
-    cause = cause_of(evidence, node)
-    return _fault_at(node, cause.kind, cause.words, evidence.of(node).residual, error.mean)
+    return _fault_at(node, cause_of(evidence, node), evidence.of(node).residual, error.mean)
 
 
-def _fault_at(node: fx.Node, kind: str, words: str, own: float, of_output: float) -> Fault:
+def _fault_at(node: fx.Node, why: Cause, own: float, of_output: float) -> Fault:
     location = where(node)
     file, _, line = location.rpartition(":")
     source = linecache.getline(file, int(line)).strip() if line.isdigit() else ""
     amplified = of_output / own if own else float("inf")
-    return Fault(node.meta.get("module", ""), op_name(node), location, source, kind, words, own, amplified)
+    return Fault(node.meta.get("module", ""), op_name(node), location, source, why, own, amplified)
 
 
 def _with_terms(model: nn.Module, measure: Callable[[nn.Module], Errors]) -> Errors:
@@ -139,9 +139,9 @@ def _rounding(model: nn.Module, evidence: Evidence, inputs: Inputs, own: Errors,
     for exact, rounded in zip(evidence.nodes, run.nodes, strict=False):
         error = _difference(exact, rounded)
         if error > ROUNDING and lost.isdisjoint(exact.all_input_nodes):
-            name = str(dtype).removeprefix("torch.")
-            words = f"rounding only: the model is equivariant in float64, and {op_name(exact)} loses its digits in {name}"
-            return _fault_at(exact, "rounding", words, error, own.mean)
+            details = {"dtype": str(dtype).removeprefix("torch.")}
+            why = Cause(CauseKind.ROUNDING, op_name(exact), evidence.group.name, details=details)
+            return _fault_at(exact, why, error, own.mean)
         lost |= {exact} if error > ROUNDING else set()
     return None
 

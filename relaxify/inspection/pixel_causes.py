@@ -11,7 +11,7 @@ from relaxify.evidence.breaks import op_name
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.weighted_calls import shape_of
 from relaxify.graph.contractions import MIXING
-from relaxify.inspection.cause import Cause
+from relaxify.inspection.cause import Cause, CauseKind
 
 
 def pixel_cause(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -31,10 +31,7 @@ def _flatten(evidence: Evidence, node: fx.Node) -> Cause | None:
     places = [evidence.of(source).pixels for source in _moving(evidence, node)]
     if op_name(node) not in MIXING or not any(pixels is not None and pixels.flat for pixels in places):
         return None
-    return Cause(
-        "flatten",
-        f"{op_name(node)} reads a flattened map, with weights of its own for every pixel; pool over the pixels before it",
-    )
+    return Cause(CauseKind.FLATTEN, op_name(node), evidence.group.name)
 
 
 def _windows(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -46,25 +43,15 @@ def _windows(evidence: Evidence, node: fx.Node) -> Cause | None:
     op, group = op_name(node), evidence.group.name
     if group == "T(2)":
         if stride > 1:
-            return Cause(
-                "resampling", f"{op} keeps one place in {stride}: only shifts by multiples of {stride} pixels go through it"
-            )
-        return None if padding is None or (padding == 0 and kernel == 1) else _border(op)
+            return Cause(CauseKind.RESAMPLING, op, group, "stride", {"stride": stride})
+        return None if padding is None or (padding == 0 and kernel == 1) else Cause(CauseKind.PADDING, op, group, "border")
     if padding is None:
-        uneven = dilation * (kernel - 1) % 2 == 1
-        words = f"{op} with an even kernel and padding='same' pads one side more than the other; take an odd kernel"
-    else:
-        rest = (size + 2 * padding - dilation * (kernel - 1) - 1) % stride
-        uneven = rest != 0
-        words = (
-            f"{op} with windows of {kernel} every {stride} pixels leaves {rest} of {size} out at one end; take sizes "
-            f"for which size + {2 * padding} - {dilation * (kernel - 1) + 1} is a multiple of {stride}"
-        )
-    return Cause("resampling", words) if uneven else None
-
-
-def _border(op: str) -> Cause:
-    return Cause("padding", f"{op} meets a border, where shifts push pixels out; pad in circles (padding_mode='circular')")
+        return Cause(CauseKind.RESAMPLING, op, group, "even kernel") if dilation * (kernel - 1) % 2 == 1 else None
+    padded, reach = 2 * padding, dilation * (kernel - 1) + 1
+    if (rest := (size + padded - reach) % stride) == 0:
+        return None
+    details = {"kernel": kernel, "stride": stride, "rest": rest, "size": size, "padded": padded, "reach": reach}
+    return Cause(CauseKind.RESAMPLING, op, group, "windows", details)
 
 
 Window = tuple[int, int, int, int | None, int]
@@ -123,20 +110,14 @@ _POOLINGS = {"max_pool2d": _MAX, "boolean_dispatch": _MAX, "avg_pool2d": _AVERAG
 def _pad(evidence: Evidence, node: fx.Node) -> Cause | None:
     if op_name(node) != "pad" or not _moving(evidence, node):
         return None
-    if evidence.group.name == "T(2)":
-        return _border("pad")
-    return Cause("padding", "pad adds more pixels on one side than on the others; pad all sides alike")
+    group = evidence.group.name
+    return Cause(CauseKind.PADDING, "pad", group, "border" if group == "T(2)" else "")
 
 
 def _kernel(evidence: Evidence, node: fx.Node) -> Cause | None:
     if op_name(node) not in ("conv2d", "conv_transpose2d") or not _moving(evidence, node):
         return None
-    group = evidence.group.name
-    return Cause(
-        "kernel",
-        f"{op_name(node)}'s kernel does not commute with {group}: average it over the group's turns and flips, or "
-        "convolve with all its turned copies",
-    )
+    return Cause(CauseKind.KERNEL, op_name(node), evidence.group.name)
 
 
 def _position(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -148,16 +129,11 @@ def _position(evidence: Evidence, node: fx.Node) -> Cause | None:
         if evidence.of(source).pixels is not None or value is None or value.ndim < 2 or evidence.of(source).kind == "none":
             continue
         if value.shape[-1] * value.shape[-2] > 1 and value.shape[-2:] == node.meta["value"].shape[-2:]:
-            return Cause(
-                "position",
-                f"{op_name(node)} combines maps that move with values that stay at their pixels (absolute positions); "
-                "let them depend on the distance from the centre alone, or leave them out",
-            )
+            return Cause(CauseKind.POSITION, op_name(node), evidence.group.name)
     return None
 
 
 def _selection(evidence: Evidence, node: fx.Node) -> Cause | None:
     if op_name(node) not in ("__getitem__", "getitem", "narrow", "select", "roll") or not _moving(evidence, node):
         return None
-    words = f"{op_name(node)} picks or shifts pixels so that the grid's centre moves; treat all sides alike"
-    return Cause("selection", words)
+    return Cause(CauseKind.SELECTION, op_name(node), evidence.group.name, "pixels")
