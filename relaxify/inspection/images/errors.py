@@ -20,7 +20,7 @@ from relaxify.graph.inputs import tensors_of
 from relaxify.grids.flows import Derivative as Stencil
 from relaxify.grids.flows import Flow, Grids, flows_of, is_map
 from relaxify.grids.resampling import refined, resample
-from relaxify.inspection.derivatives import Curve, Derivative, best_method
+from relaxify.inspection.derivatives import Curve, Differentiation, best_method
 from relaxify.inspection.images.attribution import STEP, Motion, carried, check_batched, directions, learn_grids, own_term
 from relaxify.inspection.images.image_report import FiniteError, ImageReport, StepTerm, TransformationReport
 from relaxify.inspection.images.steps import Step, run
@@ -128,7 +128,7 @@ class _Measurement:
         shape = tuple(self.images.shape)
         return ImageReport(self.name, shape, self.stencil, method, tuple(reports), len(along), exact, passes)
 
-    def _own_terms(self, step: Step, motions: Sequence[Motion], derive: Derivative) -> list[Tensor]:
+    def _own_terms(self, step: Step, motions: Sequence[Motion], derive: Differentiation) -> list[Tensor]:
         """L f of each output of a step, all flows stacked."""
         return [
             torch.stack(of_output) for of_output in zip(*(own_term(step, motion, derive) for motion in motions), strict=True)
@@ -148,7 +148,7 @@ class _Measurement:
         outputs = _floating(self.model(images))
         return [outputs[place] for place in self.kept]
 
-    def _lie_derivative(self, motion: Motion, derive: Derivative) -> list[Tensor]:
+    def _lie_derivative(self, motion: Motion, derive: Differentiation) -> list[Tensor]:
         values, derivatives = derive(self._curve(motion))
         return [forward - motion(value) for value, forward in zip(values, derivatives, strict=True)]
 
