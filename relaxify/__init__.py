@@ -4,9 +4,8 @@ from importlib.metadata import version as _version
 
 from relaxify.grids.pixels import MovePixels
 from relaxify.groups import Group
+from relaxify.inspection import Report, inspect
 from relaxify.inspection.images import ImageReport, local_equivariance_error
-from relaxify.inspection.inspecting import inspect
-from relaxify.inspection.report import Report
 from relaxify.lconv.conversion import lconvify
 from relaxify.lconv.restoring import unlconvify
 from relaxify.relaxation.attach import relaxify

@@ -1,4 +1,4 @@
-"""Why an operation breaks the symmetry, in words: numeric tests first, then what kind of function it is."""
+"""Why an operation breaks the symmetry: numeric tests first, then what kind of function it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relaxify.evidence.breaks import op_name
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, is_isometric, on_axes, transformation
 from relaxify.graph.contractions import MIXING
-from relaxify.inspection.cause import Cause
+from relaxify.inspection.cause import Cause, CauseKind, Form
 from relaxify.inspection.pixel_causes import pixel_cause
 
 
@@ -20,17 +20,18 @@ def cause_of(evidence: Evidence, node: fx.Node) -> Cause:
     """The likely reason for which the value of a node does not transform though what it was made of does."""
     tests = (_convention, _dropout, pixel_cause, _mixing, _bias, _parity, _by_function, _by_operands)
     causes = (test(evidence, node) for test in tests)
-    op, group = op_name(node), evidence.group.name
-    return next((cause for cause in causes if cause is not None), Cause("other", f"{op} does not commute with {group}"))
+    return next((cause for cause in causes if cause is not None), _cause(evidence, node, CauseKind.OTHER))
+
+
+def _cause(evidence: Evidence, node: fx.Node, kind: CauseKind, form: Form = "") -> Cause:
+    return Cause(kind, op_name(node), evidence.group.name, form)
 
 
 def _convention(evidence: Evidence, node: fx.Node) -> Cause | None:
     if evidence.of(node).is_transposed:
-        return Cause("convention", "wrong convention: it transforms by the inverse of g, as if R^T were used for R")
+        return _cause(evidence, node, CauseKind.CONVENTION)
     if op_name(node) in MIXING and any(_is_sound_transposed(evidence, node, source) for source in node.all_input_nodes):
-        return Cause(
-            "convention", f"wrong convention: with the transpose of one factor, R^T for R, {op_name(node)} would commute"
-        )
+        return _cause(evidence, node, CauseKind.CONVENTION, "factor")
     return None
 
 
@@ -61,13 +62,11 @@ def _mixing(evidence: Evidence, node: fx.Node) -> Cause | None:
     """The value still transforms, by W M(g) W^-1, which nothing downstream expects."""
     if evidence.of(node).kind != "linear" or op_name(node) not in MIXING:
         return None
-    return Cause("mixing", f"{op_name(node)} mixes components of what transforms by a fixed matrix; mix channels instead")
+    return _cause(evidence, node, CauseKind.MIXING)
 
 
 def _dropout(evidence: Evidence, node: fx.Node) -> Cause | None:
-    if "dropout" not in op_name(node):
-        return None
-    return Cause("dropout", "dropout falls on single components of what transforms; drop whole vectors instead")
+    return _cause(evidence, node, CauseKind.DROPOUT) if "dropout" in op_name(node) else None
 
 
 def _bias(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -83,9 +82,7 @@ def _bias(evidence: Evidence, node: fx.Node) -> Cause | None:
     found = transformation(evidence.group, differences, sample_sizes=evidence.sample_sizes)
     if found.actions is None or not is_isometric(evidence.group, found.actions):
         return None
-    return Cause(
-        "bias", "a constant (a bias) is added to components of what transforms; only zero is the same in every frame"
-    )
+    return _cause(evidence, node, CauseKind.BIAS)
 
 
 def _parity(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -95,8 +92,7 @@ def _parity(evidence: Evidence, node: fx.Node) -> Cause | None:
         return None
     for residuals in _residuals(evidence.pairs(node), evidence.group.dim, lie + finite):
         if max(residuals[:lie]) < TOLERANCE <= max(residuals[lie:]):
-            group = evidence.group.name
-            return Cause("parity", f"parity: it is right under rotations and wrong under the reflections of {group}")
+            return _cause(evidence, node, CauseKind.PARITY)
     return None
 
 
@@ -114,19 +110,18 @@ def _residuals(pairs: Pairs, size: int, count: int) -> Iterator[list[float]]:
 
 def _by_function(evidence: Evidence, node: fx.Node) -> Cause | None:
     op = op_name(node)
-    return next((Cause(kind, words.format(op)) for kind, (functions, words) in _FUNCTIONS.items() if op in functions), None)
+    return next((_cause(evidence, node, kind) for kind, functions in _FUNCTIONS.items() if op in functions), None)
 
 
 def _by_operands(evidence: Evidence, node: fx.Node) -> Cause | None:
-    op = op_name(node)
     sources = [source for source in node.all_input_nodes if source.meta.get("value") is not None]
     moving = [found for found in map(evidence.of, sources) if found.kind == "linear"]
     if len(moving) > 1 and _differ(moving):
-        return Cause("mismatch", f"{op} combines values that transform differently")
-    if op in MIXING:
-        return Cause("mixing", f"{op} mixes components of what transforms by a fixed matrix; mix channels instead")
+        return _cause(evidence, node, CauseKind.MISMATCH)
+    if op_name(node) in MIXING:
+        return _cause(evidence, node, CauseKind.MIXING)
     if len(moving) == 1 and (len(sources) > 1 or any(isinstance(arg, int | float) for arg in node.args)):
-        return Cause("constant", f"{op} combines what transforms with what stays as it is, component by component")
+        return _cause(evidence, node, CauseKind.CONSTANT)
     return None
 
 
@@ -156,11 +151,11 @@ _SELECTIONS = _names(
 _REDUCTIONS = _names("sum mean norm vector_norm std var prod logsumexp cumsum")
 _RESAMPLINGS = _names("conv1d conv2d conv3d avg_pool1d avg_pool2d avg_pool3d interpolate pad grid_sample")
 _FUNCTIONS = {
-    "normalisation": (_NORMALISATIONS, "{} normalises over components of what transforms; normalise lengths instead"),
-    "nonlinearity": (_NONLINEARITIES, "{} acts on single components; let it act on invariants and multiply by those"),
-    "comparison": (_COMPARISONS, "{} compares single components, whose order depends on the frame; compare lengths instead"),
-    "selection": (_SELECTIONS, "{} picks or moves single components: it singles out an axis of the frame"),
-    "reduction": (_REDUCTIONS, "{} runs over the axis whose components transform"),
-    "resampling": (_RESAMPLINGS, "{} works on a grid that the group does not map to itself"),
+    CauseKind.NORMALISATION: _NORMALISATIONS,
+    CauseKind.NONLINEARITY: _NONLINEARITIES,
+    CauseKind.COMPARISON: _COMPARISONS,
+    CauseKind.SELECTION: _SELECTIONS,
+    CauseKind.REDUCTION: _REDUCTIONS,
+    CauseKind.RESAMPLING: _RESAMPLINGS,
 }
 """Functions by the fault that they commit on components."""

@@ -19,7 +19,7 @@ SHORTER_STEPS = (1.0, 1e-2, 1e-3)
 Curve = Callable[[Tensor], Any]
 """t, a tensor without axes -> a nest of tensors."""
 
-Derivative = Callable[[Curve], tuple[list[Tensor], list[Tensor]]]
+Differentiation = Callable[[Curve], tuple[list[Tensor], list[Tensor]]]
 """A curve -> its value and its derivative at 0, for each of its tensors of floating point."""
 
 
@@ -44,7 +44,7 @@ def by_differences(curve: Curve, step: float = STEP) -> tuple[list[Tensor], list
     return here, [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
 
 
-def best_method(curve: Curve, step: float = STEP) -> tuple[Derivative, str]:
+def best_method(curve: Curve, step: float = STEP) -> tuple[Differentiation, str]:
     """Forward-mode AD if it works on this curve and agrees with differences: a model may hide its input from it (detach).
 
     Differences over a kink (two pixels of a max pool that almost tie) are wrong, but not those of a step short of it. So

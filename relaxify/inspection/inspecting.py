@@ -1,10 +1,10 @@
-"""inspect: run a model on x and on g x, and say which layer breaks equivariance, by how much, and why."""
+"""inspect: run a model on x and on g x, measure its error end to end, trace it back to an operation, and report."""
 
 from __future__ import annotations
 
 import copy
-import linecache
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,30 +14,26 @@ from relaxify.evidence.actions import InputAction
 from relaxify.evidence.analysis import Analysis
 from relaxify.evidence.breaks import op_name, where
 from relaxify.evidence.evidence import Evidence
-from relaxify.graph.inputs import Inputs, leaves_of, map_tensors
+from relaxify.graph.inputs import Inputs, leaves_of
 from relaxify.graph.precision import quiet
-from relaxify.graph.recording import record
 from relaxify.groups import Group
-from relaxify.inspection.causes import cause_of
+from relaxify.inspection.carried import carried_by_outputs, words_of
+from relaxify.inspection.faults import dtype_of, first_fault, rounding_fault
 from relaxify.inspection.layers import layer_report
 from relaxify.inspection.outputs import (
     OutputAction,
-    carried_by_outputs,
     group_errors,
     lie_derivatives,
     output_reports,
     response_of,
     runs_of,
     runs_with,
-    words_of,
 )
-from relaxify.inspection.report import Errors, Fault, ModuleReport, NodeReport, Report
+from relaxify.inspection.report import Errors, Fault, ModuleReport, NodeReport, OutputReport, Report
 from relaxify.modules.hanging import probe
 from relaxify.relaxation.planning import Plan, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
-from relaxify.relaxation.terms.term import terms_of
-
-ROUNDING = 1e-3
+from relaxify.relaxation.terms.term import Term, terms_of
 
 
 def inspect(
@@ -68,91 +64,91 @@ def inspect(
     """
     if inputs and keywords:
         raise ValueError("inspect takes its inputs by position or by name, not both; pass all of them in keywords={...}.")
-    given: Inputs = dict(keywords) if keywords else inputs
+    runs = _run(model, group, dict(keywords) if keywords else inputs, input_action, training)
+    measured = _measure(runs, output_action)
+    fault = _attribute(runs, measured)
+    return _report(runs, measured, fault)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """A model on x and on g x, in float64 and without its terms, with what its layers are found to be."""
+
+    model: nn.Module
+    inputs: Inputs
+    training: bool
+    terms: Mapping[str, Term]
+    plan: Plan
+    analysis: Analysis
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Errors from the inputs to the outputs; `own` in the model's own precision, `relaxed` with its terms acting."""
+
+    error: Errors
+    own: Errors
+    relaxed: Errors | None
+    outputs: tuple[OutputReport, ...]
+    lie: tuple[float, ...]
+    lie_method: str
+
+
+def _run(model: nn.Module, group: Group | str, inputs: Inputs, input_action: InputAction | None, training: bool) -> _Runs:
     terms = terms_of(model)
     planned, analysis = plan_and_analysis(
-        model, group, example_inputs=given, input_action=input_action, training=training, symmetrise=bool(terms)
+        model, group, example_inputs=inputs, input_action=input_action, training=training, symmetrise=bool(terms)
     )
     assert analysis is not None
-    evidence, observer = analysis.evidence, analysis.observer
+    return _Runs(model, inputs, training, terms, planned, analysis)
+
+
+def _measure(runs: _Runs, output_action: OutputAction | None) -> _Measured:
+    evidence, observer = runs.analysis.evidence, runs.analysis.observer
     carried, response = carried_by_outputs(evidence), response_of(observer)
+
+    def errors_of(model: nn.Module, inputs: Inputs) -> Errors:
+        with quiet(dtype_of(model)):
+            moved = runs_with(model, evidence.group, inputs, observer.action)
+            return group_errors(moved, carried, response, output_action)[0]
+
     error, of_outputs = group_errors(runs_of(evidence), carried, response, output_action)
     lie, method = lie_derivatives(observer, carried, output_action)
+    own, with_terms = errors_of(probe(runs.model, None).train(runs.training), runs.inputs), None
+    if runs.terms:
+        twin = copy.deepcopy(runs.model).to("cpu", torch.float64).eval()
+        with relaxed(twin):
+            with_terms = errors_of(twin, observer.inputs)
+    outputs = output_reports(evidence, carried, of_outputs, response)
+    return _Measured(error, own, with_terms, outputs, lie, method)
 
-    def errors_with(other: nn.Module, on: Inputs) -> Errors:
-        with quiet(_dtype(other)):
-            return group_errors(runs_with(other, evidence.group, on, observer.action), carried, response, output_action)[0]
 
-    own = errors_with(probe(model, None).train(training), given)
-    return Report(
-        group=evidence.group.name,
-        model=type(model).__name__,
-        error=error,
-        error_in_own_precision=own,
-        relaxed_error=_with_terms(model, lambda twin: errors_with(twin, observer.inputs)) if terms else None,
-        lie=lie,
-        lie_method=method,
-        outputs=output_reports(evidence, carried, of_outputs, response),
-        fault=_fault(planned, analysis, error) or _rounding(model, evidence, given, own, training),
-        layers=tuple(layer_report(site, terms.get(site.path), analysis) for site in planned.sites),
-        modules=tuple(_modules(model, evidence)),
-        nodes=tuple(_nodes(evidence)),
-        diverged=evidence.diverged,
-        forward_passes=observer.runs + 6 + len(lie) + (2 if terms else 1) * (2 + evidence.group.actions),
+def _attribute(runs: _Runs, measured: _Measured) -> Fault | None:
+    return first_fault(runs.plan, runs.analysis, measured.error) or rounding_fault(
+        runs.model, runs.analysis.evidence, runs.inputs, measured.own, training=runs.training
     )
 
 
-def _fault(planned: Plan, analysis: Analysis, error: Errors) -> Fault | None:
-    """The first of what breaks the output, and of the linear operations that should be equivariant and are not."""
-    unsound = {rejected.path for rejected in planned.unsound}
-    nodes = {call.node for path, calls in analysis.calls.items() if path in unsound for call in calls}
-    nodes |= {analysis.broken.node} if analysis.broken else set()
-    evidence = analysis.evidence
-    node = next((node for node in evidence.nodes if node in nodes), None)
-    if node is None:
-        return None
-    cause = cause_of(evidence, node)
-    return _fault_at(node, cause.kind, cause.words, evidence.of(node).residual, error.mean)
-
-
-def _fault_at(node: fx.Node, kind: str, words: str, own: float, of_output: float) -> Fault:
-    location = where(node)
-    file, _, line = location.rpartition(":")
-    source = linecache.getline(file, int(line)).strip() if line.isdigit() else ""
-    amplified = of_output / own if own else float("inf")
-    return Fault(node.meta.get("module", ""), op_name(node), location, source, kind, words, own, amplified)
-
-
-def _with_terms(model: nn.Module, measure: Callable[[nn.Module], Errors]) -> Errors:
-    """What is measured of a relaxed model with its terms acting."""
-    twin = copy.deepcopy(model).to("cpu", torch.float64).eval()
-    with relaxed(twin):
-        return measure(twin)
-
-
-def _rounding(model: nn.Module, evidence: Evidence, inputs: Inputs, own: Errors, training: bool) -> Fault | None:
-    """The operation at which a model that is sound in float64 loses its digits in its own precision."""
-    if not own.largest > ROUNDING:
-        return None
-    dtype = _dtype(model)
-    with quiet(dtype):
-        run = record(probe(model, None).train(training), map_tensors(lambda _, value: value.detach().clone(), inputs))
-    lost: set[fx.Node] = set()
-    for exact, rounded in zip(evidence.nodes, run.nodes, strict=False):
-        error = _difference(exact, rounded)
-        if error > ROUNDING and lost.isdisjoint(exact.all_input_nodes):
-            name = str(dtype).removeprefix("torch.")
-            words = f"rounding only: the model is equivariant in float64, and {op_name(exact)} loses its digits in {name}"
-            return _fault_at(exact, "rounding", words, error, own.mean)
-        lost |= {exact} if error > ROUNDING else set()
-    return None
-
-
-def _difference(exact: fx.Node, rounded: fx.Node) -> float:
-    a, b = exact.meta.get("value"), rounded.meta.get("value")
-    if a is None or b is None or a.shape != b.shape or not a.numel() or exact.op != "call_function":
-        return 0.0
-    return float((a.double() - b.double()).norm() / (a.double().norm() or 1.0))
+def _report(runs: _Runs, measured: _Measured, fault: Fault | None) -> Report:
+    analysis, evidence = runs.analysis, runs.analysis.evidence
+    # of the response, of the Lie derivatives, and of the model in its own precision and with its terms
+    others = 6 + len(measured.lie) + (2 if runs.terms else 1) * (2 + evidence.group.actions)
+    return Report(
+        group=evidence.group.name,
+        model=type(runs.model).__name__,
+        error=measured.error,
+        error_in_own_precision=measured.own,
+        relaxed_error=measured.relaxed,
+        lie=measured.lie,
+        lie_method=measured.lie_method,
+        outputs=measured.outputs,
+        fault=fault,
+        layers=tuple(layer_report(site, runs.terms.get(site.path), analysis) for site in runs.plan.sites),
+        modules=tuple(_modules(runs.model, evidence)),
+        nodes=tuple(_nodes(evidence)),
+        diverged=evidence.diverged,
+        forward_passes=analysis.observer.runs + others,
+    )
 
 
 def _nodes(evidence: Evidence) -> Iterator[NodeReport]:
@@ -172,7 +168,3 @@ def _modules(model: nn.Module, evidence: Evidence) -> Iterator[ModuleReport]:
         if nodes:
             found = evidence.of(nodes[-1])
             yield ModuleReport(path, type(module).__name__, words_of(evidence.group, found), found.residual)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((parameter.dtype for parameter in model.parameters()), torch.get_default_dtype())

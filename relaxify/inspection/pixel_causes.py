@@ -12,7 +12,7 @@ from relaxify.evidence.evidence import Evidence
 from relaxify.graph.contractions import MIXING
 from relaxify.graph.weighted_calls import shape_of
 from relaxify.grids.convolution import Geometry
-from relaxify.inspection.cause import Cause
+from relaxify.inspection.cause import Cause, CauseKind
 
 
 def pixel_cause(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -32,10 +32,7 @@ def _flatten(evidence: Evidence, node: fx.Node) -> Cause | None:
     places = [evidence.of(source).pixels for source in _moving(evidence, node)]
     if op_name(node) not in MIXING or not any(pixels is not None and pixels.flat for pixels in places):
         return None
-    return Cause(
-        "flatten",
-        f"{op_name(node)} reads a flattened map, with weights of its own for every pixel; pool over the pixels before it",
-    )
+    return Cause(CauseKind.FLATTEN, op_name(node), evidence.group.name)
 
 
 def _windows(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -43,37 +40,30 @@ def _windows(evidence: Evidence, node: fx.Node) -> Cause | None:
     windows = _geometry(node)
     if windows is None or not _moving(evidence, node):
         return None
-    op, lengths = op_name(node), tuple(shape_of(node.all_input_nodes[0])[-2:])
-    if evidence.group.name == "T(2)":
-        return _shifted_windows(op, windows)
-    return next(filter(None, (_uneven(op, windows, axis, length) for axis, length in enumerate(lengths))), None)
+    op, group, lengths = op_name(node), evidence.group.name, tuple(shape_of(node.all_input_nodes[0])[-2:])
+    if group == "T(2)":
+        return _shifted_windows(op, group, windows)
+    return next(filter(None, (_uneven(op, group, windows, axis, length) for axis, length in enumerate(lengths))), None)
 
 
-def _shifted_windows(op: str, windows: Geometry) -> Cause | None:
+def _shifted_windows(op: str, group: str, windows: Geometry) -> Cause | None:
     stride = max(windows.stride)
     if stride > 1:
-        words = f"{op} keeps one place in {stride}: only shifts by multiples of {stride} pixels go through it"
-        return Cause("resampling", words)
-    return _border(op) if windows.taps > 1 or any(map(sum, windows.padding)) else None
+        return Cause(CauseKind.RESAMPLING, op, group, "stride", {"stride": stride})
+    meets_border = windows.taps > 1 or any(map(sum, windows.padding))
+    return Cause(CauseKind.PADDING, op, group, "border") if meets_border else None
 
 
-def _uneven(op: str, windows: Geometry, axis: int, length: int) -> Cause | None:
+def _uneven(op: str, group: str, windows: Geometry, axis: int, length: int) -> Cause | None:
     """What of one axis the windows treat unevenly."""
     if windows.shift[axis]:
-        words = f"{op} with an even kernel and padding='same' pads one side more than the other; take an odd kernel"
-        return Cause("resampling", words)
-    rest, stride = windows.left_over(axis, length), windows.stride[axis]
-    if not rest:
+        return Cause(CauseKind.RESAMPLING, op, group, "even kernel")
+    if not (rest := windows.left_over(axis, length)):
         return None
-    return Cause(
-        "resampling",
-        f"{op} with windows of {windows.size[axis]} every {stride} pixels leaves {rest} of {length} out at one end; take "
-        f"sizes for which size + {sum(windows.padding[axis])} - {windows.reach[axis]} is a multiple of {stride}",
-    )
-
-
-def _border(op: str) -> Cause:
-    return Cause("padding", f"{op} meets a border, where shifts push pixels out; pad in circles (padding_mode='circular')")
+    kernel, stride = windows.size[axis], windows.stride[axis]
+    padded, reach = sum(windows.padding[axis]), windows.reach[axis]
+    details = {"kernel": kernel, "stride": stride, "rest": rest, "size": length, "padded": padded, "reach": reach}
+    return Cause(CauseKind.RESAMPLING, op, group, "windows", details)
 
 
 def _geometry(node: fx.Node) -> Geometry | None:
@@ -114,20 +104,14 @@ _POOLINGS = {"max_pool2d": _MAX, "boolean_dispatch": _MAX, "avg_pool2d": _AVERAG
 def _pad(evidence: Evidence, node: fx.Node) -> Cause | None:
     if op_name(node) != "pad" or not _moving(evidence, node):
         return None
-    if evidence.group.name == "T(2)":
-        return _border("pad")
-    return Cause("padding", "pad adds more pixels on one side than on the others; pad all sides alike")
+    group = evidence.group.name
+    return Cause(CauseKind.PADDING, "pad", group, "border" if group == "T(2)" else "")
 
 
 def _kernel(evidence: Evidence, node: fx.Node) -> Cause | None:
     if op_name(node) not in ("conv2d", "conv_transpose2d") or not _moving(evidence, node):
         return None
-    group = evidence.group.name
-    return Cause(
-        "kernel",
-        f"{op_name(node)}'s kernel does not commute with {group}: average it over the group's turns and flips, or "
-        "convolve with all its turned copies",
-    )
+    return Cause(CauseKind.KERNEL, op_name(node), evidence.group.name)
 
 
 def _position(evidence: Evidence, node: fx.Node) -> Cause | None:
@@ -139,16 +123,11 @@ def _position(evidence: Evidence, node: fx.Node) -> Cause | None:
         if evidence.of(source).pixels is not None or value is None or value.ndim < 2 or evidence.of(source).kind == "none":
             continue
         if value.shape[-1] * value.shape[-2] > 1 and value.shape[-2:] == node.meta["value"].shape[-2:]:
-            return Cause(
-                "position",
-                f"{op_name(node)} combines maps that move with values that stay at their pixels (absolute positions); "
-                "let them depend on the distance from the centre alone, or leave them out",
-            )
+            return Cause(CauseKind.POSITION, op_name(node), evidence.group.name)
     return None
 
 
 def _selection(evidence: Evidence, node: fx.Node) -> Cause | None:
     if op_name(node) not in ("__getitem__", "getitem", "narrow", "select", "roll") or not _moving(evidence, node):
         return None
-    words = f"{op_name(node)} picks or shifts pixels so that the grid's centre moves; treat all sides alike"
-    return Cause("selection", words)
+    return Cause(CauseKind.SELECTION, op_name(node), evidence.group.name, "pixels")

@@ -1,4 +1,4 @@
-"""Report: what `inspect` measured, as data. Its renderings are elsewhere.
+"""Report: what `inspect` measured, as data, with its renderings as text, JSON and HTML.
 
 Errors are relative: |f(g x) - g f(x)| over |f(x + d) - f(x)|, the response of f to a generic change d as large as g x - x,
 so that neither a constant output nor one that is dominated by a constant passes for equivariant.
@@ -12,6 +12,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from relaxify.inspection.cause import Cause, CauseKind
+from relaxify.inspection.html import page_of
 
 FORMAT = "relaxify-report/1"
 
@@ -96,16 +99,30 @@ class ModuleReport:
 
 @dataclass(frozen=True)
 class Fault:
-    """The first operation that breaks the symmetry. `amplified`: the output's error over its own."""
+    """The first operation that breaks the symmetry, and why. `amplified`: the output's error over its own."""
 
     module: str
     op: str
     location: str
     source: str
-    kind: str
-    cause: str
+    why: Cause
     error: float
     amplified: float
+
+    @property
+    def kind(self) -> CauseKind:
+        """The kind of its cause, for programs."""
+        return self.why.kind
+
+    @property
+    def cause(self) -> str:
+        """Its cause in a sentence, for people."""
+        return str(self.why)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `details` are the numbers and names that the sentence `cause` quotes."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "why"}
+        return {**data, "kind": self.kind.value, "cause": self.cause, "details": dict(self.why.details)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data under the key `format`: "relaxify-report/1"."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        fault = None if self.fault is None else self.fault.to_dict()
+        return {"format": FORMAT, **dataclasses.asdict(self), "fault": fault}
 
     def to_json(self) -> str:
         """JSON; numbers that are not finite are null."""
@@ -142,9 +160,7 @@ class Report:
 
     def to_html(self) -> str:
         """A page that needs no network, light or dark as the reader's system is."""
-        from relaxify.inspection.html import to_html
-
-        return to_html(self)
+        return page_of(self.to_dict())
 
     def diff(self, other: Report) -> Diff:
         """What changed from this report to a later one."""

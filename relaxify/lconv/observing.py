@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from relaxify.graph.inputs import map_tensors
+from relaxify.graph.inputs import InputsError, map_tensors
 from relaxify.graph.recording import Recording, record
 from relaxify.lconv.operators.family import Space
 
@@ -30,16 +30,13 @@ class Observed:
 
 
 def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
-    """Run the model once on copies of the inputs, without changing it, and look. ValueError if it does not run."""
+    """Run the model once on copies of the inputs, without changing it, and look. InputsError if it does not run."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.random.fork_rng(), torch.no_grad():
             recording = record(model, map_tensors(lambda _, tensor: tensor.clone(), inputs))
     except Exception as error:
-        raise ValueError(
-            f"the model does not run on example_inputs ({type(error).__name__}: {str(error).splitlines()[0]}); pass the "
-            "arguments of its forward as a tuple."
-        ) from error
+        raise InputsError(error) from error
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():

@@ -17,7 +17,7 @@ from torch import Tensor
 from relaxify.graph.inputs import map_tensors, tensors_of
 from relaxify.grids.derivatives import Scheme
 from relaxify.grids.flows import Flow, PixelPositions, apply
-from relaxify.inspection.derivatives import Curve, Derivative, by_differences
+from relaxify.inspection.derivatives import Curve, Differentiation, by_differences
 from relaxify.inspection.images.steps import Step
 
 STEP = 1e-6
@@ -43,7 +43,7 @@ def learn_positions(positions: PixelPositions, steps: Sequence[Step]) -> None:
         positions.learn(before, step.outputs, stretches=step.stretches)
 
 
-def own_term(step: Step, motion: Motion, derive: Derivative) -> list[Tensor]:
+def own_term(step: Step, motion: Motion, derive: Differentiation) -> list[Tensor]:
     """L f = Df [X x] - X f(x) of a step alone, for each of its outputs. What does not depend on the images stands still."""
     velocities = {name: motion(value) for name, value in tensors_of(step.args) if name in step.reached}
     speed = math.sqrt(sum(float(velocity.square().mean()) for velocity in velocities.values())) or 1.0
@@ -59,7 +59,7 @@ def own_term(step: Step, motion: Motion, derive: Derivative) -> list[Tensor]:
     return [speed * forward - motion(value) for forward, value in zip(velocity_of_outputs, step.outputs, strict=True)]
 
 
-def _derivative(curve: Curve, derive: Derivative) -> list[Tensor]:
+def _derivative(curve: Curve, derive: Differentiation) -> list[Tensor]:
     """By differences where a step has no forward derivative."""
     try:
         return derive(curve)[1]

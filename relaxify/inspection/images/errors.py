@@ -20,7 +20,7 @@ from relaxify.graph.precision import quiet
 from relaxify.grids.derivatives import Scheme
 from relaxify.grids.flows import Flow, PixelPositions, flows_of, is_map
 from relaxify.grids.resampling import refined, resample
-from relaxify.inspection.derivatives import Curve, Derivative, best_method
+from relaxify.inspection.derivatives import Curve, Differentiation, best_method
 from relaxify.inspection.images.attribution import (
     STEP,
     Motion,
@@ -87,7 +87,7 @@ def _checked(images: Tensor, derivative: str, count: int | None) -> Scheme:
 
 
 def _with_finer(measured: _Measurement, flows: Sequence[Flow], report: ImageReport) -> tuple[TransformationReport, ...]:
-    """The relative errors at twice the resolution beside those that were found."""
+    """The relative errors at twice the resolution, next to those that were found."""
     try:
         twin = _Measurement(measured.model, refined(measured.images, measured.scheme), measured.scheme)
     except (RuntimeError, ValueError):
@@ -136,7 +136,7 @@ class _Measurement:
         shape = tuple(self.images.shape)
         return ImageReport(self.name, shape, self.scheme, method, tuple(reports), len(along), exact, passes)
 
-    def _own_terms(self, step: Step, motions: Sequence[Motion], derive: Derivative) -> list[Tensor]:
+    def _own_terms(self, step: Step, motions: Sequence[Motion], derive: Differentiation) -> list[Tensor]:
         """L f of each output of a step, all flows stacked."""
         return [
             torch.stack(of_output) for of_output in zip(*(own_term(step, motion, derive) for motion in motions), strict=True)
@@ -156,7 +156,7 @@ class _Measurement:
         outputs = _floating(self.model(images))
         return [outputs[place] for place in self.kept]
 
-    def _lie_derivative(self, motion: Motion, derive: Derivative) -> list[Tensor]:
+    def _lie_derivative(self, motion: Motion, derive: Differentiation) -> list[Tensor]:
         values, derivatives = derive(self._curve(motion))
         return [forward - motion(value) for value, forward in zip(values, derivatives, strict=True)]
 
