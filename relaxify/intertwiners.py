@@ -25,6 +25,7 @@ def lie_derivative(
 
     Zero exactly when W is an intertwiner (CR sec. 3.1).
 
+    >>> from relaxify import Group
     >>> vector = Representation.defining(Group.parse("SO(3)"))
     >>> lie_derivative(2 * torch.eye(3), vector, vector).abs().max()
     tensor(0.)
@@ -61,6 +62,7 @@ def project_to_intertwiners(
 
     For orthogonal representations of a compact group this is the group average of rho_out(g) W rho_in(g)^-1.
 
+    >>> from relaxify import Group
     >>> vector = Representation.defining(Group.parse("SO(3)"))
     >>> project_to_intertwiners(torch.diag(torch.tensor([1.0, 2, 3])), vector, vector).diagonal().round(decimals=9)
     tensor([2., 2., 2.], dtype=torch.float64)
