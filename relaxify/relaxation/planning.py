@@ -185,8 +185,10 @@ def _unjudged(model: nn.Module, claims: Sequence[Site | Rejected]) -> Iterator[R
 
 
 def _is_torchs_own(module: nn.Module) -> bool:
-    """Whether a module is of torch.nn, or TorchScript, whose operations no run shows."""
-    return type(module).__module__.startswith("torch.nn.") or isinstance(module, torch.jit.ScriptModule)
+    """Whether a module is a layer of torch's, or TorchScript, whose operations no run shows."""
+    if isinstance(module, nn.ParameterList | nn.ParameterDict):
+        return False
+    return type(module).__module__.startswith("torch.nn.modules.") or isinstance(module, torch.jit.ScriptModule)
 
 
 def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:

@@ -84,6 +84,7 @@ class Unrunnable(nn.Module):
         self.register_buffer("runs", torch.zeros(()))
         self.mix = nn.Parameter(torch.eye(3))
         self.scale = nn.Parameter(torch.ones(3))
+        self.more = nn.ParameterList([torch.ones(3), torch.eye(3)])
         self.parts = nn.ModuleList([nn.Linear(3, 3), o3.Linear("2x1o", "2x1o"), nn.Conv1d(3, 3, 1)])
         self.scripted = torch.jit.script(nn.Linear(3, 3))
 
@@ -108,7 +109,11 @@ def test_what_only_example_inputs_could_tell_of_is_listed() -> None:
     """Bare linear layers, and weights that somebody's own module holds; neither biases nor torch's own layers."""
     model = nn.ModuleDict({"known": o3.Linear("2x1o", "2x1o"), "own": Unrunnable()})
     rejected = plan(model, "O(3)").rejected
-    assert [(r.path, r.op) for r in rejected] == [("own.mix", "Unrunnable"), ("own.parts.0", "Linear")]
+    assert [(r.path, r.op) for r in rejected] == [
+        ("own.mix", "Unrunnable"),
+        ("own.more.1", "ParameterList"),
+        ("own.parts.0", "Linear"),
+    ]
     assert {r.kind for r in rejected} == {RejectionKind.unjudged}
     assert {r.reason for r in rejected} == {
         "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
