@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 FINE, THRESHOLD, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -28,5 +30,23 @@ def _text(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return f"{error}; install what is missing (`relaxify doctor` says which extra brings what)."
     if isinstance(error, ValueError | OSError | ThresholdError):
-        return str(error)
+        return _of_the_engine(error) or str(error)
     return f"unexpected {type(error).__name__}: {error}; this looks like a fault of relaxify: --debug shows where."
+
+
+def _of_the_engine(error: BaseException) -> str | None:
+    """What the engine says in Python's words, in those of the command line; None for what reads the same in both."""
+    from relaxify.checkpoint import TargetExistsError
+    from relaxify.graph.inputs import InputsError
+
+    if isinstance(error, TargetExistsError):
+        return exists(error.target)
+    if isinstance(error, InputsError):
+        where = f" in {error.precision}" if error.precision else ""
+        return f"the model does not run on the inputs{where} ({error.why}); give the arguments of its forward."
+    return None
+
+
+def exists(path: Path) -> str:
+    """The sentence about an output that is there already."""
+    return f"{path} exists; choose another name, or overwrite it with --force."

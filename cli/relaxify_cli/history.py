@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from relaxify_cli.errors import exists
+
 
 def history(
     log: Annotated[Path, typer.Argument(metavar="LOG.csv", help="What a relaxify Monitor wrote.")],
@@ -20,6 +22,6 @@ def history(
     from relaxify_cli.plots import history
 
     if output.exists() and not force:
-        raise ValueError(f"{output} exists; choose another name, or --force.")
+        raise ValueError(exists(output))
     history(log, output, quantity)
     typer.echo(f"{output}: {quantity} over training")

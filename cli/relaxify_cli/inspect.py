@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from relaxify_cli.errors import THRESHOLD, ThresholdError
+from relaxify_cli.errors import THRESHOLD, ThresholdError, exists
 
 if TYPE_CHECKING:
     from relaxify.inspection.report import Errors, Report
@@ -63,7 +63,7 @@ def inspect(
     _check_mode(group, images, html or plot)
     for path in (html, plot):
         if path is not None and path.exists() and not force:
-            raise ValueError(f"{path} exists; choose another name, or --force.")
+            raise ValueError(exists(path))
     net = build_model(model)
     if checkpoint is not None:
         load_weights(net, checkpoint)

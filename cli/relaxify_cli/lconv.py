@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +15,7 @@ from rich.table import Column, Table
 from relaxify_cli.errors import BAD_INPUT
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from relaxify.lconv import Swap
-
-FORMAT = "relaxify-lconv/1"
 
 
 class Mode(enum.StrEnum):
@@ -54,11 +49,11 @@ def lconv(
     """Swap convolutions, linear layers and graph convolutions for L-convs, and show which and why not."""
     import torch
 
-    from relaxify.lconv import lconvify, swaps
+    from relaxify.lconv import check_output, lconvify, save_lconvs, swaps
     from relaxify_cli.loading import build_model
 
     if output is not None:
-        _check_output(output, force)
+        check_output(output, force=force)
     inputs = None if not shape else [torch.randn(_sizes(text)) for text in shape]
     original = build_model(model)
     settings: dict[str, Any] = {"mode": mode.value, "include": include or (), "exclude": exclude or (), "rank": rank}
@@ -70,9 +65,10 @@ def lconv(
     if swapped:
         console.print(_table(swapped))
     for entry in entries:
-        if entry.reason is not None:
-            reason = entry.reason.replace("pass example_inputs", "give --shape")
-            console.print(escape(f"{entry.path or 'The model'} ({entry.before}) stays: {reason}."), soft_wrap=True)
+        if (refusal := entry.refusal) is not None:
+            advice = ": give --shape" if refusal.needs_inputs else ""
+            stays = f"{entry.path or 'The model'} ({entry.before}) stays: {refusal.why}{advice}."
+            console.print(escape(stays), soft_wrap=True)
     before, after = (sum(entry.parameters[i] for entry in swapped) for i in (0, 1))
     if not swapped:
         console.print("No layer can be swapped.")
@@ -80,7 +76,7 @@ def lconv(
     console.print(f"{len(swapped)} of {len(entries)} layers swapped; they had {before:,} parameters and have {after:,}.")
     if output is not None:
         converted = lconvify(original, example_inputs=inputs, **settings)
-        _write(converted, output, {**settings, "shapes": shape or []}, swapped, force)
+        save_lconvs(converted, output, swapped, {**settings, "shapes": shape or []}, force=force)
         console.print(f"Wrote {escape(str(output))}.", soft_wrap=True)
 
 
@@ -107,36 +103,3 @@ def _sizes(text: str) -> list[int]:
     if min(sizes) < 1:
         raise ValueError(f"--shape {text!r} has an empty axis; write positive sizes.")
     return sizes
-
-
-def _check_output(output: Path, force: bool) -> None:
-    from relaxify.checkpoint.output import check_free
-
-    if output.suffix not in (".safetensors", ".pt"):
-        raise ValueError(f"{output} has no known ending; name a .safetensors or a .pt file.")
-    if not output.parent.is_dir():
-        raise ValueError(f"cannot write {output}: its folder does not exist; create it first.")
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder; give the name of a file in it.")
-    check_free(output, force=force)
-
-
-def _write(model: nn.Module, output: Path, settings: dict[str, Any], swapped: Sequence[Swap], force: bool) -> None:
-    """The state dict, with what was swapped beside it: `lconvify` with the same settings makes the model to load it into."""
-    import safetensors.torch
-    import torch
-
-    from relaxify.checkpoint.output import replacing
-
-    record = {"format": FORMAT, **settings, "layers": {entry.path: [entry.before, entry.generators] for entry in swapped}}
-    state = _own_storage(model.state_dict())
-    with replacing(output, force=force) as (file, _):
-        if output.suffix == ".pt":
-            torch.save({"state_dict": state, "lconv": record}, file)
-        else:
-            file.write(safetensors.torch.save(state, metadata={"lconv": json.dumps(record)}))
-
-
-def _own_storage(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights each on their own: safetensors takes no shared storage."""
-    return {key: value.detach().clone().contiguous() for key, value in state.items()}

@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from relaxify.checkpoint import Conversion
-from relaxify.checkpoint.plan import wrapper_prefix
-from relaxify.checkpoint.torch_file import load_checkpoint
+from relaxify import checkpoint
+from relaxify.checkpoint import Conversion, LoadError
 from relaxify_cli.errors import ThresholdError
 
 
@@ -32,7 +31,7 @@ def _made(spec: str) -> Any:
         return factory()
     # a user's code may raise anything
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{spec} failed with {type(error).__name__}: {error}; mend the factory, or wrap it.") from error
+        raise ValueError(f"{spec} failed with {type(error).__name__}: {error}; fix the factory, or wrap it.") from error
 
 
 def load_inputs(spec: str) -> Any:
@@ -87,7 +86,7 @@ def _import(spec: str, location: str) -> ModuleType:
     try:
         return _import_file(Path(location)) if is_file else importlib.import_module(location)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"importing {location} failed with {type(error).__name__}: {error}; mend {spec!r}.") from error
+        raise ValueError(f"importing {location} failed with {type(error).__name__}: {error}; fix {spec!r}.") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -106,64 +105,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load the first state dict of a checkpoint that fits, with strict=True. ValueError if none does."""
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}; give the path of a .safetensors or .pt file.")
-    error = "it holds no state dict"
-    for state_dict in _state_dicts(_state_dict(path, ())):
-        for attempt in _without_wrappers(state_dict):
-            if (reason := _load(model, attempt)) is None:
-                return
-            error = reason
-    raise ValueError(
-        f"{path} does not load into {type(model).__name__} ({error[:500]}); give a checkpoint of this model, and of the "
-        "relaxed one only to a factory that relaxes it."
-    )
-
-
-def _state_dicts(found: Any) -> Iterator[dict[str, Any]]:
-    """The mappings from names to tensors in a nested checkpoint, outermost first."""
-    if isinstance(found, Mapping):
-        if found and all(isinstance(value, Tensor) for value in found.values()):
-            yield dict(found)
-        else:
-            for value in found.values():
-                yield from _state_dicts(value)
+    try:
+        checkpoint.load_weights(model, path)
+    except LoadError as error:
+        raise ValueError(
+            f"{error.what} does not load into {error.model} ({error.reason}); give a checkpoint of this model, and one of "
+            "the relaxed model only to a factory that relaxes it."
+        ) from error
 
 
 def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
     """ThresholdError unless every converted state dict in the file loads with strict=True, but for wrappers' prefixes."""
-    for state in conversion.states:
-        state_dict = _state_dict(path, state.where)
-        attempts = list(_without_wrappers(state_dict))
-        errors = [error for attempt in attempts if (error := _load(model, attempt)) is not None]
-        if len(errors) == len(attempts):
-            raise ThresholdError(
-                f"{state.name or 'the state dict'} does not load into {type(model).__name__} ({errors[-1][:500]}), so "
-                f"{conversion.target} was not written; give the factory of the plain model."
-            )
-
-
-def _state_dict(path: Path, where: tuple[Any, ...]) -> dict[str, Any]:
-    if path.suffix.lower() == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    found = load_checkpoint(path)
-    for key in where:
-        found = found[key]
-    return dict(found)
-
-
-def _without_wrappers(state_dict: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The state dict as it is, and without one more of its wrappers' prefixes each time."""
-    prefix = ""
-    yield state_dict
-    for part in wrapper_prefix(state_dict).split(".")[:-1]:
-        prefix += f"{part}."
-        yield {key.removeprefix(prefix): value for key, value in state_dict.items()}
-
-
-def _load(model: nn.Module, state_dict: dict[str, Any]) -> str | None:
     try:
-        model.load_state_dict(state_dict, strict=True)
-    except RuntimeError as error:
-        return " ".join(str(error).split())
-    return None
+        checkpoint.check_loads(model, path, conversion)
+    except LoadError as error:
+        raise ThresholdError(
+            f"{error.what} does not load into {error.model} ({error.reason}), so {conversion.target} was not written; give "
+            "the factory of the plain model."
+        ) from error

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 
 from relaxify.checkpoint.conversion_report import Conversion, Mode
-from relaxify.checkpoint.output import check_source, check_target, replacing
+from relaxify.checkpoint.output import TargetExistsError, check_source, check_target, replacing
 from relaxify.checkpoint.plan import Options, StatePlan, plan_states
 from relaxify.checkpoint.safetensors_file import Piece, SafetensorsFile, open_safetensors, write_pieces
 from relaxify.checkpoint.torch_file import (
@@ -58,11 +58,13 @@ def convert(
     check_source(source)
     for path in (source, target):
         _check_suffix(path)
-    check_target(source, target, force=force)
+    check_target(target, source=source, force=force)
     empty = Conversion(source, target, mode, ())
     run = _from_safetensors if _is_safetensors(source) else _from_torch
     try:
         return run(empty, options, _Output(target, force, check))
+    except TargetExistsError:
+        raise
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
     except (OSError, RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: beside its final place, then renamed into it."""
+"""Writing a file whole or not at all: next to its final place, then renamed into it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from relaxify.record import CheckpointError
+
+
+class TargetExistsError(CheckpointError):
+    """Something is at the path `target` already, and was not to be overwritten."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        super().__init__(f"{target} exists; choose another name, or pass force=True to overwrite it.")
 
 
 def check_source(source: Path) -> None:
@@ -28,33 +36,33 @@ def check_source(source: Path) -> None:
         raise CheckpointError(f"{source} is empty; save or copy the checkpoint again.")
 
 
-def check_target(source: Path, target: Path, *, force: bool) -> None:
+def check_target(target: Path, *, source: Path | None = None, force: bool) -> None:
     """CheckpointError unless `target` may be written: it is not `source`, not there already, and its folder is."""
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder; give the name of a file in it.")
     if not target.parent.is_dir():
         raise CheckpointError(f"cannot write {target}: its folder does not exist; create it first.")
-    if target.exists() and target.samefile(source):
+    if source is not None and target.exists() and target.samefile(source):
         raise CheckpointError(f"{target} is the input {source} itself, which is never overwritten; choose another name.")
-    check_free(target, force=force)
+    _check_free(target, force=force)
 
 
-def check_free(target: Path, *, force: bool) -> None:
-    """CheckpointError if something is at `target`, be it a dangling link, unless `force`."""
+def _check_free(target: Path, *, force: bool) -> None:
+    """TargetExistsError if something is at `target`, be it a dangling link, unless `force`."""
     if os.path.lexists(target) and not force:
-        raise CheckpointError(f"{target} exists; choose another name, or overwrite it with --force (force=True).")
+        raise TargetExistsError(target)
 
 
 @contextlib.contextmanager
 def replacing(target: Path, *, force: bool) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file beside `target`, and its path: it becomes `target` if the block succeeds, and vanishes if not."""
+    """A new file next to `target`, and its path: it becomes `target` if the block succeeds, and vanishes if not."""
     temporary = target.with_name(f".relaxify-{secrets.token_hex(8)}{target.suffix}")
     try:
         with temporary.open("xb") as file:
             yield file, temporary
             file.flush()
             os.fsync(file.fileno())
-        check_free(target, force=force)
+        _check_free(target, force=force)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from relaxify.evidence.actions import InputAction, default_action
 from relaxify.evidence.feature_maps import Grid, lengths_change
 from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, close, elements, transformation
-from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
+from relaxify.graph.inputs import Inputs, InputsError, map_tensors, tensors_of
 from relaxify.graph.precision import NamedInDouble
 from relaxify.graph.recording import Recording, record
 from relaxify.grids.pixels import MovePixels, is_image, on_pixels
@@ -195,10 +195,7 @@ class Observer:
         try:
             return record(self.model, fresh, injected=injected, locate=locate)
         except Exception as error:
-            raise ValueError(
-                f"the model does not run on the example inputs in float64 ({type(error).__name__}: {error}); "
-                "pass example_inputs=(...) with the arguments of its forward."
-            ) from error
+            raise InputsError(error, "float64") from error
 
 
 def observe(

@@ -13,6 +13,19 @@ Inputs = tuple[Any, ...] | dict[str, Any]
 """A call's positional arguments, or its arguments by keyword."""
 
 
+class InputsError(ValueError):
+    """Inputs on which a model does not run: `why` says what it raised, and `precision` where it did."""
+
+    def __init__(self, raised: Exception, precision: str = "") -> None:
+        first_line = str(raised).partition("\n")[0]
+        self.why, self.precision = f"{type(raised).__name__}: {first_line}", precision
+        where = f" in {precision}" if precision else ""
+        super().__init__(
+            f"the model does not run on the example inputs{where} ({self.why}); "
+            "pass example_inputs=(...) with the arguments of its forward."
+        )
+
+
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """The model on its inputs."""
     return model(**inputs) if isinstance(inputs, dict) else model(*inputs)

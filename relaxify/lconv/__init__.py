@@ -1,5 +1,6 @@
 """Lie-algebra convolutions (L-conv): generators as linear operators, the layer, its exact copies of known layers."""
 
+from relaxify.lconv.checkpoint import check_output, save_lconvs
 from relaxify.lconv.conversion import Swap, free, lconvify, swaps, unlconvify
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
 from relaxify.lconv.layer import Flow, LConv, LinearLConv
@@ -37,12 +38,14 @@ __all__ = [
     "Swap",
     "Symmetry",
     "algebra",
+    "check_output",
     "closure_penalty",
     "free",
     "generators",
     "graph",
     "killing_penalty",
     "lconvify",
+    "save_lconvs",
     "swaps",
     "symmetries_of",
     "symmetries_of_model",

@@ -28,7 +28,12 @@ class Swap:
     path: str
     module: nn.Module
     layer: nn.Module | None
-    reason: str | None = None
+    refusal: NoLConvError | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why no L-conv takes its place, in Python's words; None if one does."""
+        return None if self.refusal is None else str(self.refusal)
 
     @property
     def before(self) -> str:
@@ -191,7 +196,7 @@ def _swap(path: str, module: nn.Module, mode: Mode, observed: Observed, rank: in
     try:
         layer = swap(module, mode, space=space, flattened=observed.flattened.get(path), rank=rank)
     except NoLConvError as error:
-        return Swap(path, module, None, str(error))
+        return Swap(path, module, None, error)
     return Swap(path, module, layer)
 
 

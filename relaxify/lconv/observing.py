@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from relaxify.graph.inputs import map_tensors
+from relaxify.graph.inputs import InputsError, map_tensors
 from relaxify.graph.recording import Recording, record
 from relaxify.lconv.operators.family import Space
 
@@ -30,7 +30,7 @@ class Observed:
 
 
 def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
-    """Run the model once on copies of the inputs, without changing it, and look. ValueError if it does not run."""
+    """Run the model once on copies of the inputs, without changing it, and look. InputsError if it does not run."""
     shapes: dict[str, set[tuple[int, ...]]] = {}
     handles = [
         module.register_forward_pre_hook(_Look(shapes.setdefault(path, set()))) for path, module in model.named_modules()
@@ -40,10 +40,7 @@ def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
         with torch.random.fork_rng(), torch.no_grad():
             recording = record(model, map_tensors(lambda _, tensor: tensor.clone(), inputs))
     except Exception as error:
-        raise ValueError(
-            f"the model does not run on example_inputs ({type(error).__name__}: {str(error).splitlines()[0]}); pass the "
-            "arguments of its forward as a tuple."
-        ) from error
+        raise InputsError(error) from error
     finally:
         for handle in handles:
             handle.remove()

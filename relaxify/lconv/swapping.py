@@ -24,7 +24,11 @@ TRIALS = 3
 
 
 class NoLConvError(Exception):
-    """Why a layer has no L-conv of the mode that was asked for."""
+    """Why a layer has no L-conv of the mode that was asked for; `needs_inputs` if it may have one with example inputs."""
+
+    def __init__(self, why: str, *, needs_inputs: bool = False) -> None:
+        super().__init__(f"{why}: pass example_inputs" if needs_inputs else why)
+        self.why, self.needs_inputs = why, needs_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,7 @@ def _convolution(module: nn.Module, mode: Mode, space: Space | None, rank: int) 
     if mode == "grid":
         return LConv(Grid.random(shifts.count, shifts, space=space), **channels, bias=bias, identity=False)
     if space is None:
-        raise NoLConvError("low-rank generators fill the image, and its one size is not known: pass example_inputs")
+        raise NoLConvError("low-rank generators fill the image, and its one size is not known", needs_inputs=True)
     out = shifts.space_out(space)
     same = out == space
     generators = LowRank.random(shifts.count - same, space, rank=rank, space_out=out)

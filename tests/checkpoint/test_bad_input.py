@@ -258,7 +258,7 @@ def test_an_existing_output_needs_force(suffix: str, tmp_path: Path) -> None:
     layer = relaxed_layer()
     source, target = save(layer.state(), tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}"
     target.write_text("precious")
-    fails(source, target, r"out\.\w+ exists; .*--force")
+    fails(source, target, r"out\.\w+ exists; .*force=True")
     assert target.read_text() == "precious"
     convert(source, target, force=True)
     assert_same(load(target), layer.plain())

@@ -85,7 +85,7 @@ def test_json_page_and_plot(file: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert plot.read_bytes().startswith(b"\x89PNG")
     code, output = inspect(capsys, *arguments)
     assert code == 2
-    assert "out.html exists; choose another name, or --force." in output
+    assert "out.html exists; choose another name, or overwrite it with --force." in output
     assert inspect(capsys, *arguments, "--force")[0] == 0
 
 

@@ -102,12 +102,12 @@ def existing(folder: Path) -> list[str]:
     [
         (lambda folder: ["--shape", "1,x"], "is no shape; write its sizes as in 1,3,32,32."),
         (lambda folder: ["--shape", "1,0"], "has an empty axis"),
-        (lambda folder: ["--shape", "1,1,6"], "does not run on example_inputs"),
+        (lambda folder: ["--shape", "1,1,6"], "the model does not run on the inputs (RuntimeError: "),
         (lambda folder: ["--mode", "dense"], "'dense' is not one of"),
         (lambda folder: ["--include", "head"], "the pattern 'head' matches no"),
         (lambda folder: ["-o", str(folder / "out.bin")], "name a .safetensors or a .pt file"),
         (lambda folder: ["-o", str(folder / "nowhere" / "out.pt")], "its folder does not exist"),
-        (existing, "out.pt exists; choose another name"),
+        (existing, "out.pt exists; choose another name, or overwrite it with --force."),
     ],
 )
 def test_bad_input_is_one_sentence(

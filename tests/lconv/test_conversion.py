@@ -521,7 +521,7 @@ def test_bad_input_is_one_sentence() -> None:
         swaps(conv, mode="dense")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rank=0"):
         lconvify(conv, rank=0)
-    with pytest.raises(ValueError, match="does not run on example_inputs"):
+    with pytest.raises(ValueError, match="does not run on the example inputs"):
         lconvify(conv, example_inputs=(torch.randn(2, 2, 4, 4),))
     with pytest.raises(ValueError, match="it holds no L-conv"):
         unlconvify(conv)

@@ -1,0 +1,85 @@
+"""Loading a checkpoint into a model with strict=True, wherever its state dict is nested and whatever wraps its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from relaxify.checkpoint.conversion_report import Conversion
+from relaxify.checkpoint.plan import wrapper_prefix
+from relaxify.checkpoint.torch_file import load_checkpoint
+
+LONGEST_REASON = 500
+
+
+class LoadError(ValueError):
+    """A state dict that does not load into a model: `what` it is, the `model`'s class, and torch's `reason`."""
+
+    def __init__(self, what: str, model: nn.Module, reason: str) -> None:
+        self.what, self.model, self.reason = what, type(model).__name__, reason[:LONGEST_REASON]
+        super().__init__(f"{what} does not load into {self.model} ({self.reason}); pass the model that it was saved from.")
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the first state dict of a checkpoint that fits, with strict=True. LoadError if none does.
+
+    State dicts are looked for wherever they are nested, and are tried with and without the prefixes that wrappers
+    (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key.
+    """
+    reason = "it holds no state dict"
+    for state_dict in _state_dicts(_read(path)):
+        if (failed := _load(model, state_dict)) is None:
+            return
+        reason = failed
+    raise LoadError(str(path), model, reason)
+
+
+def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
+    """LoadError unless every converted state dict in the file `path` loads with strict=True, but for wrappers' prefixes."""
+    checkpoint = _read(path)
+    for state in conversion.states:
+        state_dict = checkpoint
+        for key in state.where if path.suffix.lower() != ".safetensors" else ():
+            state_dict = state_dict[key]
+        if (reason := _load(model, state_dict)) is not None:
+            raise LoadError(state.name or "the state dict", model, reason)
+
+
+def _read(path: Path) -> Any:
+    return load_file(path) if path.suffix.lower() == ".safetensors" else load_checkpoint(path)
+
+
+def _state_dicts(found: Any) -> Iterator[Mapping[str, Any]]:
+    """The mappings from names to tensors in a nested checkpoint, outermost first."""
+    if isinstance(found, Mapping):
+        if found and all(isinstance(value, Tensor) for value in found.values()):
+            yield found
+        else:
+            for value in found.values():
+                yield from _state_dicts(value)
+
+
+def _load(model: nn.Module, state_dict: Mapping[str, Any]) -> str | None:
+    """Load it as it is, or without its wrappers' prefixes; or else what torch said last."""
+    reason: str | None = None
+    for attempt in _without_wrappers(state_dict):
+        try:
+            model.load_state_dict(attempt, strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+        else:
+            return None
+    return reason
+
+
+def _without_wrappers(state_dict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The state dict as it is, and without one more of its wrappers' prefixes each time."""
+    prefix = ""
+    yield dict(state_dict)
+    for part in wrapper_prefix(state_dict).split(".")[:-1]:
+        prefix += f"{part}."
+        yield {key.removeprefix(prefix): value for key, value in state_dict.items()}
