@@ -2,9 +2,8 @@
 
 from relaxify.grids.pixels import MovePixels
 from relaxify.groups import Group
+from relaxify.inspection import Report, inspect
 from relaxify.inspection.images import ImageReport, local_equivariance_error
-from relaxify.inspection.inspecting import inspect
-from relaxify.inspection.report import Report
 from relaxify.lconv.conversion import lconvify, unlconvify
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from relaxify_cli.errors import ThresholdError
 
 if TYPE_CHECKING:
-    from relaxify.inspection.images import ImageReport
-    from relaxify.inspection.images.image_report import TransformationReport
+    from relaxify.inspection.images import ImageReport, TransformationReport
 
 
 def inspect_images(model: nn.Module, given: Any, *, periodic: bool, as_json: bool, fail_above: float | None) -> None:

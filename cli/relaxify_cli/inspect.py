@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from relaxify_cli.errors import THRESHOLD, ThresholdError, exists
 
 if TYPE_CHECKING:
-    from relaxify.inspection.report import Errors, Report
+    from relaxify.inspection import Errors, Report
 
 
 def inspect(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relaxify.inspection.report import Report
+    from relaxify.inspection import Report
 
 FLOOR = 1e-17
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from relaxify.groups import Group
-from relaxify.representations import Representation
+from relaxify import testing
 
 Inputs = tuple[Any, ...]
 
@@ -141,24 +140,12 @@ def flat(output: Any) -> Tensor:
     return torch.cat([leaf.detach().flatten() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
 
 
-def elements(group: Group) -> list[Tensor]:
-    """Two random elements, and one more in each component of the group."""
-    defining, generator = Representation.defining(group), torch.Generator().manual_seed(0)
-    first, second = (defining.rho(group.random(generator)) for _ in range(2))
-    return [first, second, *(first @ g for g in group.finite)]
-
-
 def equivariance_error(entry: Entry, model: nn.Module, x: Inputs) -> float:
     """max over g of |f(g x) - g f(x)|, over what a perturbation of x of its own size does to f (infinite if nothing)."""
-    generator = torch.Generator().manual_seed(1)
-
-    def perturbed(value: Tensor) -> Tensor:
-        return value + torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
-
-    y = call(entry, model, x)
-    response = (flat(call(entry, model, tree_map_only(Tensor, perturbed, x))) - flat(y)).norm()
-    if not response > 1e-3 * flat(y).norm():
-        return float("inf")
-    pairs = ((call(entry, model, entry.transform(g, x)), entry.output(g, y)) for g in elements(Group.parse(entry.group)))
-    # unlike the builtin, this max lets NaN through
-    return float(torch.stack([(flat(moved) - flat(expected)).norm() / response for moved, expected in pairs]).max())
+    return testing.equivariance_error(
+        lambda *inputs: call(entry, model, inputs),
+        entry.group,
+        *x,
+        input_action=entry.transform,
+        output_action=entry.output,
+    )

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from relaxify.groups import Group
+from relaxify.testing import elements
 from zoo import ENTRIES
-from zoo.entry import Inputs, call, elements, equivariance_error, flat
+from zoo.entry import Inputs, call, equivariance_error, flat
 
 each_model = pytest.mark.parametrize("name", ENTRIES)
 
@@ -129,7 +129,7 @@ def test_sites_transform_and_the_others_do_not(name):
 
     before = values(x)
     assert set(before) == paths
-    for g in elements(Group.parse(entry.group)):
+    for g in elements(entry.group):
         after = values(entry.transform(g, x))
         moving = {path for path in paths if not same(before[path], after[path], entry.tolerance)}
         assert not moving & entry.invariant

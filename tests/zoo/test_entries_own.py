@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from relaxify.groups import Group
+from relaxify.testing import elements
 from zoo import deepsets, equiformer, gvp, painn, segnn, tensornet, vn_dgcnn, vn_pointnet, vn_transformer_like
 from zoo.broken import BROKEN
-from zoo.entry import Entry, Inputs, default_dtype, elements, equivariance_error, flat
+from zoo.entry import Entry, Inputs, default_dtype, equivariance_error, flat
 
 FAMILIES = (deepsets, equiformer, gvp, painn, segnn, tensornet, vn_dgcnn, vn_pointnet, vn_transformer_like)
 SOUND = {entry.name: entry for family in FAMILIES for entry in family.ENTRIES}
@@ -180,7 +180,7 @@ def test_ops_read_what_a_person_says_they_read(name):
     before = arguments(entry, model, x)
     spoilt = BROKEN[name].spoilt if name in BROKEN else frozenset()
     broken_by_some: set[str] = set()
-    for g in elements(Group.parse(entry.group)):
+    for g in elements(entry.group):
         after = arguments(entry, model, entry.transform(g, x))
         same = {path for path in before if is_invariant(before[path], after[path])}
         moving = {path for path in before if _is_e3nn(model, path) or path not in same}
