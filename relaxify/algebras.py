@@ -10,12 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def orthonormal(matrices: Float[Tensor, "n d d"]) -> Float[Tensor, "k d d"]:
-    """An orthonormal basis (in the Frobenius product) of the span."""
+def orthonormal(matrices: Float[Tensor, "n d d"], above: float | None = None) -> Float[Tensor, "k d d"]:
+    """An orthonormal basis (in the Frobenius product) of the span.
+
+    Directions whose singular value is not `above` this are left out; by default, those that rounding may have made.
+    """
     if not len(matrices):
         return matrices
     u, s, _ = torch.linalg.svd(matrices.flatten(1).mT, full_matrices=False)
-    rank = int((s > s[0] * max(matrices.shape) * torch.finfo(s.dtype).eps * 10).sum())
+    rounding = s[0] * max(matrices.shape) * torch.finfo(s.dtype).eps * 10
+    rank = int((s > (rounding if above is None else above)).sum())
     return u[:, :rank].mT.reshape(rank, *matrices.shape[1:])
 
 

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.algebras import closure_residual, orthonormal
+from relaxify.algebras import closure_residual
 from relaxify.lconv.operators.family import LARGEST_DENSE, check_size
+from relaxify.lconv.symmetry.bootstrap import LARGEST_ALGEBRA, Bootstrap, bootstrap
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
-from relaxify.lconv.symmetry.evidence import LARGEST_ALGEBRA, Evidence, gather
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, regression
+from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry
 
 LEVEL = 0.01
@@ -57,17 +58,17 @@ def symmetries_of(
         )
     X, Y = _checked(X, Y)
     fit = regression(SecondMoments.of(X, Y))
-    evidence = None
+    chance = None
     if resamplings and 0 < len(fit.whitened) <= LARGEST_ALGEBRA:
-        evidence = gather(X, Y, fit, resamplings=resamplings, seed=seed)
+        chance = bootstrap(X, Y, fit, resamplings=resamplings, seed=seed)
     if statistics == "second_moments":
-        return _of_second_moments(X, Y, fit, evidence, resamplings)
-    if evidence is None:
+        return _of_second_moments(X, Y, fit, chance, resamplings)
+    if chance is None:
         raise ValueError(
             f"the distribution cannot be tested with {resamplings} resamplings for an algebra of {len(fit.whitened)} "
             f"dimensions; pass resamplings=200, and data of an algebra of 1 to {LARGEST_ALGEBRA}."
         )
-    return _of_distribution(X, Y, fit, evidence, resamplings)
+    return _of_distribution(X, Y, fit, chance, resamplings)
 
 
 def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | None = None) -> Symmetry:
@@ -80,7 +81,7 @@ def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | Non
     labels = None if C is None else C.double() @ torch.linalg.solve(H, C.double().mT)
     fit = regression(SecondMoments(H, None if C is None else C.double(), labels))
     reason = f"every distribution with these second moments keeps them under {fit.names[0]}; that is no evidence."
-    basis, outputs = _together(fit.generators, fit.outputs)
+    basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
     return Symmetry(basis, False, reason, "second moments", output_generators=outputs, frame=fit.root)
 
 
@@ -95,47 +96,47 @@ def _checked(X: Tensor, Y: Tensor | None) -> tuple[Tensor, Tensor | None]:
     check_size(d * (d - 1) // 2, d, d, torch.float64, LARGEST_DENSE)
     for name, given in (("X", X), ("Y", Y)):
         if given is not None and not bool(given.isfinite().all()):
-            raise ValueError(f"{name} has NaN or infinite entries; drop or mend these samples.")
+            raise ValueError(f"{name} has NaN or infinite entries; drop or fix these samples.")
     return X.detach().double(), None if Y is None else Y.detach().double().reshape(n, -1)
 
 
-def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, evidence: Evidence | None, count: int) -> Symmetry:
-    found, reason = _judge(fit, evidence)
-    basis, outputs = _together(fit.generators, fit.outputs)
+def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None, count: int) -> Symmetry:
+    found, reason = _judge(fit, chance)
+    basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
     return Symmetry(
         basis,
         found,
         reason,
         "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)",
         held_out_defect=_held_out(X, Y),
-        confidence_angle=None if evidence is None else evidence.confidence_angle,
-        bootstraps=0 if evidence is None else count,
+        confidence_angle=None if chance is None else chance.confidence_angle,
+        bootstraps=0 if chance is None else count,
         output_generators=outputs,
         frame=fit.root,
     )
 
 
-def _judge(fit: Regression, evidence: Evidence | None) -> tuple[bool, str]:
+def _judge(fit: Regression, chance: Bootstrap | None) -> tuple[bool, str]:
     allowed = f"every data set of this kind has {fit.names[0] or 'nothing'} in its second moments"
-    if evidence is None:
+    if chance is None:
         return False, f"{allowed}; whether the distribution keeps it was not tested."
-    if evidence.noise > LARGEST_NOISE:
+    if chance.noise > LARGEST_NOISE:
         return False, f"{allowed}; there are too few samples to tell whether the distribution keeps it."
-    p = evidence.p_value(torch.eye(len(fit.whitened), dtype=torch.float64))
+    p = chance.p_value(torch.eye(len(fit.whitened), dtype=torch.float64))
     if p <= LEVEL:
         advice = "statistics='distribution' finds what it keeps"
         return False, f"{allowed}, and the distribution does not keep it (p = {p:.2g}): {advice}."
     return True, f"{allowed}, and the distribution keeps it as far as its characteristic function tells (p = {p:.2g})."
 
 
-def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, evidence: Evidence, count: int) -> Symmetry:
-    kept = evidence.kept(LEVEL)
+def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap, count: int) -> Symmetry:
+    kept = chance.kept(LEVEL)
     whitened = torch.einsum("kj,kab->jab", kept, fit.whitened)
     outputs = None if fit.outputs is None else torch.einsum("kj,kab->jab", kept, fit.outputs)
-    values = torch.linalg.svdvals(evidence.statistics).flip(0)
+    values = torch.linalg.svdvals(chance.statistics).flip(0)
     spectrum = values / values.square().mean().sqrt().clamp(min=1e-300)
-    found, reason = _judge_kept(evidence, whitened, spectrum)
-    basis, together = _together(fit.root @ whitened @ fit.inverse_root, outputs)
+    found, reason = _judge_kept(chance, whitened, spectrum)
+    basis, together = orthonormal_pair(fit.root @ whitened @ fit.inverse_root, outputs)
     return Symmetry(
         basis,
         found,
@@ -149,10 +150,10 @@ def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, evidence: Evi
     )
 
 
-def _judge_kept(evidence: Evidence, whitened: Tensor, spectrum: Tensor) -> tuple[bool, str]:
+def _judge_kept(chance: Bootstrap, whitened: Tensor, spectrum: Tensor) -> tuple[bool, str]:
     kept, allowed = len(whitened), len(spectrum)
     words = f"of the {allowed} dimensions that second moments allow the distribution keeps {len(whitened)}"
-    if evidence.noise > LARGEST_NOISE:
+    if chance.noise > LARGEST_NOISE:
         return False, f"{words}, but there are too few samples to tell."
     if not kept:
         return False, f"{words}: no symmetry."
@@ -162,16 +163,6 @@ def _judge_kept(evidence: Evidence, whitened: Tensor, spectrum: Tensor) -> tuple
     if residual > LARGEST_CLOSURE_RESIDUAL:
         return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are no algebra."
     return True, f"{words}, at a level of {LEVEL:.0%}, and their brackets stay in the span."
-
-
-def _together(generators: Tensor, outputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """An orthonormal basis, and the outputs' parts in the same basis."""
-    basis = orthonormal(generators)
-    if outputs is None or not len(basis):
-        return basis, outputs
-    return basis, (basis.flatten(1) @ torch.linalg.pinv(generators.flatten(1)) @ outputs.flatten(1)).reshape(
-        len(basis), *outputs.shape[1:]
-    )
 
 
 def _held_out(X: Tensor, Y: Tensor | None) -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relaxify.algebras import closure_residual
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
+from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, cut
 
 # a direction of gl(d) that is broken less than this share of a random one may be a symmetry ...
@@ -17,6 +18,9 @@ LARGEST_DEFECT = 0.2
 
 # ... if the next one is broken by this factor more
 SMALLEST_GAP = 2.5
+
+# of unit length (L, L_c): those with less than this on the inputs turn outputs alone
+SMALLEST_GENERATOR = 0.05
 
 
 def symmetries_of_model(
@@ -52,9 +56,9 @@ def symmetries_of_model(
     dimension = cut(spectrum, largest_defect, smallest_gap)
     null = directions[:dimension]
     generators = null[:, : d * d].reshape(-1, d, d)
-    outputs = null[:, d * d :].reshape(-1, c, c) if equivariant else None
+    outputs = None
     if equivariant:
-        generators, outputs = _effective(generators, outputs)
+        generators, outputs = orthonormal_pair(generators, null[:, d * d :].reshape(-1, c, c), SMALLEST_GENERATOR)
     found, reason = _judge(generators, spectrum, dimension)
     return Symmetry(
         generators,
@@ -104,18 +108,6 @@ def _defect(rows: Tensor, null: Tensor) -> float | None:
         return None
     random = rows.square().sum() / rows.shape[1]
     return float(((rows @ null.mT).square().sum(0).mean() / random).sqrt())
-
-
-def _effective(generators: Tensor, outputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """An orthonormal basis of the input parts, with the output parts that belong to it."""
-    assert outputs is not None
-    if not len(generators):
-        return generators, outputs
-    u, s, vh = torch.linalg.svd(generators.flatten(1), full_matrices=False)
-    keep = s > 0.05
-    basis = vh[keep].reshape(-1, *generators.shape[1:])
-    mixed = (u[:, keep] / s[keep]).mT @ outputs.flatten(1)
-    return basis, mixed.reshape(-1, *outputs.shape[1:])
 
 
 def _judge(generators: Tensor, spectrum: Tensor, dimension: int) -> tuple[bool, str]:

@@ -1,4 +1,4 @@
-"""How near two algebras of matrices are as subspaces, whatever bases they are given in."""
+"""Algebras as subspaces of matrices: how near two of them are, whatever their bases, and bases that go together."""
 
 from __future__ import annotations
 
@@ -51,3 +51,14 @@ def overlap(found: Float[Tensor, "n d d"], known: Float[Tensor, "m e e"]) -> Ove
 def _beyond(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(1), b.flatten(1)
     return a - a @ b.mT @ b
+
+
+def orthonormal_pair(
+    generators: Float[Tensor, "n d d"], outputs: Float[Tensor, "n c c"] | None, above: float | None = None
+) -> tuple[Float[Tensor, "k d d"], Float[Tensor, "k c c"] | None]:
+    """An orthonormal basis of the generators (`above`: as of `orthonormal`), and what goes with each on the outputs."""
+    basis = orthonormal(generators, above)
+    if outputs is None or not len(generators):
+        return basis, outputs
+    combinations = basis.flatten(1) @ torch.linalg.pinv(generators.flatten(1), atol=above)
+    return basis, (combinations @ outputs.flatten(1)).reshape(len(basis), *outputs.shape[1:])

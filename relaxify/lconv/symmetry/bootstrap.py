@@ -22,8 +22,8 @@ LARGEST_ALGEBRA = 120
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """Standardised statistics of each generator and how they scatter over resamplings.
+class Bootstrap:
+    """Standardised statistics of each generator and how they scatter over resamplings of the data.
 
     `statistics` is (tests, k), `scatter` (resamplings, tests, k) about them. `noise` is the mean standard error of the raw
     statistics times sqrt(d), as a generator of unit norm moves x by 1 / sqrt(d) of its length. `confidence_angle` is the
@@ -50,9 +50,9 @@ class Evidence:
         return directions[:, :0]
 
 
-def gather(
+def bootstrap(
     X: Float[Tensor, "n d"], Y: Float[Tensor, "n c"] | None, fit: Regression, *, resamplings: int, seed: int
-) -> Evidence:
+) -> Bootstrap:
     """The statistics of the samples, and of multinomial resamplings: each is whitened and solves Theorem 1 anew."""
     random, samples = torch.Generator().manual_seed(seed), len(X)
     if len(X) > LARGEST_SAMPLE:
@@ -76,7 +76,7 @@ def gather(
     error = scatter.square().mean((0, 2)).sqrt().clamp(min=1e-12)[:, None]
     # fewer samples than there are scatter more
     angle = float(torch.tensor(angles).quantile(0.95)) * (len(X) / samples) ** 0.5
-    return Evidence(raw / error, scatter / error, float(error.mean()) * d**0.5, angle)
+    return Bootstrap(raw / error, scatter / error, float(error.mean()) * d**0.5, angle)
 
 
 def _aligned(X: Tensor, Y: Tensor | None, weights: Tensor | None, like: Regression) -> Regression:
