@@ -20,7 +20,7 @@ from rich.text import Text
 
 from relaxify_cli.errors import ThresholdError
 
-# What a finished run looks like where nothing can be drawn over: so many lines of progress a seed.
+# Lines of progress for each seed where the terminal cannot redraw them.
 LINES_PER_SEED = 10
 
 # Far above rounding in float64, far below what a relaxed model shows.

@@ -65,8 +65,8 @@ def _extras() -> Table:
         if _version(distribution) is None:
             missing.append(requirement)
     for extra, missing in sorted(extras.items()):
-        mend = f"missing {', '.join(missing)}: pip install 'relaxify[{extra}]'"
-        table.add_row(escape(extra), escape(mend) if missing else "complete")
+        advice = f"missing {', '.join(missing)}: pip install 'relaxify[{extra}]'"
+        table.add_row(escape(extra), escape(advice) if missing else "complete")
     return table
 
 

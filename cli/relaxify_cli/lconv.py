@@ -99,7 +99,7 @@ def _sizes(text: str) -> list[int]:
     try:
         sizes = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"--shape {text!r} is no shape; write its sizes as in 1,3,32,32.") from error
+        raise ValueError(f"--shape {text!r} is not a shape; write its sizes as in 1,3,32,32.") from error
     if min(sizes) < 1:
         raise ValueError(f"--shape {text!r} has an empty axis; write positive sizes.")
     return sizes

@@ -55,7 +55,7 @@ def _inputs_of_file(path: Path) -> Any:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is no safetensors file: {error}; save the inputs with safetensors.torch.save_file."
+            f"{path} is not a safetensors file: {error}; save the inputs with safetensors.torch.save_file."
         ) from error
     if all(name.isdigit() for name in tensors):
         return tuple(tensors[name] for name in sorted(tensors, key=int))
@@ -93,7 +93,7 @@ def _import_file(path: Path) -> ModuleType:
     name = path.stem if path.stem not in sys.modules else f"{path.stem}_from_file"
     module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or module_spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     # pickles and dataclasses look their module up by name
     sys.modules[name] = module

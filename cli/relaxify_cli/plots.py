@@ -41,7 +41,7 @@ def history(log: Path, path: Path, quantity: str = "share") -> None:
         rows = csv.DictReader(file)
         if rows.fieldnames != ["step", "layer", "quantity", "value"]:
             raise ValueError(
-                f"{log} is no log of a Monitor (step, layer, quantity, value); give the CSV file that it wrote."
+                f"{log} is not a log of a Monitor (step, layer, quantity, value); give the CSV file that it wrote."
             )
         for row in rows:
             if row["quantity"] == quantity:

@@ -54,7 +54,7 @@ def symmetry(
         _draw(found, X, pictures)
     console = Console()
     if as_json:
-        typer.echo(json.dumps(_record(found, known), indent=2))
+        typer.echo(json.dumps(found.to_dict(known), indent=2))
         return
     for line in found.lines(known):
         console.print(escape(line), soft_wrap=True, highlight=False)
@@ -74,7 +74,7 @@ def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None
             names = list(arrays)
     except (ValueError, OSError, zipfile.BadZipFile, AttributeError, TypeError, EOFError) as error:
         raise ValueError(
-            f"{path} is no .npz file of plain numbers; save it with numpy.savez({path.name!r}, X=X, Y=Y)."
+            f"{path} is not a .npz file of plain numbers; save it with numpy.savez({path.name!r}, X=X, Y=Y)."
         ) from error
     if "X" not in found:
         raise ValueError(f"{path} has no array X (it has {', '.join(names) or 'none'}); save the samples under that name.")
@@ -100,29 +100,11 @@ def _known(names: list[str], d: int) -> dict[str, Any]:
     return groups
 
 
-def _record(found: Symmetry, known: dict[str, Any]) -> dict[str, Any]:
-    overlaps = {name: found.overlap(group) for name, group in known.items()}
-    return {
-        "found": found.found,
-        "name": found.name,
-        "reason": found.reason,
-        "dimension": found.dimension,
-        "names_of_the_span": found.names,
-        "gap": found.gap,
-        "closure_residual": found.closure_residual,
-        "killing_signature": None if found.killing_signature is None else str(found.killing_signature),
-        "held_out_defect": found.held_out_defect,
-        "confidence_angle": found.confidence_angle,
-        "overlaps": {name: {"value": o.value, "chance": o.chance, "angles": o.angles} for name, o in overlaps.items()},
-        "generators": found.generators.tolist(),
-    }
-
-
 def _draw(found: Symmetry, X: Tensor, path: Path) -> None:
     """Each of the first generators on the mean image, and where its flow takes it."""
     size = math.isqrt(X.shape[1])
     if size * size != X.shape[1] or size < 2:
-        raise ValueError(f"samples of {X.shape[1]} numbers are no square images; leave --pictures out.")
+        raise ValueError(f"samples of {X.shape[1]} numbers are not square images; leave --pictures out.")
     if not found.dimension:
         raise ValueError("there are no generators to draw; leave --pictures out.")
     from matplotlib.backends.backend_agg import FigureCanvasAgg

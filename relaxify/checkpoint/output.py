@@ -26,7 +26,7 @@ def check_source(source: Path) -> None:
         raise CheckpointError(f"{source} is a folder; give the checkpoint file in it.")
     # opening a pipe would wait for whoever writes to it
     if source.exists() and not source.is_file():
-        raise CheckpointError(f"{source} is no regular file; give a checkpoint on disk.")
+        raise CheckpointError(f"{source} is not a regular file; give a checkpoint on disk.")
     try:
         with source.open("rb") as file:
             empty = not file.read(1)

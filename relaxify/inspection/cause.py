@@ -57,15 +57,17 @@ class Cause:
 
 _SENTENCES: dict[tuple[CauseKind, Form], str] = {
     (CauseKind.BIAS, ""): (
-        "a constant (a bias) is added to components of what transforms; only zero is the same in every frame"
+        "a constant (a bias) is added to components that transform; only zero is the same in every frame"
     ),
     (CauseKind.COMPARISON, ""): (
         "{op} compares single components, whose order depends on the frame; compare lengths instead"
     ),
-    (CauseKind.CONSTANT, ""): "{op} combines what transforms with what stays as it is, component by component",
-    (CauseKind.CONVENTION, ""): "wrong convention: it transforms by the inverse of g, as if R^T were used for R",
-    (CauseKind.CONVENTION, "factor"): ("wrong convention: with the transpose of one factor, R^T for R, {op} would commute"),
-    (CauseKind.DROPOUT, ""): "dropout falls on single components of what transforms; drop whole vectors instead",
+    (CauseKind.CONSTANT, ""): "{op} combines components that transform with values that do not",
+    (CauseKind.CONVENTION, ""): "wrong convention: it transforms by the inverse of g, as if R^T were used instead of R",
+    (CauseKind.CONVENTION, "factor"): (
+        "wrong convention: {op} would commute if one factor were transposed, R^T instead of R"
+    ),
+    (CauseKind.DROPOUT, ""): "dropout zeroes single components that transform; drop whole vectors instead",
     (CauseKind.FLATTEN, ""): (
         "{op} reads a flattened map, with weights of its own for every pixel; pool over the pixels before it"
     ),
@@ -74,15 +76,15 @@ _SENTENCES: dict[tuple[CauseKind, Form], str] = {
         "turned copies"
     ),
     (CauseKind.MISMATCH, ""): "{op} combines values that transform differently",
-    (CauseKind.MIXING, ""): "{op} mixes components of what transforms by a fixed matrix; mix channels instead",
-    (CauseKind.NONLINEARITY, ""): ("{op} acts on single components; let it act on invariants and multiply by those"),
-    (CauseKind.NORMALISATION, ""): ("{op} normalises over components of what transforms; normalise lengths instead"),
+    (CauseKind.MIXING, ""): "{op} mixes components that transform with a fixed matrix; mix channels instead",
+    (CauseKind.NONLINEARITY, ""): "{op} acts on single components; let it act on invariants and multiply by those",
+    (CauseKind.NORMALISATION, ""): "{op} normalises over components that transform; normalise lengths instead",
     (CauseKind.OTHER, ""): "{op} does not commute with {group}",
     (CauseKind.PADDING, ""): "{op} adds more pixels on one side than on the others; pad all sides alike",
     (CauseKind.PADDING, "border"): (
-        "{op} meets a border, where shifts push pixels out; pad in circles (padding_mode='circular')"
+        "{op} meets a border, where shifts push pixels out; pad circularly (padding_mode='circular')"
     ),
-    (CauseKind.PARITY, ""): "parity: it is right under rotations and wrong under the reflections of {group}",
+    (CauseKind.PARITY, ""): "parity: it commutes with rotations, but not with the reflections of {group}",
     (CauseKind.POSITION, ""): (
         "{op} combines maps that move with values that stay at their pixels (absolute positions); let them depend on the "
         "distance from the centre alone, or leave them out"
@@ -90,16 +92,16 @@ _SENTENCES: dict[tuple[CauseKind, Form], str] = {
     (CauseKind.REDUCTION, ""): "{op} runs over the axis whose components transform",
     (CauseKind.RESAMPLING, ""): "{op} works on a grid that the group does not map to itself",
     (CauseKind.RESAMPLING, "even kernel"): (
-        "{op} with an even kernel and padding='same' pads one side more than the other; take an odd kernel"
+        "{op} with an even kernel and padding='same' pads one side more than the other; use an odd kernel"
     ),
     (CauseKind.RESAMPLING, "stride"): (
-        "{op} keeps one place in {stride}: only shifts by multiples of {stride} pixels go through it"
+        "{op} keeps one pixel in {stride}: it commutes only with shifts by multiples of {stride} pixels"
     ),
     (CauseKind.RESAMPLING, "windows"): (
-        "{op} with windows of {kernel} every {stride} pixels leaves {rest} of {size} out at one end; take sizes for which "
+        "{op} with windows of {kernel} every {stride} pixels leaves {rest} of {size} out at one end; choose sizes for which "
         "size + {padded} - {reach} is a multiple of {stride}"
     ),
-    (CauseKind.ROUNDING, ""): ("rounding only: the model is equivariant in float64, and {op} loses its digits in {dtype}"),
+    (CauseKind.ROUNDING, ""): "rounding only: the model is equivariant in float64, and {op} loses its digits in {dtype}",
     (CauseKind.SELECTION, ""): "{op} picks or moves single components: it singles out an axis of the frame",
-    (CauseKind.SELECTION, "pixels"): ("{op} picks or shifts pixels so that the grid's centre moves; treat all sides alike"),
+    (CauseKind.SELECTION, "pixels"): "{op} picks or shifts pixels so that the grid's centre moves; treat all sides alike",
 }

@@ -1,4 +1,4 @@
-"""Monitor: what the terms of a relaxed model do over training, written every so many steps."""
+"""Monitor: what the terms of a relaxed model do over training, written every few steps."""
 
 from __future__ import annotations
 

@@ -126,26 +126,16 @@ def lie_derivatives(
     with quiet():
         if not len(generators):
             return (), "none: the group has no Lie generators"
-        derive, method = derivatives.best_method(_curve(observer, generators[0]))
+        derive, method = derivatives.best_method(curve_of(observer, generators[0]))
         found = []
         for generator, unit in zip(generators, torch.eye(len(generators)), strict=True):
-            value, derivative = derive(_curve(observer, generator))
+            value, derivative = derive(curve_of(observer, generator))
             terms = _moved_back(observer, carried, action, generator, unit, value, derivative)
             found.append(_over(_norm(float(term.norm()) for term in terms), _norm(float(v.norm()) for v in value)))
     return tuple(found), method
 
 
-def by_forward_ad(observer: Observer, generator: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """f(x), and d/dt f(exp(tA) x) at 0, for each tensor of the output."""
-    return derivatives.by_forward_ad(_curve(observer, generator))
-
-
-def by_differences(observer: Observer, generator: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The same by central differences."""
-    return derivatives.by_differences(_curve(observer, generator))
-
-
-def _curve(observer: Observer, generator: Tensor) -> Curve:
+def curve_of(observer: Observer, generator: Tensor) -> Curve:
     """t -> f(exp(tA) x)."""
 
     def outputs(t: Tensor) -> Any:

@@ -236,7 +236,7 @@ def test_an_input_that_is_no_checkpoint_file(name: str, match: str, tmp_path: Pa
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in.pt")
-    with pytest.raises(CheckpointError, match="is no regular file"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         convert(tmp_path / "in.pt", tmp_path / "out.pt")
 
 

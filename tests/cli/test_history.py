@@ -56,5 +56,5 @@ def test_what_is_there_is_kept_and_bad_logs_are_told(log: Path, tmp_path: Path, 
     assert run(["history", "none.csv", "-o", str(tmp_path / "x.png")]) == 2
     assert run(["history", str(log), "-o", str(tmp_path / "x.png"), "--quantity", "loss"]) == 2
     errors = capsys.readouterr().err
-    for message in ("out.png exists", "other.csv is no log of a Monitor", "there is no file none.csv", "has no 'loss'"):
+    for message in ("out.png exists", "other.csv is not a log of a Monitor", "there is no file none.csv", "has no 'loss'"):
         assert message in errors

@@ -100,7 +100,7 @@ def existing(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (lambda folder: ["--shape", "1,x"], "is no shape; write its sizes as in 1,3,32,32."),
+        (lambda folder: ["--shape", "1,x"], "is not a shape; write its sizes as in 1,3,32,32."),
         (lambda folder: ["--shape", "1,0"], "has an empty axis"),
         (lambda folder: ["--shape", "1,1,6"], "the model does not run on the inputs (RuntimeError: "),
         (lambda folder: ["--mode", "dense"], "'dense' is not one of"),

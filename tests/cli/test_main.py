@@ -34,7 +34,7 @@ def raising(error: BaseException) -> object:
     ("error", "code", "text"),
     [
         (ThresholdError("theta is 0.5, above 0; anneal it."), 1, "theta is 0.5, above 0; anneal it."),
-        (ValueError("the thing is\nbad; mend it."), 2, "the thing is bad; mend it."),
+        (ValueError("the thing is\nbad; fix it."), 2, "the thing is bad; fix it."),
         (FileNotFoundError(2, "No such file or directory", "a.pt"), 2, "a.pt: No such file or directory."),
         (OSError("disk trouble"), 2, "disk trouble"),
         (

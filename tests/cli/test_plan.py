@@ -113,10 +113,10 @@ def test_without_inputs_it_says_what_they_would_tell(file: Path, capsys: pytest.
     ("arguments", "words"),
     [
         (["--action", "{file}:action"], "--action says how the group moves the example inputs; give those with --inputs"),
-        (["--inputs", "{file}:fails"], "failed with RuntimeError: no data; mend the factory"),
+        (["--inputs", "{file}:fails"], "failed with RuntimeError: no data; fix the factory"),
         (["--inputs", "{file}:nothing"], "has no nothing"),
         (["--inputs", "none.safetensors"], "there is no file none.safetensors; give"),
-        (["--inputs", "{text}"], "is no safetensors file"),
+        (["--inputs", "{text}"], "is not a safetensors file"),
     ],
 )
 def test_bad_input_is_one_sentence(

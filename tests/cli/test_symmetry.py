@@ -77,9 +77,9 @@ def written(folder: Path, text: bytes) -> str:
     ("arguments", "text"),
     [
         (lambda folder: [str(folder / "none.npz")], "there is no file"),
-        (lambda folder: [written(folder, b"not an archive")], "is no .npz file of plain numbers"),
-        (lambda folder: [written(folder, b"")], "is no .npz file of plain numbers"),
-        (lambda folder: [saved(folder, X=np.array([object()]))], "is no .npz file of plain numbers"),
+        (lambda folder: [written(folder, b"not an archive")], "is not a .npz file of plain numbers"),
+        (lambda folder: [written(folder, b"")], "is not a .npz file of plain numbers"),
+        (lambda folder: [saved(folder, X=np.array([object()]))], "is not a .npz file of plain numbers"),
         (lambda folder: [saved(folder, Z=normal(9, 2))], "has no array X (it has Z)"),
         (lambda folder: [saved(folder, X=np.array(["a"]))], "save real numbers, samples in rows"),
         (lambda folder: [saved(folder, X=normal(9, 2) * 1j)], "save real numbers"),
@@ -91,7 +91,7 @@ def written(folder: Path, text: bytes) -> str:
         (lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "5"], "cannot tell chance"),
         (
             lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "0", "--pictures", str(folder / "a.png")],
-            "are no square images",
+            "are not square images",
         ),
     ],
 )

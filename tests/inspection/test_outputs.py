@@ -9,7 +9,8 @@ from zoo import ENTRIES
 
 from relaxify import Group, inspect
 from relaxify.evidence.evidence import Observer, quiet
-from relaxify.inspection.outputs import by_differences, by_forward_ad
+from relaxify.inspection.derivatives import by_differences, by_forward_ad
+from relaxify.inspection.outputs import curve_of
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 
@@ -61,8 +62,8 @@ def test_forward_ad_agrees_with_differences(name: str) -> None:
     observer = Observer(model, Group.parse(entry.group), inputs, entry.transform)
     for generator in observer.group.generators:
         with quiet():
-            value, derivative = by_forward_ad(observer, generator)
-            _, differences = by_differences(observer, generator)
+            value, derivative = by_forward_ad(curve_of(observer, generator))
+            _, differences = by_differences(curve_of(observer, generator))
         for v, a, b in zip(value, derivative, differences, strict=True):
             assert float((a - b).norm()) <= 1e-6 * (1 + float(v.norm()))
 

@@ -79,7 +79,7 @@ def _checked(images: Tensor, derivative: str, count: int | None) -> Stencil:
 
 
 def _with_finer(measured: _Measurement, flows: Sequence[Flow], report: ImageReport) -> tuple[TransformationReport, ...]:
-    """The relative errors at twice the resolution beside those that were found."""
+    """The relative errors at twice the resolution, next to those that were found."""
     try:
         twin = _Measurement(measured.model, refined(measured.images, measured.stencil), measured.stencil)
     except (RuntimeError, ValueError):

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# a canonical correlation counts if it is so many times what independent labels reach
+# a canonical correlation counts if it is this many times what independent labels reach
 CORRELATION_FACTOR = 1.5
 
 
@@ -107,7 +107,7 @@ def roots(H: Float[Tensor, "d d"]) -> tuple[Float[Tensor, "d d"], Float[Tensor, 
 
 
 def _rank(moments: SecondMoments, inverse_root: Tensor) -> int:
-    """How many canonical correlations are beyond what labels that know nothing of x have in so many samples."""
+    """How many canonical correlations exceed what labels independent of x reach with this many samples."""
     assert moments.C is not None
     assert moments.labels is not None
     values, vectors = torch.linalg.eigh(moments.labels)

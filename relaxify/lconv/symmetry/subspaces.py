@@ -14,7 +14,7 @@ from relaxify.algebras import orthonormal
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of one algebra lies in another: (1/k) sum cos^2 of the principal angles, beside its chance level."""
+    """How much of one algebra lies in another: (1/k) sum cos^2 of the principal angles; `chance` is its level."""
 
     value: float
     chance: float

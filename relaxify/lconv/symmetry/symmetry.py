@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -125,10 +127,28 @@ class Symmetry:
         matrix = self.generators[generator].to(x.dtype)
         return torch.stack([x @ torch.linalg.matrix_exp(t * matrix).mT for t in times])
 
+    def to_dict(self, known: Mapping[str, Group | str | Tensor] | None = None) -> dict[str, Any]:
+        """Plain data, with the overlaps with `known` algebras of the same size."""
+        overlaps = {name: self.overlap(other) for name, other in (known or {}).items()}
+        return {
+            "found": self.found,
+            "name": self.name,
+            "reason": self.reason,
+            "dimension": self.dimension,
+            "names_of_the_span": self.names,
+            "gap": self.gap,
+            "closure_residual": self.closure_residual,
+            "killing_signature": None if self.killing_signature is None else str(self.killing_signature),
+            "held_out_defect": self.held_out_defect,
+            "confidence_angle": self.confidence_angle,
+            "overlaps": {name: dataclasses.asdict(overlap) for name, overlap in overlaps.items()},
+            "generators": self.generators.tolist(),
+        }
+
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
-    def lines(self, known: dict[str, Group | str | Tensor] | None = None) -> list[str]:
+    def lines(self, known: Mapping[str, Group | str | Tensor] | None = None) -> list[str]:
         """The report, line by line, with the overlaps with `known` algebras of the same size."""
         title = f"{self.source}: " + (f"symmetry {self.name or 'without a name'}" if self.found else "no symmetry")
         lines = [title, f"  {self.reason}", f"  dimension {self.dimension} of gl({self.generators.shape[-1]})"]
