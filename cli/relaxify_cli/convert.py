@@ -31,7 +31,8 @@ def convert(
         Mode, typer.Option(help="Leave the terms out, or first add to the layers what these can express.")
     ] = Mode.drop,
     max_theta: Annotated[
-        float | None, typer.Option(metavar="X", help="Exit with 1 if a |theta| is above X; 0 after a finished schedule.")
+        float | None,
+        typer.Option(min=0, metavar="X", help="Exit with 1 if a |theta| is above X; 0 after a finished schedule."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
     strip_prefix: Annotated[

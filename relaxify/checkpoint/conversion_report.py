@@ -13,14 +13,23 @@ Mode = Literal["drop", "fold"]
 class TermConversion:
     """What became of the term at a site: `norm` is |theta W|, `folded` the share of |theta W|^2 its layer took over.
 
-    `note` says why a term was dropped though fold was asked for, and what else was done.
+    `unfoldable` says why a term was dropped though fold was asked for; `symmetrised` whether its layer is an ordinary
+    convolution, of whose kernel only the symmetric part was kept.
     """
 
     path: str
     theta: float
     norm: float
     folded: float | None = None
-    note: str | None = None
+    unfoldable: str | None = None
+    symmetrised: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What there is to say besides the numbers."""
+        if self.unfoldable is not None:
+            return f"dropped: {self.unfoldable}"
+        return "dropped, and its kernel symmetrised" if self.symmetrised else None
 
 
 @dataclass(frozen=True)

@@ -100,11 +100,10 @@ def _convert_term(term: StoredTerm, mode: Mode) -> TermConversion:
     theta = term.theta()
     norm = abs(theta) * term.norm()
     if mode == "drop":
-        note = "dropped, and its kernel symmetrised" if term.record.symmetriser else None
-        return TermConversion(term.path, theta, norm, note=note)
+        return TermConversion(term.path, theta, norm, symmetrised=bool(term.record.symmetriser))
     if not term.record.is_foldable:
-        note = term.record.unfoldable or "its layer's parameters express none of it"
-        return TermConversion(term.path, theta, norm, note=f"dropped: {note}")
+        unfoldable = term.record.unfoldable or "its layer's parameters express none of it"
+        return TermConversion(term.path, theta, norm, unfoldable=unfoldable)
     return TermConversion(term.path, theta, norm, folded=term.folded_share())
 
 

@@ -140,7 +140,7 @@ def clean_input(source: Path, folder: Path) -> list[str]:
         (no_input, "No such file or directory; give an existing, readable file."),
         (existing_output, "out.pt exists; choose another name, or overwrite it with --force."),
         (output_is_input, "which is never overwritten; choose another name."),
-        (negative_bound, "max_theta is -1.0"),
+        (negative_bound, "Invalid value for '--max-theta'"),
         (clean_input, "is it already clean?"),
     ],
 )

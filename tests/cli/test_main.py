@@ -6,10 +6,13 @@ import importlib.metadata
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import typer
 
+from relaxify.checkpoint import TargetExistsError
+from relaxify.graph.inputs import InputsError
 from relaxify_cli.errors import ThresholdError
 from relaxify_cli.main import COMMANDS, run
 
@@ -37,6 +40,12 @@ def raising(error: BaseException) -> object:
         (ValueError("the thing is\nbad; fix it."), 2, "the thing is bad; fix it."),
         (FileNotFoundError(2, "No such file or directory", "a.pt"), 2, "a.pt: No such file or directory."),
         (OSError("disk trouble"), 2, "disk trouble"),
+        (TargetExistsError(Path("a.pt")), 2, "a.pt exists; choose another name, or overwrite it with --force."),
+        (
+            InputsError(TypeError("no such argument\nat all"), "float64"),
+            2,
+            "the model does not run on the inputs in float64 (TypeError: no such argument); give the arguments of",
+        ),
         (
             ModuleNotFoundError("No module named 'e3nn'"),
             2,
