@@ -56,17 +56,11 @@ class Cause:
 
 
 _SENTENCES: dict[tuple[CauseKind, Form], str] = {
-    (CauseKind.BIAS, ""): (
-        "a constant (a bias) is added to components that transform; only zero is the same in every frame"
-    ),
-    (CauseKind.COMPARISON, ""): (
-        "{op} compares single components, whose order depends on the frame; compare lengths instead"
-    ),
+    (CauseKind.BIAS, ""): "a constant (a bias) is added to components that transform; only zero is the same in every frame",
+    (CauseKind.COMPARISON, ""): "{op} compares single components, whose order depends on the frame; compare lengths instead",
     (CauseKind.CONSTANT, ""): "{op} combines components that transform with values that do not",
     (CauseKind.CONVENTION, ""): "wrong convention: it transforms by the inverse of g, as if R^T were used instead of R",
-    (CauseKind.CONVENTION, "factor"): (
-        "wrong convention: {op} would commute if one factor were transposed, R^T instead of R"
-    ),
+    (CauseKind.CONVENTION, "factor"): "wrong convention: {op} would commute if one factor were transposed, R^T instead of R",
     (CauseKind.DROPOUT, ""): "dropout zeroes single components that transform; drop whole vectors instead",
     (CauseKind.FLATTEN, ""): (
         "{op} reads a flattened map, with weights of its own for every pixel; pool over the pixels before it"
