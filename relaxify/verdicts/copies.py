@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from relaxify.verdicts.substitutes import substitute
@@ -42,44 +42,68 @@ class _Duplicate:
         self.seen: dict[int, Any] = {}
         self.functions: list[tuple[types.FunctionType, types.FunctionType]] = []
         self.methods: list[tuple[types.MethodType, _Method]] = []
+        self.shells: list[tuple[nn.Module, nn.Module]] = []
 
     def of(self, value: Any, name: str) -> Any:
         self._prepare(value, name)
+        before = dict(self.memo)
         try:
-            result = copy.deepcopy(value, self.memo)
-            for original, twin in self.functions:
-                self._fill(original, twin)
-            for method, bound in self.methods:
-                bound.function, bound.owner = self._copied(method.__func__), copy.deepcopy(method.__self__, self.memo)
+            return self._copy(value)
+        except Exception:
+            self.memo = before
+        self.seen.clear()
+        self._prepare(value, name, careful=True)
+        try:
+            return self._copy(value)
         except Exception as error:
-            raise ValueError(
-                f"{name} cannot be copied ({type(error).__name__}: {error}), and is not judged as it is."
-            ) from error
+            words = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{name} cannot be copied ({words}), and only a copy of it is judged.") from error
+
+    def _copy(self, value: Any) -> Any:
+        for original, shell in self.shells:
+            shell.__dict__.update(copy.deepcopy(vars(original), self.memo))
+        result = copy.deepcopy(value, self.memo)
+        for original, twin in self.functions:
+            self._fill(original, twin)
+        for method, bound in self.methods:
+            bound.function, bound.owner = self._copied(method.__func__), copy.deepcopy(method.__self__, self.memo)
         return result
 
-    def _prepare(self, value: Any, name: str) -> None:
-        """Settle beforehand, for all that the value holds, what deepcopy cannot know."""
+    def _prepare(self, value: Any, name: str, *, careful: bool = False) -> None:
+        """Settle beforehand, for all that the value holds, what deepcopy cannot know; if `careful`, what it cannot do."""
         waiting = [(value, name)]
         while waiting:
             item, where = waiting.pop()
             if isinstance(item, _ATOMS) or id(item) in self.seen:
                 continue
             self.seen[id(item)] = item
-            if isinstance(item, Tensor):
-                self.memo[id(item)] = _tensor(item, where, self.cast)
-                continue
-            if isinstance(item, types.FunctionType):
-                self._rebind(item)
-            elif isinstance(item, types.MethodType) and _holds_state(item.__func__):
-                # deepcopy binds the same function to the copy of its owner
-                self.memo[id(item)] = _Method()
-                self.methods.append((item, self.memo[id(item)]))
-            elif isinstance(item, torch.jit.ScriptModule):
-                continue
-            held = list(parts(item))
-            if not held and (other := substitute(item, where)) is not None:
-                self.memo[id(item)] = other
+            held = [] if id(item) in self.memo else self._settle(item, where, careful=careful)
             waiting += [(part, f"{where}.{key}") for key, part in held]
+
+    def _settle(self, item: Any, where: str, *, careful: bool) -> list[tuple[str, Any]]:
+        """One object's place in the memo, if it needs one; and what it holds."""
+        if isinstance(item, Tensor):
+            self.memo[id(item)] = _tensor(item, where, self.cast)
+            return []
+        if isinstance(item, torch.jit.ScriptModule):
+            return []
+        if isinstance(item, fx.Graph):
+            self.memo[id(item)] = item
+            return []
+        held = list(parts(item))
+        if _holds_code(item):
+            # its own way of being copied would compile the code anew
+            self.memo[id(item)] = object.__new__(type(item))
+            self.shells.append((item, self.memo[id(item)]))
+        elif isinstance(item, types.FunctionType):
+            self._rebind(item)
+        elif isinstance(item, types.MethodType) and _holds_state(item.__func__):
+            # deepcopy binds the same function to the copy of its owner
+            self.memo[id(item)] = _Method()
+            self.methods.append((item, self.memo[id(item)]))
+        elif not held and (other := substitute(item, where, careful=careful)) is not None:
+            self.memo[id(item)] = other
+        return held
 
     def _rebind(self, function: types.FunctionType) -> None:
         """A function that holds a model, or what it changes, gets a twin that will hold their copies."""
@@ -115,6 +139,15 @@ class _Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(self.owner, *args, **kwargs)
+
+
+def _holds_code(value: Any) -> bool:
+    """Whether a module is code that was generated, or keeps such modules and says itself how it is pickled."""
+    if not isinstance(value, nn.Module) or isinstance(value, torch.jit.ScriptModule):
+        return False
+    pickles = type(value).__getstate__ is not object.__getstate__
+    generated = (fx.GraphModule, torch.jit.ScriptModule)
+    return isinstance(value, fx.GraphModule) or (pickles and any(isinstance(child, generated) for child in value.children()))
 
 
 def _holds_state(function: Any) -> bool:

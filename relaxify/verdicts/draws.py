@@ -7,6 +7,7 @@ merely keeps lengths.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ class Draw:
     group: Group
     factors: tuple[Element, ...]
 
-    @property
+    @functools.cached_property
     def matrix(self) -> Float[Tensor, "d d"]:
         return self.by(Representation.defining(self.group))
 

@@ -49,13 +49,15 @@ class InDouble(TorchFunctionMode):
         self.lowest = torch.float64
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        func = _METHODS.get(func, func)
-        args = tuple(map(_wider, args))
-        kwargs = {name: _wider(value) for name, value in (kwargs or {}).items()}
+        # every operation of every run comes through here: what needs nothing is told by few questions
+        kwargs = kwargs or {}
+        if func in _METHODS:
+            func = _METHODS[func]
+        if any(value.__class__ is torch.dtype for value in args):
+            args = tuple(map(_wider, args))
+        if "dtype" in kwargs:
+            kwargs = {**kwargs, "dtype": _wider(kwargs["dtype"])}
         result = func(*args, **kwargs)
-        if func in _makers() and kwargs.get("dtype") is None and isinstance(result, Tensor) and result.dtype in _WIDER:
-            # made anew, as a constant that is rounded to float32 stays rounded
-            return func(*args, **{**kwargs, "dtype": _WIDER[result.dtype]})
         if isinstance(result, Tensor):
             return self._wide(result, func, args, kwargs) if result.dtype in _WIDER else result
         if isinstance(result, tuple | list) and any(isinstance(part, Tensor) and part.dtype in _WIDER for part in result):
@@ -65,6 +67,9 @@ class InDouble(TorchFunctionMode):
     def _wide(self, result: Tensor, func: Any, args: Any, kwargs: Any) -> Tensor:
         if result.dtype not in _WIDER:
             return result
+        if func in _makers() and kwargs.get("dtype") is None:
+            # made anew, as a constant that is rounded to float32 stays rounded
+            return func(*args, **{**kwargs, "dtype": _WIDER[result.dtype]})
         read = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(result is leaf for leaf in read) or func in _VIEWS:
             return result

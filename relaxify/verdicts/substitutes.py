@@ -33,8 +33,8 @@ class Uncopied:
     __call__ = __iter__ = __next__ = __enter__ = __getitem__ = __len__ = _refuse
 
 
-def substitute(value: Any, where: str) -> Any:
-    """A stand-in for a value without parts of its own, or None if it copies as anything does."""
+def substitute(value: Any, where: str, *, careful: bool = False) -> Any:
+    """A stand-in for a value without parts of its own, or None if it copies as anything does (tried if `careful`)."""
     if isinstance(value, SHARED):
         return value
     if type(value) in _LOCKS:
@@ -43,9 +43,9 @@ def substitute(value: Any, where: str) -> Any:
         return _file(value, where)
     if isinstance(value, torch.Generator):
         return torch.Generator(value.device).set_state(value.get_state())
-    if type(value).__module__ in ("builtins", "numpy") and not isinstance(value, types.GeneratorType):
-        return None
-    return _unless_copied(value, where)
+    if isinstance(value, types.GeneratorType) or careful:
+        return _unless_copied(value, where)
+    return None
 
 
 def _file(value: io.IOBase, where: str) -> Any:
