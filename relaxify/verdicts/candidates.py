@@ -1,4 +1,4 @@
-"""As what an output may transform, without a fit: invariant, vectors, pairs of vectors, symmetric tensors, positions, pixels.
+"""As what an output may transform, without a fit: invariant, vectors, pairs of them, symmetric tensors, positions, pixels.
 
 A `Way` carries a value by a group element; it is right if it carries f(x) to f(g x). What fits no such way may still carry a
 representation that has to be fitted: see `fits`.
@@ -24,7 +24,7 @@ Carry = Callable[[Draw, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Way:
-    """y -> rho(g) y: `matrix` of g on the flattened `axes`, plus a `shift` (positions); then a sign for each of the `letters`.
+    """y -> rho(g) y: `matrix` of g on the flattened `axes`, plus a `shift` (positions); a sign for each of the `letters`.
 
     `place` moves pixels, or acts as the inputs' own action does, before all that; `fitted` says that the matrix of each
     element is fitted.

@@ -60,8 +60,8 @@ class _Duplicate:
             raise ValueError(f"{name} cannot be copied ({words}), and only a copy of it is judged.") from error
 
     def _copy(self, value: Any) -> Any:
-        for original, shell in self.shells:
-            shell.__dict__.update(copy.deepcopy(vars(original), self.memo))
+        for module, shell in self.shells:
+            shell.__dict__.update(copy.deepcopy(vars(module), self.memo))
         result = copy.deepcopy(value, self.memo)
         for original, twin in self.functions:
             self._fill(original, twin)
@@ -90,6 +90,9 @@ class _Duplicate:
         if isinstance(item, fx.Graph):
             self.memo[id(item)] = item
             return []
+        if (other := substitute(item, where, careful=careful)) is not None:
+            self.memo[id(item)] = other
+            return []
         held = list(parts(item))
         if _holds_code(item):
             # its own way of being copied would compile the code anew
@@ -101,8 +104,6 @@ class _Duplicate:
             # deepcopy binds the same function to the copy of its owner
             self.memo[id(item)] = _Method()
             self.methods.append((item, self.memo[id(item)]))
-        elif not held and (other := substitute(item, where, careful=careful)) is not None:
-            self.memo[id(item)] = other
         return held
 
     def _rebind(self, function: types.FunctionType) -> None:
@@ -162,7 +163,7 @@ def _tensor(value: Tensor, where: str, cast: Callable[[Tensor], Tensor]) -> Tens
     with torch.no_grad():
         twin = cast(value.detach()).clone()
     if isinstance(value, nn.Parameter):
-        twin = type(value)._make_subclass(type(value), twin, value.requires_grad)  # type: ignore[attr-defined]
+        twin = type(value)._make_subclass(type(value), twin, value.requires_grad)
     elif twin.is_floating_point() or twin.is_complex():
         twin.requires_grad_(value.requires_grad)
     twin.__dict__.update(value.__dict__)
@@ -175,25 +176,25 @@ def parts(value: Any) -> Iterator[tuple[str, Any]]:
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         yield from ((name, content) for name, cell in cells for content in _contents(cell))
         yield from _globals_of(value)
-        yield from enumerate_names(value.__defaults__ or ())
+        yield from _numbered(value.__defaults__ or ())
     elif isinstance(value, types.MethodType):
         yield "__self__", value.__self__
         yield "__func__", value.__func__
     elif isinstance(value, functools.partial):
         yield "func", value.func
-        yield from enumerate_names(value.args)
+        yield from _numbered(value.args)
         yield from value.keywords.items()
     elif isinstance(value, Mapping) and not isinstance(value, types.MappingProxyType):
         yield from ((str(key), item) for key, item in value.items())
-        yield from enumerate_names(value.keys())
+        yield from _numbered(value.keys())
     elif isinstance(value, list | tuple | set | frozenset | deque):
-        yield from enumerate_names(value)
+        yield from _numbered(value)
     if not isinstance(value, type | types.ModuleType | types.FunctionType):
         yield from getattr(value, "__dict__", {}).items()
         yield from _slots(value)
 
 
-def enumerate_names(values: Any) -> Iterator[tuple[str, Any]]:
+def _numbered(values: Any) -> Iterator[tuple[str, Any]]:
     yield from ((str(number), value) for number, value in enumerate(values))
 
 
@@ -232,7 +233,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 def _is_state(value: Any) -> bool:
     """Whether a function that holds this value holds a model, or what its calls may change."""
     if isinstance(value, types.MethodType):
-        return isinstance(value.__self__, nn.Module | Tensor) or isinstance(value.__self__, _CONTAINERS)
+        return isinstance(value.__self__, (nn.Module, Tensor, *_CONTAINERS))
     if isinstance(value, types.FunctionType):
         return bool(value.__closure__) and not _is_of_a_library(value)
     return isinstance(value, (nn.Module, Tensor, functools.partial, *_CONTAINERS))

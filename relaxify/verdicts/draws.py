@@ -66,18 +66,36 @@ class Draw:
 def draws(group: Group, seed: int) -> list[Draw]:
     """Elements for one input: each other seed gives others, unless they are all elements of a small finite group."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    if not len(group.generators) and (every := list(itertools.islice(_every(group), ENUMERATED + 1))):
-        if len(every) <= ENUMERATED:
-            return every
+    every = [] if len(group.generators) else list(itertools.islice(_every(group), ENUMERATED + 1))
+    if 0 < len(every) <= ENUMERATED:
+        return every
     if not is_orthogonal(group) and not len(group.finite):
         return _of_many_sizes(group, generator)
     a, b = (_element(group, generator, flipped) for flipped in (seed % 2 == 0, False))
     ab, ba = a * b, b * a
-    return [a, b, ab, ba if _distance(ab.matrix, ba.matrix) > 1e-3 else ba * b]
+    generic = [a, b, ab, ba if _distance(ab.matrix, ba.matrix) > 1e-3 else ba * b]
+    return [*(_half_turns(group, generator) if seed % 2 == 0 else ()), *generic][:4]
+
+
+def _half_turns(group: Group, generator: torch.Generator) -> list[Draw]:
+    """Half turns about axes at right angles, of the plane or of space.
+
+    The images of a vector under these and the identity sum to zero: a fault that looks at the sign of a coordinate shows.
+    """
+    if len(group.generators) != {2: 1, 3: 3}.get(group.dim) or not is_orthogonal(group):
+        return []
+    axes = torch.ones(1, 1, dtype=torch.float64)
+    if group.dim == 3:
+        axes = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64)).Q
+    rates = group.generators.flatten(1).norm(dim=1) / math.sqrt(2)
+    found = [Draw(group, (Element(math.pi * axis / rates),)) for axis in axes.mT]
+    total = torch.eye(group.dim, dtype=torch.float64) + sum(turn.matrix for turn in found)
+    # a basis of one's own may mean other axes
+    return found if float(total.norm()) < 1e-6 else []
 
 
 def small(group: Group, seed: int) -> list[Draw]:
-    """A small element and its square, near the identity: what a representation moves little, and a discrete fault not at all."""
+    """A small element and its square: what a representation moves little, and a discrete fault not at all."""
     generator = torch.Generator().manual_seed(2000 + seed)
     coefficients = 0.05 * torch.randn(len(group.generators), generator=generator, dtype=torch.float64)
     e = Draw(group, (Element(coefficients),))

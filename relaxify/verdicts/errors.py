@@ -1,7 +1,7 @@
 """The error of one tensor of the output: |f(g x) - rho(g) f(x)| relative to how much f varies, held to a tolerance.
 
 The response is what f varies by: between x and g x, or between x and inputs near it, extrapolated to changes as large as
-g x - x; constants take no part in it. The tolerance is 1e-6, or more where rounding of the output's size alone, eps |f| / response, is.
+g x - x; constants take no part in it. The tolerance is 1e-6, or more where rounding alone, eps |f| / response, is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from relaxify.groups import Group
 from relaxify.verdicts.candidates import Way, ways
 from relaxify.verdicts.draws import Draw, is_orthogonal
-from relaxify.verdicts.fits import LARGEST_AXIS, Fit, fit
+from relaxify.verdicts.fits import LARGEST_AXIS, Fit, fit, products_change
 from relaxify.verdicts.orbits import Moved, Orbit, finite
 from relaxify.verdicts.outputs import is_measured
 from relaxify.verdicts.verdict import OutputVerdict, Reason, Spread, Status
@@ -25,6 +25,8 @@ MEANINGLESS = 1e-2
 """A tolerance above which an error within it means nothing."""
 ROUNDINGS = 1e3
 """Rounding errors, each of the output's size, that one output is granted."""
+CONSTANTS = 80
+"""Rounding errors that a model's constants are granted."""
 SILENCE = 100
 """A response of fewer rounding errors of the output's size is none."""
 
@@ -33,7 +35,8 @@ SILENCE = 100
 class Setting:
     """What all outputs of one measurement share. `near`: the response near the given inputs, by the output's name.
 
-    `rounding`: how much an output changes with its inputs' last digits, where that was asked for.
+    `rounding`: how much an output changes with its inputs' last digits, where that was asked for. `constants`: the eps that
+    the model's constants are rounded to. `sizes`: those of the inputs' axes that carry no vectors (nodes, a batch).
     """
 
     group: Group
@@ -41,6 +44,8 @@ class Setting:
     places: Callable[[Tensor], Sequence[Way]]
     near: dict[str, float]
     rounding: dict[str, float] = field(default_factory=dict)
+    constants: float = 0.0
+    sizes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -112,14 +117,14 @@ def _fitted(name: str, orbits: Sequence[Orbit], setting: Setting, nearest: Judge
         found = Judged(name, way, runs, *_OPEN)
         if _passes(found) and (orthogonal or enough):
             if _is_the_vector(setting.group, orbits, carried):
-                return replace(nearest, reason=Reason.CONVENTION)
+                return replace(nearest, way=Way("vector in another basis", way.axes), reason=Reason.CONVENTION)
             if _is_discrete(name, orbits):
                 return nearest
             return found
-        can_tell = can_tell or enough
-        if enough and value.shape[way.axes[0]] != setting.group.dim and _worst(found) < _worst(nearest):
+        can_tell = can_tell or enough or value.shape[way.axes[0]] in setting.sizes
+        if enough and value.shape[way.axes[0]] != setting.group.dim and 10 * _worst(found) < _worst(nearest):
             nearest = found
-    if not can_tell or (orthogonal and _keeps_lengths(name, orbits, setting)):
+    if not can_tell or (orthogonal and _keeps_products(name, orbits, setting)):
         return replace(nearest, status=Status.UNDECIDED, reason=Reason.FEW, way=replace(nearest.way, name=UNKNOWN))
     return nearest
 
@@ -128,12 +133,12 @@ UNKNOWN = "too few samples to tell"
 
 
 def _fitted_ways(value: Tensor, places: Sequence[Way]) -> list[Way]:
-    found = []
-    for place in (Way(""), *places):
-        for axis in range(-1, -value.ndim - 1, -1):
-            if axis not in place.axes and 1 < value.shape[axis] <= LARGEST_AXIS:
-                found.append(replace(place, name=f"{value.shape[axis]}-dimensional", axes=(axis,), fitted=True))
-    return found
+    return [
+        replace(place, name=f"{value.shape[axis]}-dimensional", axes=(axis,), fitted=True)
+        for place in (Way(""), *places)
+        for axis in range(-1, -value.ndim - 1, -1)
+        if axis not in place.axes and 1 < value.shape[axis] <= LARGEST_AXIS
+    ]
 
 
 def _is_the_vector(group: Group, orbits: Sequence[Orbit], carried: _Fitted) -> bool:
@@ -159,15 +164,12 @@ def _is_discrete(name: str, orbits: Sequence[Orbit]) -> bool:
     return bool(small) and not max(small) > 1e-9 * float(orbits[0].values[name].norm())
 
 
-def _keeps_lengths(name: str, orbits: Sequence[Orbit], setting: Setting) -> bool:
-    """Whether the whole tensor keeps its length: then it may carry a representation on several axes at once."""
+def _keeps_products(name: str, orbits: Sequence[Orbit], setting: Setting) -> bool:
+    """Whether inner products of the whole tensor are kept: then it may carry a representation on several axes at once."""
     if orbits[0].values[name].ndim < 2:
         return False
-
-    def change(run: Moved, base: Tensor) -> float:
-        return abs(float(run.values[name].norm()) - float(base.norm()))
-
-    return all(run.is_within for run in _runs(name, orbits, setting, lambda each, run: change(run, each.values[name])))
+    runs = _runs(name, orbits, setting, lambda each, run: products_change(each.of(name), run.g))
+    return all(run.is_within for run in runs)
 
 
 def _same_kind(each: Orbit, name: str) -> bool:
@@ -205,7 +207,10 @@ class _Fitted:
     fits: list[Fit] = field(default_factory=list)
 
     def __call__(self, each: Orbit, run: Moved) -> float:
-        self.fits.append(fit(each.of(self.name), run.g, self.way, orthogonal=self.orthogonal))
+        try:
+            self.fits.append(fit(each.of(self.name), run.g, self.way, orthogonal=self.orthogonal))
+        except (ValueError, RuntimeError, IndexError):
+            self.fits.append(Fit(torch.zeros(0, 0), float("inf"), 0, 0))
         return self.fits[-1].residual
 
 
@@ -236,6 +241,9 @@ def _run(name: str, each: Orbit, run: Moved, setting: Setting, distance: float) 
     response = max(setting.near.get(name, 0.0), float((there - base).norm()))
     floor = ROUNDINGS * setting.eps * run.stretch**2 * size + 30 * setting.rounding.get(name, 0.0)
     tolerance = max(TOLERANCE, floor / response if response else float("inf"))
+    if distance > tolerance * response:
+        # constants in the model's own precision are of a representation that is as far from exact
+        tolerance = max(tolerance, CONSTANTS * setting.constants)
     return Run(run.g, distance, response, tolerance, is_silent=response <= SILENCE * setting.eps * size)
 
 
@@ -257,8 +265,8 @@ def _concluded(found: Judged, orbits: Sequence[Orbit]) -> Judged:
     if found.reason is Reason.FEW and found.way.name == UNKNOWN:
         return found
     if not _passes(found):
-        reason = found.reason if found.reason is Reason.CONVENTION else Reason.ERROR
-        return replace(found, status=Status.BROKEN, reason=reason)
+        is_known = found.reason is Reason.CONVENTION
+        return replace(found, status=Status.BROKEN, reason=found.reason if is_known else Reason.ERROR)
     if _is_one_number(found.name, orbits):
         return replace(found, status=Status.UNDECIDED, reason=Reason.SILENT)
     if max((run.tolerance for run in found.runs), default=0.0) <= MEANINGLESS:
@@ -268,7 +276,7 @@ def _concluded(found: Judged, orbits: Sequence[Orbit]) -> Judged:
 
 
 def in_precision(found: Judged, rough: Orbit, exact: Orbit, setting: Setting) -> tuple[float, float]:
-    """The largest error in a lower precision, of transforming as was found, and |f - f in float64|, relative to the response."""
+    """The largest error in a lower precision, of transforming as was found, and |f - f in float64|: over the response."""
     name = found.name
     if not found.runs or not _same_kind(rough, name) or rough.values[name].shape != exact.values[name].shape:
         return float("nan"), float("nan")

@@ -1,9 +1,10 @@
 """Representations that no list names, fitted: irreps features, a basis of somebody's own, fields of orientations.
 
-For a group that keeps lengths, f(g x) = M(g) f(x) with an orthogonal M(g) if and only if inner products between feature vectors
-are the same at x and at g x; the best M(g) is the solution of the orthogonal Procrustes problem (Schoenemann 1966), which
-needs no more vectors than there are. It is fitted to x -> a x and b x -> ab x at once: what keeps lengths but is no representation (a
-sign that depends on the frame) cannot do both. For other groups M(g) is fitted by least squares, if there are vectors enough.
+For a group that keeps lengths, f(g x) = M(g) f(x) with an orthogonal M(g) if and only if inner products between feature
+vectors are the same at x and at g x; the best M(g) solves the orthogonal Procrustes problem (Schoenemann 1966), which needs
+no more vectors than there are. It is fitted to x -> a x and b x -> ab x at once: what keeps lengths but is no
+representation (a sign that depends on the frame) cannot do both. For other groups M(g) is fitted by least squares, if there
+are vectors enough.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Values = Sequence[tuple[Draw | None, Tensor]]
 
 @dataclass(frozen=True)
 class Fit:
-    """M(g) on an axis, and |f(g x) - M(g) f(x)| over the pairs that it was fitted to; `vectors` of them of size `dimension`."""
+    """M(g) on an axis, and |f(g x) - M(g) f(x)| over what it was fitted to: `vectors` of size `dimension`."""
 
     matrix: Float[Tensor, "d d"]
     residual: float
@@ -46,6 +47,13 @@ def fit(values: Values, g: Draw, way: Way, *, orthogonal: bool) -> Fit:
         matrix = torch.linalg.lstsq(before, after, driver="gelsd").solution.mT
     residual = float((before @ matrix.mT - after).norm()) / len(pairs) ** 0.5
     return Fit(matrix, residual, len(before), before.shape[1])
+
+
+def products_change(values: Values, g: Draw) -> float:
+    """How far g changes lengths and inner products of a whole value, as a length."""
+    pairs = list(_pairs(values, g, Way("", (-1,))))
+    before, after = (torch.stack([pair[side].flatten() for pair in pairs]) for side in (0, 1))
+    return float((before @ before.mH - after @ after.mH).abs().max()) / (float(before.norm()) or 1.0)
 
 
 def _pairs(values: Values, g: Draw, way: Way) -> Iterator[tuple[Tensor, Tensor]]:

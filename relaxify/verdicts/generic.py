@@ -1,7 +1,7 @@
 """A model in general position: parameters that are exactly 0 or 1 moved, as training will move them.
 
-A bias that is zero, an affine weight that is one, a gate that is closed break nothing yet. Only what is trained moves: neither
-buffers nor frozen parameters, nor the row of an embedding that stands for padding.
+A bias that is zero, an affine weight that is one, a gate that is closed break nothing yet. Only what is trained moves:
+neither buffers nor frozen parameters, nor the row of an embedding that stands for padding.
 """
 
 from __future__ import annotations

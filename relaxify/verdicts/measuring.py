@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -121,7 +122,7 @@ def _in_general(verdict: Verdict, model: nn.Module, subject: Subject) -> Verdict
             found = subject.measured(whole=False, from_nearby=True)
             there = conclude(model, subject.group, found)
             if there.reason is not Reason.NOT_FINITE:
-                verdict = _together(verdict, there, lambda: _responsible(general, subject, found, size))
+                verdict = _together(verdict, there, functools.partial(_responsible, general, subject, found, size))
                 break
     return replace(verdict, forward_passes=subject.twin.runs)
 
@@ -165,7 +166,9 @@ def _in_own_precision(twin: Twin, subject: Subject, found: Measured) -> OwnPreci
 def _spoilt(model: nn.Module, inputs: Inputs) -> str:
     """The first parameter or input that is not finite."""
     for name, parameter in model.named_parameters():
-        if not is_lazy(parameter) and not parameter.is_meta and not finite(parameter.detach()):
+        if any((is_lazy(parameter), parameter.is_meta)):
+            continue
+        if not finite(parameter.detach()):
             return f"parameter {name}"
     # an infinite entry may be a mask
     return next((f"input{name}" for name, value in tensors_in(inputs).items() if value.isnan().any()), "")

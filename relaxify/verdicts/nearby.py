@@ -37,7 +37,8 @@ def replaced(value: Any, function: Callable[[str, Tensor], Tensor]) -> Any:
         id(tensor): function(name, tensor.detach()).requires_grad_(tensor.requires_grad)
         for name, tensor in tensors_in(value).items()
     }
-    return copy.deepcopy(value, {key: tensor for key, tensor in changed.items()})
+    memo: dict[int, Any] = {**changed}
+    return copy.deepcopy(value, memo)
 
 
 def nearby(inputs: Any, moved: Any, seed: int, size: float = SIZE) -> Any:

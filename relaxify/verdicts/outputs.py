@@ -26,7 +26,7 @@ def seen_in(output: Any) -> dict[str, Tensor]:
     if not found:
         raise ValueError(
             f"the model returns {_kind(output)}, in which no tensor was found, so nothing can be judged; return tensors, in "
-            "tuples, dicts or dataclasses if you like (of a distribution its parameters, of an array torch.from_numpy of it)."
+            "tuples, dicts or dataclasses (of a distribution its parameters, of an array torch.from_numpy of it)."
         )
     return found
 

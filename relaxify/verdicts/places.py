@@ -50,9 +50,16 @@ def of_inputs(actions: Actions, inputs: Inputs, g: Draw) -> Places:
     ways = {name: _like(actions, inputs, name) for name in moved}
 
     def found(value: Tensor) -> Sequence[Way]:
-        return [way for name, way in ways.items() if before[name].ndim == value.ndim]
+        return [way for name, way in ways.items() if before[name].ndim == value.ndim and _takes(way, g, value)]
 
     return found
+
+
+def _takes(way: Way, g: Draw, value: Tensor) -> bool:
+    try:
+        return way.placed(g, value).shape == value.shape
+    except ValueError:
+        return False
 
 
 def _like(actions: Actions, inputs: Inputs, name: str) -> Way:

@@ -1,7 +1,7 @@
 """Running a copy of a model in float64, whatever precision its forward names, and without a word to other threads.
 
-Inside `InDouble`, whoever asks for a lower precision by name gets float64, so do new tensors that name none, and so does what
-an operation still returns in a lower one. The process's default dtype stays as it is.
+Inside `InDouble`, whoever asks for a lower precision by name gets float64, so do new tensors that name none, and so does
+what an operation still returns in a lower one. The process's default dtype stays as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _METHODS: dict[Callable[..., Any], Callable[..., Any]] = {
     Tensor.float: Tensor.double,
     Tensor.half: Tensor.double,
     Tensor.bfloat16: Tensor.double,
-    Tensor.cfloat: Tensor.cdouble,
+    Tensor.cfloat: Tensor.cdouble,  # type: ignore[attr-defined]
 }
 
 
@@ -90,4 +90,4 @@ def _makers() -> frozenset[Any]:
     return frozenset(_device_constructors())
 
 
-_VIEWS = {Tensor.data.__get__, Tensor.grad.__get__, Tensor.detach, torch.detach}  # type: ignore[attr-defined]
+_VIEWS = {Tensor.data.__get__, Tensor.grad.__get__, Tensor.detach, torch.detach}  # type: ignore[attr-defined,union-attr]

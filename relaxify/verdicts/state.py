@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -72,8 +73,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _restore(value: Any) -> Restore:
     if isinstance(value, Tensor):
         before = value.detach().clone()
-        # through .data, as no history may grow
-        return lambda: value.data.copy_(before) if value.shape == before.shape else value.data.set_(before.clone())
+        return functools.partial(_write, value, before)
     if isinstance(value, torch.Generator):
         state = value.get_state()
         return lambda: value.set_state(state)
@@ -85,6 +85,14 @@ def _restore(value: Any) -> Restore:
         return lambda: setattr(value.bit_generator, "state", bits)
     stream = value.get_state()
     return lambda: value.set_state(stream)
+
+
+def _write(value: Tensor, before: Tensor) -> None:
+    # through .data, as no history may grow
+    if value.shape == before.shape:
+        value.data.copy_(before)
+    else:
+        value.data = before.clone()
 
 
 @contextmanager

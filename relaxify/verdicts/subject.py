@@ -1,4 +1,4 @@
-"""Subject: one copy of a model, measured on the given input and on one nearby, and on more if what is found must be confirmed."""
+"""Subject: one copy of a model, measured on the given input and on one nearby, and on more where that must be confirmed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relaxify.graph.inputs import Inputs
 from relaxify.groups import Group
 from relaxify.verdicts.draws import Draw, draws, small
 from relaxify.verdicts.errors import MEANINGLESS, Judged, Setting, judge
-from relaxify.verdicts.nearby import distance, nearby, nudged
+from relaxify.verdicts.nearby import distance, nearby, nudged, tensors_in
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
 from relaxify.verdicts.places import Places, nowhere
@@ -86,11 +86,19 @@ class Subject:
 
     def _judged(self, orbits: Sequence[Orbit], rounding: Mapping[str, float] | None = None) -> Measured:
         eps = torch.finfo(self.twin.lowest).eps
-        setting = Setting(self.group, eps, self.places, _near(orbits), dict(rounding or {}))
+        constants = torch.finfo(self.twin.own).eps if self.twin.own != torch.float64 else 0.0
+        setting = Setting(
+            self.group, eps, self.places, _near(orbits), dict(rounding or {}), constants=constants, sizes=self._sizes()
+        )
         moving = [each for each in orbits if each.moved]
         names = dict.fromkeys(name for each in orbits for values in _all(each) for name in values)
         outputs = tuple(judge(name, moving, setting) for name in names)
         return Measured(tuple(orbits), setting, outputs, self.twin.lowest)
+
+    def _sizes(self) -> frozenset[int]:
+        """Sizes of the inputs' axes, but for those that may carry vectors."""
+        shapes = [value.shape for value in tensors_in(self.inputs).values()]
+        return frozenset(size for shape in shapes for size in shape) - {1, self.group.dim}
 
     def _told_from_rounding(self, found: Measured) -> Measured:
         """Errors as large as what the last digits of the inputs do are rounding, or the inputs are on an edge (ties)."""
@@ -116,14 +124,14 @@ def _all(each: Orbit) -> list[Values]:
 
 
 def _ties(before: Judged, after: Judged) -> Judged:
-    if before.status is Status.BROKEN and after.reason is Reason.ROUNDING:
-        if max(run.error for run in before.runs) > MEANINGLESS:
-            return replace(before, reason=Reason.TIES)
+    is_lost = before.status is Status.BROKEN and after.reason is Reason.ROUNDING
+    if is_lost and max(run.error for run in before.runs) > MEANINGLESS:
+        return replace(before, reason=Reason.TIES)
     return after if before.status is Status.BROKEN else before
 
 
 def _near(orbits: Sequence[Orbit]) -> dict[str, float]:
-    """How much each tensor varies between the inputs, extrapolated to steps as large as g x - x, no further than its size."""
+    """How much each tensor varies between the inputs, extrapolated to steps as large as g x - x, at most to its size."""
     first, *others = orbits
     found: dict[str, float] = {}
     for name, value in first.values.items():

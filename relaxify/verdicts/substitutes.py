@@ -43,7 +43,7 @@ def substitute(value: Any, where: str, *, careful: bool = False) -> Any:
         return _file(value, where)
     if isinstance(value, torch.Generator):
         return torch.Generator(value.device).set_state(value.get_state())
-    if isinstance(value, types.GeneratorType) or careful:
+    if isinstance(value, types.GeneratorType) or (careful and not getattr(value, "__dict__", None)):
         return _unless_copied(value, where)
     return None
 

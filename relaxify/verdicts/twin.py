@@ -1,12 +1,12 @@
 """The model as it is: a copy that computes what the user's model computes, in float64 or in its own precision.
 
 It keeps hooks, parametrisations, patched forwards, complex and shared parameters, and loses relaxify's own terms alone. Each
-run starts from the state in which the user's model is, with the same random numbers; nothing of the user's is run or changed.
+run starts from the state that the user's model is in, with the same random numbers; nothing of the user's runs or changes.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -44,8 +44,8 @@ class Twin:
         if self.double:
             # what TorchScript keeps to itself
             self.model._apply(widened)
-        with torch.no_grad():
-            # layers keep what they computed of their parameters until they leave eval mode
+        with torch.no_grad(), suppress(NotImplementedError):
+            # layers keep what they computed of their parameters until they leave eval mode; exported graphs have no mode
             self.model.train().train(self.training)
         self._state = State(self.model)
 
@@ -87,21 +87,25 @@ def without_terms(model: nn.Module) -> None:
     for module in list(model.modules()):
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        for hooks in (getattr(module, name) for name in _HOOKS):
-            for key in [key for key, hook in hooks.items() if _is_of_a_term(getattr(hook, "__self__", None))]:
-                del hooks[key]
-                for flags in (getattr(module, name, {}) for name in _HOOK_FLAGS):
-                    flags.pop(key, None)
-        if _is_of_a_term(getattr(vars(module).get("forward"), "__self__", None)):
+        _without_hooks(module)
+        if _is_term(getattr(vars(module).get("forward"), "__self__", None)):
             del module.forward
         for name, child in list(module._modules.items()):
-            if name == CHILD and _is_of_a_term(child):
+            if name == CHILD and _is_term(child):
                 if callable(settle := getattr(child, "settle", None)):
                     settle(module)
                 del module._modules[name]
-            elif name.startswith(HOLDER) and child is not None and _is_of_a_term(child._modules.get(CHILD)):
+            elif name.startswith(HOLDER) and child is not None and _is_term(child._modules.get(CHILD)):
                 del module._modules[name]
 
 
-def _is_of_a_term(value: Any) -> bool:
-    return type(value).__module__.startswith("relaxify.relaxation.")
+def _without_hooks(module: nn.Module) -> None:
+    for hooks in (getattr(module, name) for name in _HOOKS):
+        for key in [key for key, hook in hooks.items() if _is_term(getattr(hook, "__self__", None))]:
+            del hooks[key]
+            for flags in (getattr(module, name, {}) for name in _HOOK_FLAGS):
+                flags.pop(key, None)
+
+
+def _is_term(value: Any) -> bool:
+    return type(value).__module__.startswith("relaxify.") and hasattr(value, "theta")

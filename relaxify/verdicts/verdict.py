@@ -116,10 +116,9 @@ class Verdict:
         return self.status is Status.SOUND
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.model} under {self.group}: {self.status.value}; error {self.error.mean:.1e}, at most {self.error.largest:.1e} "
-            f"({self.elements} elements, {self.inputs} inputs, {_name(self.precision)}, tolerance {self.tolerance:.0e})"
-        ]
+        error = f"error {self.error.mean:.1e}, at most {self.error.largest:.1e}"
+        runs = f"{self.elements} elements, {self.inputs} inputs, {_name(self.precision)}, tolerance {self.tolerance:.0e}"
+        lines = [f"{self.model} under {self.group}: {self.status.value}; {error} ({runs})"]
         if not self.is_sound:
             lines.append(f"  {self.reason.value}" + (f": {self.where}" if self.where else ""))
         if self.parameters:
