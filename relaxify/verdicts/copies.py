@@ -10,6 +10,7 @@ import builtins
 import copy
 import functools
 import types
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -60,13 +61,19 @@ class _Duplicate:
             raise ValueError(f"{name} cannot be copied ({words}), and only a copy of it is judged.") from error
 
     def _copy(self, value: Any) -> Any:
+        # TorchScript's own copies would have a history; and what is copied may call itself deprecated
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._copy_quietly(value)
+
+    def _copy_quietly(self, value: Any) -> Any:
         for module, shell in self.shells:
             shell.__dict__.update(copy.deepcopy(vars(module), self.memo))
         result = copy.deepcopy(value, self.memo)
         for original, twin in self.functions:
             self._fill(original, twin)
         for method, bound in self.methods:
-            bound.function, bound.owner = self._copied(method.__func__), copy.deepcopy(method.__self__, self.memo)
+            bound.function, bound.__self__ = self._copied(method.__func__), copy.deepcopy(method.__self__, self.memo)
         return result
 
     def _prepare(self, value: Any, name: str, *, careful: bool = False) -> None:
@@ -135,11 +142,12 @@ class _Duplicate:
 class _Method:
     """A method of which the function is a copy too."""
 
-    function: Any
-    owner: Any
+    def __init__(self) -> None:
+        self.function: Any = None
+        self.__self__: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self.owner, *args, **kwargs)
+        return self.function(self.__self__, *args, **kwargs)
 
 
 def _holds_code(value: Any) -> bool:

@@ -71,7 +71,7 @@ def draws(group: Group, seed: int) -> list[Draw]:
         return every
     if not is_orthogonal(group) and not len(group.finite):
         return _of_many_sizes(group, generator)
-    a, b = (_element(group, generator, flipped) for flipped in (seed % 2 == 0, False))
+    a, b = (_element(group, generator, flipped) for flipped in (seed % 2 == 0, seed % 2 == 1))
     ab, ba = a * b, b * a
     generic = [a, b, ab, ba if _distance(ab.matrix, ba.matrix) > 1e-3 else ba * b]
     return [*(_half_turns(group, generator) if seed % 2 == 0 else ()), *generic][:4]

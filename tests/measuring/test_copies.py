@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from relaxify import relaxify, set_theta
 from relaxify.verdicts.measuring import measure
+from relaxify.verdicts.state import seeded
 from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Status
 
@@ -136,16 +137,25 @@ def test_nothing_of_the_users_changes() -> None:
     model(X)
     attention, stream = model.attention, model.random.get_state()
     x = X.clone()
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     assert sound(model)
-    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
     assert (model.calls, len(model.seen), model.attention is attention) == (1, 1, True)
     assert torch.equal(model.average, torch.full((4,), 0.9))
     assert torch.equal(model.random.get_state(), stream)
     assert torch.equal(X, x)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_every_random_stream_is_put_back() -> None:
+    # beside this, beartype draws from Python's
+    before = random.getstate()
+    with seeded():
+        drawn = random.random(), float(torch.rand(())), np.random.rand()  # noqa: NPY002
+    assert random.getstate() == before
+    with seeded():
+        assert (random.random(), float(torch.rand(())), np.random.rand()) == drawn  # noqa: NPY002
 
 
 def test_every_run_starts_from_the_same_state() -> None:
