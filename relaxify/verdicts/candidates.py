@@ -1,0 +1,186 @@
+"""As what an output may transform, without a fit: invariant, vectors, pairs of them, symmetric tensors, positions, pixels.
+
+A `Way` carries a value by a group element; it is right if it carries f(x) to f(g x). What fits no such way may still carry a
+representation that has to be fitted: see `fits`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.groups import Group
+from relaxify.verdicts.draws import Draw
+
+Matrix = Callable[[Float[Tensor, "d d"]], Float[Tensor, "n n"]]
+Carry = Callable[[Draw, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """y -> rho(g) y: `matrix` of g on the flattened `axes`, plus a `shift` (positions); a sign for each of the `letters`.
+
+    `place` moves pixels, or acts as the inputs' own action does, before all that; `fitted` says that the matrix of each
+    element is fitted.
+    """
+
+    name: str
+    axes: tuple[int, ...] = ()
+    matrix: Matrix | None = None
+    shift: Matrix | None = None
+    letters: tuple[int, ...] = ()
+    place: Carry | None = field(default=None, repr=False)
+    place_name: str = ""
+    fitted: bool = False
+
+    def __call__(self, g: Draw, value: Tensor) -> Tensor:
+        value = self.placed(g, value)
+        if self.matrix is not None:
+            value = _on_axes(value, self.axes, self.matrix(g.matrix))
+        if self.shift is not None:
+            value = (value.movedim(self.axes[0], -1) + self.shift(g.matrix).to(value.dtype)).movedim(-1, self.axes[0])
+        return -value if sum(g.letters(letter) for letter in self.letters) % 2 else value
+
+    def placed(self, g: Draw, value: Tensor) -> Tensor:
+        return value if self.place is None else self.place(g, value)
+
+    def __str__(self) -> str:
+        sign = "pseudo-" if self.letters and self.name != "invariant" else ""
+        name = "pseudoscalar" if self.letters and self.name == "invariant" else sign + self.name
+        where = ("axis " if len(self.axes) == 1 else "axes ") + " and ".join(map(str, self.axes)) if self.axes else ""
+        return " ".join(filter(None, (name, where and f"on {where}", self.place_name)))
+
+
+def _on_axes(value: Tensor, axes: tuple[int, ...], matrix: Tensor) -> Tensor:
+    last = tuple(range(-len(axes), 0))
+    rows = value.movedim(axes, last)
+    moved = rows.flatten(-len(axes)) @ matrix.mT.to(value.dtype)
+    return moved.unflatten(-1, rows.shape[-len(axes) :]).movedim(last, axes)
+
+
+def ways(group: Group, value: Tensor, places: Sequence[Way] = ()) -> Iterator[Way]:
+    """The ways in which a value of this shape may transform, likely ones first.
+
+    >>> [str(way) for way in itertools.islice(ways(Group.parse("SO(3)"), torch.zeros(5, 3)), 2)]
+    ['invariant', 'vector on axis -1']
+    """
+    for place in (Way(""), *places):
+        free = [axis for axis in range(-value.ndim, 0) if axis not in place.axes]
+        for way in _on_channels(group, tuple(value.shape), free):
+            placed = replace(way, place=place.place, place_name=place.place_name)
+            yield placed
+            if value.dtype != torch.bool:
+                yield from (replace(placed, letters=letters) for letters in _signs(group))
+
+
+def _on_channels(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> Iterator[Way]:
+    d = group.dim
+    yield Way("invariant")
+    own = [axis for axis in reversed(free) if shape[axis] == d > 1]
+    for axis in own:
+        yield Way("vector", (axis,), _itself)
+        if not group.compact:
+            yield Way("covector", (axis,), _dual)
+    for axes in itertools.combinations(sorted(own), 2):
+        yield Way("vector⊗vector", axes, _squared)
+        if not group.compact:
+            yield Way("covector⊗vector", axes, _dual_and_vector)
+    if is_affine(group):
+        for axis in (axis for axis in reversed(free) if shape[axis] == d - 1):
+            yield Way("position", (axis,), _linear_part, _translation)
+            yield Way("vector", (axis,), _linear_part)
+    for axis in (axis for axis in reversed(free) if shape[axis] > d > 1):
+        yield from _of_several(d, axis, shape[axis])
+
+
+def _of_several(d: int, axis: int, size: int) -> Iterator[Way]:
+    """Several vectors, or tensors, along one axis."""
+    if size % d == 0:
+        identity = torch.eye(size // d, dtype=torch.float64)
+        yield Way(f"{size // d} vectors", (axis,), lambda g: torch.kron(identity, g))
+        yield Way(f"{size // d} interleaved vectors", (axis,), lambda g: torch.kron(g, identity))
+    if size == d * d:
+        yield Way("vector⊗vector", (axis,), _squared)
+    if size == d * (d + 1) // 2:
+        for pairs in _orders(d):
+            yield Way("symmetric tensor", (axis,), _Symmetric(d, pairs))
+
+
+def _itself(g: Tensor) -> Tensor:
+    return g
+
+
+def _dual(g: Tensor) -> Tensor:
+    return torch.linalg.inv(g).mT
+
+
+def _squared(g: Tensor) -> Tensor:
+    return torch.kron(g, g)
+
+
+def _dual_and_vector(g: Tensor) -> Tensor:
+    return torch.kron(_dual(g), g)
+
+
+def _linear_part(g: Tensor) -> Tensor:
+    return g[:-1, :-1]
+
+
+def _translation(g: Tensor) -> Tensor:
+    return g[:-1, -1]
+
+
+@dataclass(frozen=True)
+class _Symmetric:
+    """g (x) g on the entries s_ij, i <= j, of a symmetric tensor, each named once."""
+
+    d: int
+    pairs: tuple[tuple[int, int], ...]
+
+    def __call__(self, g: Float[Tensor, "d d"]) -> Float[Tensor, "n n"]:
+        rows = [i * self.d + j for i, j in self.pairs]
+        spread = torch.zeros(self.d**2, len(rows), dtype=g.dtype)
+        for column, (i, j) in enumerate(self.pairs):
+            spread[[i * self.d + j, j * self.d + i], column] = 1.0
+        return (torch.kron(g, g) @ spread)[rows]
+
+
+def _orders(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Row by row; and the diagonal first, then the others in the orders of use (Voigt's, its reverse)."""
+    rows = tuple(itertools.combinations_with_replacement(range(d), 2))
+    diagonal, others = tuple((i, i) for i in range(d)), tuple(itertools.combinations(range(d), 2))
+    yield rows
+    orders = itertools.permutations(others) if d <= 3 else iter((others, others[::-1]))
+    yield from (diagonal + order for order in orders)
+
+
+def _signs(group: Group) -> Iterator[tuple[int, ...]]:
+    """The finite generators that may flip a sign, for each character that does so: the determinant's first."""
+    dets = torch.linalg.det(group.finite).sign().tolist() if len(group.finite) else []
+    first = tuple(letter for letter, sign in enumerate(dets) if sign < 0)
+    letters = range(min(len(group.finite), 3))
+    every = itertools.chain.from_iterable(itertools.combinations(letters, count) for count in range(1, len(letters) + 1))
+    yield from dict.fromkeys(filter(None, (first, *every)))
+
+
+def is_affine(group: Group) -> bool:
+    """Whether the group's matrices act on (x, 1).
+
+    >>> is_affine(Group.parse("T(3)")), is_affine(Group.parse("SO(3)"))
+    (True, False)
+    """
+    lie, finite = group.generators, group.finite
+    last = torch.eye(group.dim, dtype=torch.float64)[-1]
+    moves = bool(lie[:, :-1, -1].any()) or bool(finite[:, :-1, -1].any())
+    return moves and not lie[:, -1].any() and torch.allclose(finite[:, -1], last.expand(len(finite), -1))
+
+
+def samples(shape: Sequence[int], axes: Sequence[int]) -> int:
+    """How many feature vectors on `axes` a value of this shape holds."""
+    return math.prod(shape) // max(1, math.prod(shape[axis] for axis in axes))

@@ -1,0 +1,252 @@
+"""Copies of a user's objects that share nothing with them: tensors in another precision, functions bound to the copies.
+
+`copy.deepcopy` does the work. It is told beforehand what to put in the place of what it cannot copy (tensors with a history,
+locks) and of what it would share (functions that hold the original model, or a list that they fill).
+"""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import functools
+import types
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
+
+from relaxify.verdicts.substitutes import substitute
+
+_CONTAINERS = (list, dict, set, deque)
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
+
+
+def duplicate(value: Any, cast: Callable[[Tensor], Tensor], name: str = "the model") -> Any:
+    """A copy of any object in which every tensor is `cast`; ValueError, one sentence, if something cannot be copied.
+
+    >>> held = {"x": torch.ones(1, requires_grad=True) * 2}
+    >>> duplicate(held, Tensor.double)
+    {'x': tensor([2.], dtype=torch.float64, requires_grad=True)}
+    """
+    return _Duplicate(cast).of(value, name)
+
+
+class _Duplicate:
+    def __init__(self, cast: Callable[[Tensor], Tensor]) -> None:
+        self.cast = cast
+        self.memo: dict[int, Any] = {}
+        # an object's identity is its id only while it lives
+        self.seen: dict[int, Any] = {}
+        self.functions: list[tuple[types.FunctionType, types.FunctionType]] = []
+        self.methods: list[tuple[types.MethodType, _Method]] = []
+        self.shells: list[tuple[nn.Module, nn.Module]] = []
+
+    def of(self, value: Any, name: str) -> Any:
+        self._prepare(value, name)
+        before = dict(self.memo)
+        try:
+            return self._copy(value)
+        except Exception:
+            self.memo = before
+        self.seen.clear()
+        self._prepare(value, name, careful=True)
+        try:
+            return self._copy(value)
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{name} cannot be copied ({words}), and only a copy of it is judged.") from error
+
+    def _copy(self, value: Any) -> Any:
+        # TorchScript's own copies would have a history; and what is copied may call itself deprecated
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._copy_quietly(value)
+
+    def _copy_quietly(self, value: Any) -> Any:
+        for module, shell in self.shells:
+            shell.__dict__.update(copy.deepcopy(vars(module), self.memo))
+        result = copy.deepcopy(value, self.memo)
+        for original, twin in self.functions:
+            self._fill(original, twin)
+        for method, bound in self.methods:
+            bound.function, bound.__self__ = self._copied(method.__func__), copy.deepcopy(method.__self__, self.memo)
+        return result
+
+    def _prepare(self, value: Any, name: str, *, careful: bool = False) -> None:
+        """Settle beforehand, for all that the value holds, what deepcopy cannot know; if `careful`, what it cannot do."""
+        waiting = [(value, name)]
+        while waiting:
+            item, where = waiting.pop()
+            if isinstance(item, _ATOMS) or id(item) in self.seen:
+                continue
+            self.seen[id(item)] = item
+            held = [] if id(item) in self.memo else self._settle(item, where, careful=careful)
+            waiting += [(part, f"{where}.{key}") for key, part in held]
+
+    def _settle(self, item: Any, where: str, *, careful: bool) -> list[tuple[str, Any]]:
+        """One object's place in the memo, if it needs one; and what it holds."""
+        if isinstance(item, Tensor):
+            self.memo[id(item)] = _tensor(item, where, self.cast)
+            return []
+        if isinstance(item, torch.jit.ScriptModule):
+            return []
+        if isinstance(item, fx.Graph):
+            self.memo[id(item)] = item
+            return []
+        if (other := substitute(item, where, careful=careful)) is not None:
+            self.memo[id(item)] = other
+            return []
+        held = list(parts(item))
+        if _holds_code(item):
+            # its own way of being copied would compile the code anew
+            self.memo[id(item)] = object.__new__(type(item))
+            self.shells.append((item, self.memo[id(item)]))
+        elif isinstance(item, types.FunctionType):
+            self._rebind(item)
+        elif isinstance(item, types.MethodType) and _holds_state(item.__func__):
+            # deepcopy binds the same function to the copy of its owner
+            self.memo[id(item)] = _Method()
+            self.methods.append((item, self.memo[id(item)]))
+        return held
+
+    def _rebind(self, function: types.FunctionType) -> None:
+        """A function that holds a model, or what it changes, gets a twin that will hold their copies."""
+        if not _holds_state(function):
+            return
+        cells = tuple(types.CellType() for _ in function.__closure__ or ())
+        twin = types.FunctionType(
+            function.__code__, dict(function.__globals__), function.__name__, function.__defaults__, cells
+        )
+        twin.__kwdefaults__ = function.__kwdefaults__
+        twin.__dict__.update(function.__dict__)
+        self.memo[id(function)] = twin
+        self.functions.append((function, twin))
+
+    def _fill(self, original: types.FunctionType, twin: types.FunctionType) -> None:
+        for old, new in zip(original.__closure__ or (), twin.__closure__ or (), strict=True):
+            for content in _contents(old):
+                new.cell_contents = self._copied(content)
+        for name, value in _globals_of(original):
+            twin.__globals__[name] = self._copied(value)
+        twin.__defaults__ = tuple(map(self._copied, original.__defaults__)) if original.__defaults__ else None
+
+    def _copied(self, value: Any) -> Any:
+        # what is no state may be a mark that is compared by identity
+        return copy.deepcopy(value, self.memo) if _is_state(value) or id(value) in self.memo else value
+
+
+class _Method:
+    """A method of which the function is a copy too."""
+
+    def __init__(self) -> None:
+        self.function: Any = None
+        self.__self__: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.__self__, *args, **kwargs)
+
+
+def _holds_code(value: Any) -> bool:
+    """Whether a module is code that was generated, or keeps such modules and says itself how it is pickled."""
+    if not isinstance(value, nn.Module) or isinstance(value, torch.jit.ScriptModule):
+        return False
+    pickles = type(value).__getstate__ is not object.__getstate__
+    generated = (fx.GraphModule, torch.jit.ScriptModule)
+    return isinstance(value, fx.GraphModule) or (pickles and any(isinstance(child, generated) for child in value.children()))
+
+
+def _holds_state(function: Any) -> bool:
+    return isinstance(function, types.FunctionType) and any(_is_state(part) for _, part in parts(function))
+
+
+def _tensor(value: Tensor, where: str, cast: Callable[[Tensor], Tensor]) -> Tensor:
+    if is_lazy(value):
+        raise ValueError(f"{where} has no shape yet; run one forward pass first.")
+    if value.is_meta:
+        raise ValueError(f"{where} is on the meta device: it has no values; load or initialise it first.")
+    with torch.no_grad():
+        twin = cast(value.detach()).clone()
+    if isinstance(value, nn.Parameter):
+        twin = type(value)._make_subclass(type(value), twin, value.requires_grad)
+    elif twin.is_floating_point() or twin.is_complex():
+        twin.requires_grad_(value.requires_grad)
+    twin.__dict__.update(value.__dict__)
+    return twin
+
+
+def parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds, by name."""
+    if isinstance(value, types.FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        yield from ((name, content) for name, cell in cells for content in _contents(cell))
+        yield from _globals_of(value)
+        yield from _numbered(value.__defaults__ or ())
+    elif isinstance(value, types.MethodType):
+        yield "__self__", value.__self__
+        yield "__func__", value.__func__
+    elif isinstance(value, functools.partial):
+        yield "func", value.func
+        yield from _numbered(value.args)
+        yield from value.keywords.items()
+    elif isinstance(value, Mapping) and not isinstance(value, types.MappingProxyType):
+        yield from ((str(key), item) for key, item in value.items())
+        yield from _numbered(value.keys())
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        yield from _numbered(value)
+    if not isinstance(value, type | types.ModuleType | types.FunctionType):
+        yield from getattr(value, "__dict__", {}).items()
+        yield from _slots(value)
+
+
+def _numbered(values: Any) -> Iterator[tuple[str, Any]]:
+    yield from ((str(number), value) for number, value in enumerate(values))
+
+
+def _slots(value: Any) -> Iterator[tuple[str, Any]]:
+    for base in type(value).__mro__:
+        names = vars(base).get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            if isinstance(name, str) and not name.startswith("__") and hasattr(value, name):
+                yield name, getattr(value, name)
+
+
+def _contents(cell: types.CellType) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The state among a function's global names: a script says `net.forward = lambda x: old(x).relu()`."""
+    if _is_of_a_library(function):
+        return
+    for name in sorted(set(_names(function.__code__))):
+        value = function.__globals__.get(name, builtins)
+        if _is_state(value):
+            yield name, value
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a function that holds this value holds a model, or what its calls may change."""
+    if isinstance(value, types.MethodType):
+        return isinstance(value.__self__, (nn.Module, Tensor, *_CONTAINERS))
+    if isinstance(value, types.FunctionType):
+        return bool(value.__closure__) and not _is_of_a_library(value)
+    return isinstance(value, (nn.Module, Tensor, functools.partial, *_CONTAINERS))
+
+
+def _is_of_a_library(function: types.FunctionType) -> bool:
+    file = function.__code__.co_filename
+    return "site-packages" in file or "/lib/python" in file or file.startswith("<")

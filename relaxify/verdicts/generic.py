@@ -1,0 +1,91 @@
+"""A model in general position: parameters that are exactly 0 or 1 moved, as training will move them.
+
+A bias that is zero, an affine weight that is one, a gate that is closed break nothing yet. Only what is trained moves:
+neither buffers nor frozen parameters, nor the row of an embedding that stands for padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from relaxify.verdicts.twin import Twin
+
+SIZE = 0.2
+
+
+def special(model: nn.Module) -> dict[str, Bool[Tensor, "..."]]:
+    """Where each trained parameter is exactly 0 or 1.
+
+    >>> [name for name, _ in special(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))).items()]
+    ['1.weight', '1.bias']
+    """
+    padding = dict(_padding_rows(model))
+    found = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or not (parameter.is_floating_point() or parameter.is_complex()):
+            continue
+        exact = (parameter == 0) | (parameter == 1)
+        if name in padding:
+            exact[padding[name]] = False
+        if exact.any():
+            found[name] = exact
+    return found
+
+
+def _padding_rows(model: nn.Module) -> Iterator[tuple[str, int]]:
+    for path, module in model.named_modules():
+        row = getattr(module, "padding_idx", None)
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and row is not None:
+            yield f"{path}.weight".lstrip("."), row
+
+
+class Generic:
+    """A copy of which the special parameters can be moved, some at a time."""
+
+    def __init__(self, twin: Twin, where: Mapping[str, Bool[Tensor, "..."]]) -> None:
+        self.twin = twin
+        self.names = tuple(where)
+        self._parameters = {name: twin.model.get_parameter(name) for name in where}
+        self._before = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._noise = {name: _noise(self._before[name], exact, seed) for seed, (name, exact) in enumerate(where.items())}
+
+    def move(self, names: Collection[str], size: float = SIZE) -> Twin:
+        """The copy with these parameters moved and all others as they were."""
+        for name, parameter in self._parameters.items():
+            moved = self._before[name] + size * self._noise[name] if name in names else self._before[name]
+            parameter.data.copy_(moved)
+        self.twin.settle()
+        return self.twin
+
+
+def _noise(value: Tensor, exact: Tensor, seed: int) -> Tensor:
+    """Normal numbers where a parameter is special, as large as its others are."""
+    others = value[~exact & (value != 0)].abs()
+    scale = float(others.square().mean().sqrt()) if others.numel() else 1.0
+    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(7000 + seed), dtype=torch.float64)
+    return (scale * noise * exact).to(value.dtype)
+
+
+def responsible(names: Sequence[str], breaks: Callable[[Sequence[str]], bool], most: int = 4) -> tuple[str, ...]:
+    """Those of the parameters that break the model by themselves, by halving; all of them if only together they do.
+
+    >>> responsible("abcdefgh", lambda some: "c" in some)
+    ('c',)
+    """
+    found: list[str] = []
+
+    def search(some: Sequence[str]) -> None:
+        if len(found) >= most or not breaks(some):
+            return
+        if len(some) == 1:
+            found.extend(some)
+            return
+        search(some[: len(some) // 2])
+        search(some[len(some) // 2 :])
+
+    search(names)
+    return tuple(found) or tuple(names[:most])

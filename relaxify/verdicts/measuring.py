@@ -1,0 +1,174 @@
+"""measure: the verdict on a model under a group, from runs of copies of it alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from relaxify.evidence.actions import InputAction, default_action
+from relaxify.graph.inputs import Inputs
+from relaxify.grids.pixels import MovePixels, on_pixels
+from relaxify.groups import Group
+from relaxify.verdicts import places
+from relaxify.verdicts.conclusion import conclude, without_runs
+from relaxify.verdicts.draws import draws
+from relaxify.verdicts.errors import in_precision, judge
+from relaxify.verdicts.generic import SIZE, Generic, responsible, special
+from relaxify.verdicts.nearby import tensors_in
+from relaxify.verdicts.orbits import Actions, finite, orbit
+from relaxify.verdicts.subject import Measured, Subject
+from relaxify.verdicts.twin import NotRunError, Twin
+from relaxify.verdicts.verdict import OwnPrecision, Reason, Spread, Status, Verdict
+
+OutputAction = Callable[[Tensor, Any], Any]
+"""(matrix of the defining representation, output) -> transformed output."""
+
+
+def measure(
+    model: nn.Module,
+    group: Group | str,
+    inputs: Inputs,
+    *,
+    input_action: InputAction | None = None,
+    output_action: OutputAction | None = None,
+    training: bool = False,
+    own: bool = True,
+    generic: bool = True,
+) -> Verdict:
+    """Whether f(g x) = rho(g) f(x): the error relative to f's response, in float64 where the model runs in it.
+
+    - `inputs`: the arguments of forward, a tuple or a dict by name. They and the model are copied, and stay as they are.
+    - `input_action`: (g, inputs) -> moved inputs; by default every axis of the size of g's matrix carries vectors.
+    - `output_action`: (g, output) -> moved output; by default what each tensor of the output is measured to transform as.
+    - `training`: in training mode, with the same random numbers in each run.
+    - `own`: measure in the model's own precision too. `generic`: also once parameters that are exactly 0 or 1 have moved.
+
+    ValueError if the model cannot be copied or run, if no tensor is seen in its output, or if it is ambiguous how the group
+    acts on the inputs.
+
+    >>> measure(nn.Linear(3, 3, bias=False), "SO(3)", (torch.randn(8, 3),)).status
+    <Status.BROKEN: 'broken'>
+    """
+    group = Group.parse(group)
+    actions = Actions(input_action or default_action(group, inputs), output_action)
+    group = on_pixels(group) if isinstance(actions.inputs, MovePixels) else group
+    if where := _spoilt(model, inputs):
+        return without_runs(model, group, where)
+    subject, found = _as_it_is(
+        _Subjects(model, group, actions, inputs, training, is_own=input_action is not None), generic=generic
+    )
+    verdict = conclude(model, group, found)
+    verdict = replace(verdict, forward_passes=subject.twin.runs)
+    if generic and verdict.status in (Status.SOUND, Status.UNDECIDED):
+        verdict = _in_general(verdict, model, subject)
+    if own and subject.twin.double and subject.twin.own != torch.float64:
+        twin = Twin(model, training=training, double=False)
+        verdict = replace(verdict, own=_in_own_precision(twin, subject, found))
+        verdict = replace(verdict, forward_passes=verdict.forward_passes + twin.runs)
+    return verdict
+
+
+@dataclass(frozen=True)
+class _Subjects:
+    """Copies to measure, in either precision."""
+
+    model: nn.Module
+    group: Group
+    actions: Actions
+    inputs: Inputs
+    training: bool
+    is_own: bool
+
+    def copied(self, *, double: bool) -> Subject:
+        twin = Twin(self.model, training=self.training, double=double)
+        if isinstance(self.actions.inputs, MovePixels):
+            where = places.of_pixels(self.inputs)
+        elif self.is_own:
+            where = places.of_inputs(self.actions, twin.inputs(self.inputs), draws(self.group, 0)[0])
+        else:
+            where = places.nowhere
+        return Subject(twin, self.group, self.actions, self.inputs, where)
+
+
+def _as_it_is(subjects: _Subjects, *, generic: bool) -> tuple[Subject, Measured]:
+    """The model in float64, or in its own precision if it does not run in that."""
+    subject = subjects.copied(double=True)
+    try:
+        return subject, subject.measured(whole=not (generic and special(subject.twin.model)))
+    except NotRunError:
+        other = subjects.copied(double=False)
+        if other.twin.own != torch.float64:
+            with suppress(ValueError):
+                return other, other.measured()
+        raise
+
+
+def _in_general(verdict: Verdict, model: nn.Module, subject: Subject) -> Verdict:
+    """The verdict with that on the model in general position: a sound model may break once it is trained."""
+    where = special(subject.twin.model)
+    general = Generic(subject.twin, where)
+    for size in (SIZE, SIZE / 10):
+        if not where:
+            break
+        general.move(general.names, size)
+        with suppress(NotRunError):
+            found = subject.measured(whole=False, from_nearby=True)
+            there = conclude(model, subject.group, found)
+            if there.reason is not Reason.NOT_FINITE:
+                verdict = _together(verdict, there, functools.partial(_responsible, general, subject, found, size))
+                break
+    return replace(verdict, forward_passes=subject.twin.runs)
+
+
+def _together(here: Verdict, there: Verdict, parameters: Callable[[], tuple[str, ...]]) -> Verdict:
+    both = replace(here, elements=here.elements + there.elements, inputs=here.inputs + there.inputs)
+    if there.status is Status.BROKEN:
+        what = replace(both, generic=there.error, where=there.where, outputs=there.outputs, element=there.element)
+        return replace(what, status=Status.LATENT, reason=Reason.TRAINED, parameters=parameters())
+    if here.reason is Reason.SILENT and there.is_sound:
+        # zero until trained
+        return replace(there, elements=both.elements, inputs=both.inputs, generic=there.error)
+    return replace(both, generic=there.error)
+
+
+def _responsible(general: Generic, subject: Subject, found: Measured, size: float) -> tuple[str, ...]:
+    """The parameters that break the model when they alone move: told by the output and the element that were worst."""
+    broken = next(each for each in found.outputs if each.status is Status.BROKEN)
+    moving = next(each for each in found.orbits if each.moved)
+    worst = [max(broken.runs, key=lambda run: run.error).g] if broken.runs else [run.g for run in moving.moved]
+
+    def breaks(some: Sequence[str]) -> bool:
+        general.move(some, size)
+        runs = orbit(subject.twin, subject.actions, moving.inputs, worst)
+        return any(judge(name, [runs], found.setting).status is Status.BROKEN for name in runs.values)
+
+    return responsible(general.names, breaks)
+
+
+def _in_own_precision(twin: Twin, subject: Subject, found: Measured) -> OwnPrecision | None:
+    """The error in the model's own precision, of transforming as in float64, relative to the same response."""
+    given = twin.inputs(subject.given)
+    with suppress(NotRunError):
+        rough = orbit(twin, subject.actions, given, draws(subject.group, 0)[:2])
+        exact = found.orbits[0]
+        errors = [in_precision(each, rough, exact, found.setting) for each in found.outputs]
+        return OwnPrecision(twin.own, Spread.of([e for e, _ in errors]), max(r for _, r in errors))
+    return None
+
+
+def _spoilt(model: nn.Module, inputs: Inputs) -> str:
+    """The first parameter or input that is not finite."""
+    for name, parameter in model.named_parameters():
+        if any((is_lazy(parameter), parameter.is_meta)):
+            continue
+        if not finite(parameter.detach()):
+            return f"parameter {name}"
+    # an infinite entry may be a mask
+    return next((f"input{name}" for name, value in tensors_in(inputs).items() if value.isnan().any()), "")

@@ -1,0 +1,146 @@
+"""Subject: one copy of a model, measured on the given input and on one nearby, and on more where that must be confirmed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+
+from relaxify.graph.inputs import Inputs
+from relaxify.groups import Group
+from relaxify.verdicts.draws import Draw, draws, small
+from relaxify.verdicts.errors import MEANINGLESS, Judged, Setting, judge
+from relaxify.verdicts.nearby import distance, nearby, nudged, tensors_in
+from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
+from relaxify.verdicts.outputs import is_measured, seen_in
+from relaxify.verdicts.places import Places, nowhere
+from relaxify.verdicts.twin import NotRunError, Twin
+from relaxify.verdicts.verdict import Reason, Status
+
+STEPS = (0.05, 1e-3)
+"""Sizes of the step to a nearby input, tried in turn: the model may be defined for few inputs."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Runs of a copy, and what each tensor of the output comes to."""
+
+    orbits: tuple[Orbit, ...]
+    setting: Setting
+    outputs: tuple[Judged, ...]
+    precision: torch.dtype
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A copy of a model with the group, its actions and the given inputs."""
+
+    twin: Twin
+    group: Group
+    actions: Actions
+    given: Inputs
+    places: Places = nowhere
+
+    @functools.cached_property
+    def inputs(self) -> Inputs:
+        return self.twin.inputs(self.given)
+
+    def measured(self, *, whole: bool = True, from_nearby: bool = False) -> Measured:
+        """Orbits of the given input and, if `whole`, of one nearby, which otherwise only tells the response.
+
+        `from_nearby`: the orbit of the nearby input instead.
+        """
+        drawn = [draws(self.group, seed) for seed in range(2)]
+        if from_nearby:
+            orbits = [self._nearby(drawn[1]), self._here([])]
+        else:
+            orbits = [self._here(drawn[0]), self._nearby(drawn[1] if whole else [])]
+        found = [each for each in orbits if each is not None]
+        return self._confirmed(found if any(each.moved for each in found) else [self._here(drawn[0])])
+
+    def _here(self, elements: Sequence[Draw]) -> Orbit:
+        return orbit(self.twin, self.actions, self.inputs, elements)
+
+    def _nearby(self, elements: Sequence[Draw]) -> Orbit | None:
+        """The orbit of an input near the given one on which the model runs, and not to infinity."""
+        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        for step in STEPS:
+            with suppress(NotRunError):
+                found = orbit(self.twin, self.actions, nearby(self.inputs, moved, 1, step), elements)
+                if all(map(finite, found.values.values())):
+                    return found
+        return None
+
+    def _confirmed(self, orbits: Sequence[Orbit]) -> Measured:
+        """What the runs come to, after further ones where a representation was fitted or an error may be rounding."""
+        found = self._judged(orbits)
+        if any(each.way.fitted and each.status is Status.SOUND for each in found.outputs) and len(self.group.generators):
+            drawn = [*small(self.group, 2), *draws(self.group, 2)]
+            found = self._judged([*orbits, self._here(drawn)])
+        if any(each.status is Status.BROKEN and each.runs for each in found.outputs):
+            found = self._told_from_rounding(found)
+        return found
+
+    def _judged(self, orbits: Sequence[Orbit], rounding: Mapping[str, float] | None = None) -> Measured:
+        eps = torch.finfo(self.twin.lowest).eps
+        constants = torch.finfo(self.twin.own).eps if self.twin.own != torch.float64 else 0.0
+        setting = Setting(
+            self.group, eps, self.places, _near(orbits), dict(rounding or {}), constants=constants, sizes=self._sizes()
+        )
+        moving = [each for each in orbits if each.moved]
+        names = dict.fromkeys(name for each in orbits for values in _all(each) for name in values)
+        outputs = tuple(judge(name, moving, setting) for name in names)
+        return Measured(tuple(orbits), setting, outputs, self.twin.lowest)
+
+    def _sizes(self) -> frozenset[int]:
+        """Sizes of the inputs' axes, but for those that may carry vectors."""
+        shapes = [value.shape for value in tensors_in(self.inputs).values()]
+        return frozenset(size for shape in shapes for size in shape) - {1, self.group.dim}
+
+    def _told_from_rounding(self, found: Measured) -> Measured:
+        """Errors as large as what the last digits of the inputs do are rounding, or the inputs are on an edge (ties)."""
+        again = self._judged(found.orbits, self._rounding(found.setting.eps))
+        pairs = zip(found.outputs, again.outputs, strict=True)
+        return replace(again, outputs=tuple(_ties(one, two) for one, two in pairs))
+
+    def _rounding(self, eps: float) -> dict[str, float]:
+        """How much the output changes with the inputs' last digits."""
+        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        base = seen_in(self.twin.run(self.inputs))
+        changes: dict[str, float] = {}
+        for seed in range(2):
+            near = seen_in(self.twin.run(nudged(self.inputs, moved, seed, eps)))
+            for name, value in near.items():
+                if name in base and base[name].shape == value.shape and is_measured(value):
+                    changes[name] = max(changes.get(name, 0.0), float((value - base[name]).norm()))
+        return changes
+
+
+def _all(each: Orbit) -> list[Values]:
+    return [each.values, *(run.values for run in each.moved)]
+
+
+def _ties(before: Judged, after: Judged) -> Judged:
+    is_lost = before.status is Status.BROKEN and after.reason is Reason.ROUNDING
+    if is_lost and max(run.error for run in before.runs) > MEANINGLESS:
+        return replace(before, reason=Reason.TIES)
+    return after if before.status is Status.BROKEN else before
+
+
+def _near(orbits: Sequence[Orbit]) -> dict[str, float]:
+    """How much each tensor varies between the inputs, extrapolated to steps as large as g x - x, at most to its size."""
+    first, *others = orbits
+    found: dict[str, float] = {}
+    for name, value in first.values.items():
+        for other in others:
+            there = other.values.get(name)
+            if there is None or there.shape != value.shape or not is_measured(value):
+                continue
+            change, size = float((there - value).norm()), max(float(there.norm()), float(value.norm()))
+            step = distance(first.inputs, other.inputs)
+            factor = max(1.0, max(first.step, other.step) / step) if step else 1.0
+            found[name] = max(found.get(name, 0.0), change, min(factor * change, size))
+    return found

@@ -1,0 +1,83 @@
+"""A model that breaks once parameters that are exactly 0 or 1 have moved is not sound, and the parameters are named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from measuring.models import Mix, points
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from relaxify.verdicts.measuring import measure
+from relaxify.verdicts.verdict import Reason, Status
+
+X = points()
+
+
+class Zeros(nn.Module):
+    """Sound as it is: one bias is zero, and one affine weight is one."""
+
+    def __init__(self, *, bias: bool, affine: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 4, bias=bias), nn.Linear(4, 4, bias=False)
+        self.scale = nn.Parameter(torch.ones(3, 1), requires_grad=affine)
+        self.gate = nn.Linear(4, 4)
+        for parameter in (self.first.bias, self.gate.bias):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.second(self.first(x.unsqueeze(-1)))
+        return v * self.scale * self.gate(v.norm(dim=1, keepdim=True)).sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [
+        ({"bias": True, "affine": False}, ("first.bias",)),
+        ({"bias": False, "affine": True}, ("scale",)),
+        ({"bias": True, "affine": True}, ("first.bias", "scale")),
+    ],
+)
+def test_what_breaks_in_training_is_latent_and_named(options, parameters) -> None:
+    verdict = measure(Zeros(**options), "SO(3)", (X,))
+    assert (verdict.status, verdict.reason) == (Status.LATENT, Reason.TRAINED)
+    assert set(verdict.parameters) == set(parameters)
+    assert verdict.error.largest < 1e-12 < 1e-3 < verdict.generic.largest
+
+
+def test_frozen_parameters_and_biases_of_invariants_break_nothing() -> None:
+    verdict = measure(Zeros(bias=False, affine=False), "SO(3)", (X,))
+    assert (verdict.status, verdict.parameters) == (Status.SOUND, ())
+
+
+def test_an_output_that_is_zero_until_trained_is_judged_in_general_position() -> None:
+    sound, broken = Mix(), Mix(then=torch.relu)
+    for model in (sound, broken):
+        nn.init.zeros_(model.mix.weight)
+    assert measure(sound, "SO(3)", (X,)).is_sound
+    assert measure(broken, "SO(3)", (X,)).status is Status.LATENT
+
+
+def test_pruned_weights_stay_zero() -> None:
+    model = nn.Sequential(nn.Unflatten(-1, (3, 1)), nn.Linear(1, 4, bias=False))
+    prune.custom_from_mask(model[1], "weight", torch.tensor([[1.0], [0.0], [1.0], [1.0]]))
+    assert measure(model, "SO(3)", (X,)).is_sound
+
+
+def test_rows_of_padding_stay_zero() -> None:
+    class Types(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(3, 1, padding_idx=0)
+
+        def forward(self, x: Tensor, kind: Tensor) -> Tensor:
+            # vectors of what is padding are kept out by the zero alone
+            return x * self.embedding(kind) + self.embedding(torch.zeros_like(kind))
+
+    kind = torch.arange(20) % 3
+
+    def act(g: Tensor, inputs):
+        return inputs[0] @ g.mT, inputs[1]
+
+    assert measure(Types(), "SO(3)", (X, kind), input_action=act).is_sound

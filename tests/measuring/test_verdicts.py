@@ -1,0 +1,275 @@
+"""Verdicts on models of which it is plain whether they commute with the group."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from measuring.models import Mix, Of, points
+from torch import Tensor, nn
+
+from relaxify.verdicts.measuring import measure
+from relaxify.verdicts.verdict import Reason, Status
+
+X = points()
+Q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3)))[0]
+ETA = torch.diag(torch.tensor([1.0, -1.0, -1.0, -1.0], dtype=torch.float64))
+
+
+def lattice() -> Tensor:
+    return torch.cartesian_prod(*[torch.arange(3.0)] * 3)
+
+
+def nearest_three(x: Tensor) -> Tensor:
+    near = torch.cdist(x, x).topk(4, largest=False).indices[:, 1:]
+    return (x[near] - x[:, None]).sum(1)
+
+
+def irreps(x: Tensor) -> Tensor:
+    """An invariant and two vectors along one axis, one row."""
+    return torch.cat([x.norm()[None], x.sum(0), (x * x.norm(dim=1, keepdim=True)).sum(0)])
+
+
+SOUND = {
+    "vector": ("O(3)", lambda x: x * x.norm(), "vector on axis -1"),
+    "invariant": ("O(3)", lambda x: x.norm(dim=1), "invariant"),
+    "one energy": ("O(3)", lambda x: x.norm(), "invariant"),
+    "pseudovector": ("O(3)", lambda x: torch.linalg.cross(x, x.roll(1, 0)), "pseudo-vector on axis -1"),
+    "pseudoscalar": ("O(3)", lambda x: torch.linalg.det(x[:3]), "pseudoscalar"),
+    "tensor": ("O(3)", lambda x: x.mT @ x, "vector⊗vector on axes -2 and -1"),
+    "tensor, flat": ("O(3)", lambda x: (x.mT @ x).flatten(), "vector⊗vector on axis -1"),
+    "stress": ("O(3)", lambda x: (x.mT @ x)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]], "symmetric tensor on axis -1"),
+    "one row of irreps": ("O(3)", irreps, "7-dimensional on axis -1"),
+    "frequency 2": (
+        "SO(2)",
+        lambda x: torch.stack([x[:, 0] ** 2 - x[:, 1] ** 2, 2 * x[:, 0] * x[:, 1]], 1),
+        "2-dimensional on axis -1",
+    ),
+    "sorted by length": ("O(3)", lambda x: x[x.norm(dim=1).argsort()], "vector on axis -1"),
+    "nearest neighbours": ("O(3)", nearest_three, "vector on axis -1"),
+    "tiny": ("O(3)", lambda x: 1e-12 * x.norm(), "invariant"),
+    "huge": ("O(3)", lambda x: 1e12 * x * x.norm(), "vector on axis -1"),
+    "beside a constant": ("O(3)", lambda x: 1e6 + x.norm(), "invariant"),
+    "complex": ("O(3)", lambda x: torch.complex(x, 2 * x), "vector on axis -1"),
+    "sparse": ("O(3)", lambda x: (x[:, 0:1] * 0 + x).to_sparse(), "vector on axis -1"),
+    "covector": ("SO(1,3)", lambda p: p @ ETA.to(p), "covector on axis -1"),
+    "mass": ("SO(1,3)", lambda p: torch.einsum("ni,ij,nj->n", p, ETA.to(p), p), "invariant"),
+    "area": ("SL(2)", lambda x: x[:, 0] * x.roll(1, 0)[:, 1] - x[:, 1] * x.roll(1, 0)[:, 0], "invariant"),
+    "permutations": ("S(4)", lambda x: x.relu().sum(1), "invariant"),
+}
+SIZES = {"SO(2)": 2, "SO(1,3)": 4, "SL(2)": 2, "S(4)": 4}
+
+
+def inputs_of(group: str) -> tuple[Tensor, ...]:
+    size = SIZES.get(group, 3)
+    return (torch.randn(20, size, generator=torch.Generator().manual_seed(0)),)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_transforms_is_sound(name: str) -> None:
+    group, function, transforms = SOUND[name]
+    verdict = measure(Of(function), group, inputs_of(group))
+    assert (verdict.status, verdict.reason) == (Status.SOUND, Reason.EQUIVARIANT)
+    assert verdict.outputs[0].transforms == transforms
+    assert verdict.error.largest < 1e-9
+
+
+BROKEN = {
+    "components": ("SO(3)", torch.relu),
+    "one energy of components": ("SO(3)", lambda x: torch.relu(x).sum()),
+    "small part": ("SO(3)", lambda x: x.norm() + 1e-3 * x[0, 0]),
+    "beside a constant": ("SO(3)", lambda x: 1e8 + torch.relu(x).norm()),
+    "tiny": ("SO(3)", lambda x: 1e-12 * torch.relu(x)),
+    "parity": ("O(3)", lambda x: torch.linalg.det(x[:3]) + x.norm()),
+    "dense on vectors": ("SO(3)", lambda x: x @ torch.arange(9.0).reshape(3, 3).to(x)),
+    "dense on irreps": ("O(3)", lambda x: irreps(x) * torch.arange(1, 8)),
+    "unit vectors of components": ("O(3)", lambda x: nn.functional.normalize(torch.relu(torch.cat([x, x**2], 1)), dim=-1)),
+    "sorted by a coordinate": ("O(3)", lambda x: x.norm(dim=1)[x[:, 0].argsort()]),
+    "a class by a coordinate": ("O(3)", lambda x: x[:, 0].argmax()),
+    "rows by a coordinate": ("SO(3)", lambda x: x[x[:, 0] > 0].sum(0)),
+    "length of four-vectors": ("SO(1,3)", lambda p: p.norm(dim=1)),
+    "weights for positions": ("S(4)", lambda x: (x * torch.arange(4)).sum(1)),
+    "cut-off without a clamp": (
+        "SO(3)",
+        lambda x: (1 - (torch.relu(x)[:, None] - x[None]).norm(dim=-1) / 5).pow(6).sum(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_does_not_transform_is_broken(name: str) -> None:
+    group, function = BROKEN[name]
+    verdict = measure(Of(function), group, inputs_of(group))
+    assert (verdict.status, verdict.reason) == (Status.BROKEN, Reason.ERROR)
+    assert 1e-5 < verdict.error.largest <= 3
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_fault_that_looks_at_a_sign_shows(seed: int) -> None:
+    verdict = measure(Of(lambda x: torch.where(x[:1, :1] > 0, 2 * x, x)), "SO(3)", (points(seed=seed),), own=False)
+    assert verdict.status is Status.BROKEN
+
+
+@pytest.mark.parametrize("graphs", [1, 2, 3, 8])
+def test_one_energy_for_each_of_a_few_graphs_is_told(graphs: int) -> None:
+    batch = torch.arange(graphs).repeat_interleave(5)
+
+    def energies(function, x: Tensor, batch: Tensor) -> Tensor:
+        return torch.zeros(graphs).to(x).index_add(0, batch, function(x))
+
+    def act(g: Tensor, inputs):
+        return inputs[0] @ g.mT, inputs[1]
+
+    inputs = points(5 * graphs), batch
+    for function, status in ((lambda x: x.norm(dim=1), Status.SOUND), (lambda x: x.relu().norm(dim=1), Status.BROKEN)):
+        model = Of(lambda x, batch, function=function: energies(function, x, batch))
+        assert measure(model, "SO(3)", inputs, input_action=act).status is status
+
+
+def test_vectors_in_another_basis_are_a_convention() -> None:
+    for function in (lambda x: x @ Q.to(x), lambda x: x.roll(1, -1)):
+        verdict = measure(Of(function), "SO(3)", (X,))
+        assert (verdict.status, verdict.reason) == (Status.BROKEN, Reason.CONVENTION)
+
+
+def test_ties_are_ties() -> None:
+    verdict = measure(Of(nearest_three), "SO(3)", (lattice(),))
+    assert (verdict.status, verdict.reason) == (Status.BROKEN, Reason.TIES)
+
+
+def test_outputs_of_other_shapes_are_broken_without_an_exception() -> None:
+    verdict = measure(Of(lambda x: x[x[:, 0] > 0]), "SO(3)", (X,))
+    assert (verdict.status, verdict.reason, verdict.where) == (Status.BROKEN, Reason.SHAPES, "output")
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-3, 1e-6])
+def test_a_saturated_output_is_told_by_what_varies(gain: float) -> None:
+    verdict = measure(Of(lambda x: torch.tanh(3 + gain * x.relu().norm(dim=1))), "SO(3)", (X,))
+    assert verdict.status is Status.BROKEN
+    assert 0.1 < verdict.error.largest <= 1.5
+
+
+@pytest.mark.parametrize("function", [lambda x: x.sum() * 0 + 1, lambda x: 1 + 1e-18 * x.norm(), lambda x: x.norm() > -1])
+def test_an_output_that_does_not_respond_proves_nothing(function) -> None:
+    verdict = measure(Of(function), "SO(3)", (X,))
+    assert (verdict.status, verdict.reason) == (Status.UNDECIDED, Reason.SILENT)
+
+
+def test_a_constant_beside_what_responds_is_no_matter() -> None:
+    verdict = measure(Of(lambda x: (x, torch.ones(3), 5)), "SO(3)", (X,))
+    assert verdict.is_sound
+    assert [each.reason for each in verdict.outputs] == [Reason.EQUIVARIANT, Reason.SILENT, Reason.SILENT]
+
+
+def test_nan_is_never_sound_and_told_where() -> None:
+    def forces(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        energy = (x[:, None] - x[None]).square().sum(-1).sqrt().sum()
+        return energy, torch.autograd.grad(energy, x)[0]
+
+    spoilt = Mix()
+    spoilt.mix.weight.data[0] = torch.nan
+    cases = ((Of(forces), X, "output.1 on x"), (Mix(), X * torch.nan, "input.0"), (spoilt, X, "parameter mix.weight"))
+    for model, x, where in cases:
+        verdict = measure(model, "SO(3)", (x,))
+        assert (verdict.status, verdict.reason, verdict.where) == (Status.UNDECIDED, Reason.NOT_FINITE, where)
+
+
+def test_integers_and_booleans_are_right_or_wrong() -> None:
+    def classes(x: Tensor) -> dict[str, Tensor]:
+        return {"x": x, "class": (x.norm(dim=1) * 3).long(), "mask": x.norm(dim=1) > 1}
+
+    assert measure(Of(classes), "SO(3)", (X,)).is_sound
+    wrong = measure(Of(lambda x: classes(x) | {"mask": x[:, 1] > 0}), "SO(3)", (X,))
+    assert [each.status for each in wrong.outputs] == [Status.SOUND, Status.SOUND, Status.BROKEN]
+
+
+def test_an_action_that_moves_nothing_proves_nothing() -> None:
+    assert measure(Of(lambda x: x), "SO(3)", (X,), input_action=lambda g, inputs: inputs).reason is Reason.UNMOVED
+
+
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [Slots, lambda v: v.detach().numpy(), lambda v: torch.distributions.Normal(v, 1.0), lambda v: None, lambda v: "text"],
+)
+def test_an_output_without_tensors_is_refused(wrap) -> None:
+    with pytest.raises(ValueError, match="return tensors"):
+        measure(Mix(then=wrap), "SO(3)", (X,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    value: Tensor
+    count: int
+
+
+class Plain:
+    def __init__(self, value: Tensor) -> None:
+        self.value = [{"deep": value}]
+
+
+@pytest.mark.parametrize("wrap", [lambda v: Result(v, 3), Plain, lambda v: {"a": (v, [v])}])
+def test_tensors_are_seen_in_any_container(wrap) -> None:
+    assert measure(Mix(then=wrap), "SO(3)", (X,)).is_sound
+    assert not measure(Mix(then=lambda v: wrap(torch.relu(v))), "SO(3)", (X,)).is_sound
+
+
+def turn(g: Tensor, image: Tensor) -> Tensor:
+    return image.rot90(round(float(torch.atan2(g[1, 0], g[0, 0])) / (torch.pi / 2)), (2, 3))
+
+
+class Cross(nn.Module):
+    """A map from a map, by a kernel that looks the same after a quarter turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(4, 1, 1, 1))
+        self.register_buffer("kernel", torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(nn.functional.conv2d(x, self.scale * self.kernel, padding=1))
+
+
+def test_maps_are_judged_as_the_images_move() -> None:
+    image = torch.randn(2, 1, 9, 9)
+    act = {"input_action": lambda g, inputs: (turn(g, inputs[0]),)}
+    for model, status in ((Cross(), Status.SOUND), (nn.Conv2d(1, 4, 3, padding=1), Status.BROKEN)):
+        assert measure(model, "C(4)", (image,), **act).status is status
+        assert measure(model, "C(4)", (image,), **act, output_action=turn).status is status
+        assert measure(model, "C(4)", (torch.randn(3, 1, 9, 9),)).status is status
+
+
+def test_positions_out_translate_with_positions_in() -> None:
+    def act(g: Tensor, inputs):
+        return (inputs[0] + g[:3, 3],)
+
+    def update(x: Tensor) -> Tensor:
+        return 0.3 * (x - x.mean(0)) + x.mean(0)
+
+    verdict = measure(Of(update), "T(3)", (X,), input_action=act)
+    assert (verdict.status, verdict.outputs[0].transforms) == (Status.SOUND, "position on axis -1")
+    assert measure(Of(lambda x: x - x.mean(0)), "T(3)", (X,), input_action=act).is_sound
+    assert measure(Of(lambda x: 0.9 * x), "T(3)", (X,), input_action=act).status is Status.BROKEN
+
+
+def test_an_output_action_is_taken_at_its_word() -> None:
+    assert measure(Mix(), "SO(3)", (X,), output_action=lambda g, y: torch.einsum("ij,njc->nic", g, y)).is_sound
+    assert measure(Mix(), "SO(3)", (X,), output_action=lambda g, y: y).status is Status.BROKEN
+
+
+def test_a_constant_in_float32_sets_the_tolerance_that_is_stated() -> None:
+    def rounded(x: Tensor) -> Tensor:
+        return x * torch.from_numpy(x.detach().numpy().astype(np.float32)).norm(dim=1, keepdim=True)
+
+    verdict = measure(Of(rounded), "SO(3)", (X,))
+    assert (verdict.is_sound, verdict.precision) == (True, torch.float32)
+    assert 1e-9 < verdict.error.largest < verdict.tolerance < 1e-3
