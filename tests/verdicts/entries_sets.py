@@ -71,6 +71,10 @@ def upper(self: nn.Module, a: Tensor, x: Tensor) -> Tensor:
     return torch.tanh(a.triu() @ self.mix(x))
 
 
+def sines() -> Tensor:
+    return (torch.arange(N)[:, None] * torch.rand(4)).sin()
+
+
 GRAPH = {"inputs": normal((N, N), (N, 4)), "move": lambda g, x: (along(-1, -2)(g, x[0]), along(-2)(g, x[1]))}
 CANONICAL = "the items sorted by a feature, then an mlp over all of them"
 
@@ -137,7 +141,7 @@ ENTRIES = (
         plain(
             lambda self, x: attend(self, x + self.place),
             attention=attention,
-            place=lambda: (torch.arange(N)[:, None] * torch.rand(4)).sin(),
+            place=sines,
         ),
         ITEMS,
         ":add",

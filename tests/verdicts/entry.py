@@ -63,12 +63,18 @@ class Entry:
     def faults(self) -> frozenset[tuple[str, str]]:
         return frozenset((path, op) for path, _, op in (each.rpartition(":") for each in self.fault.split()))
 
-    def build(self, seed: int = 0) -> tuple[nn.Module, Any]:
-        """The model in the mode in which it is judged, and inputs for it."""
-        torch.manual_seed(seed)
-        model = self.make().train(self.training)
+    def model(self) -> nn.Module:
+        """The model in the mode in which it is judged."""
+        return self.make_seeded().train(self.training)
+
+    def make_seeded(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.make()
+
+    def example(self, seed: int = 0) -> Any:
+        """Inputs for it."""
         torch.manual_seed(100 + seed)
-        return model, self.inputs()
+        return self.inputs()
 
 
 def told(entry: Entry, *, output: bool = False) -> Entry:

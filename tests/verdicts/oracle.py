@@ -27,15 +27,16 @@ def error(entry: Entry, *, trained: bool = False, seeds: int = SEEDS) -> float:
 
     With `trained`, parameters that are exactly 0 or 1 are perturbed first.
     """
-    return _largest([_error(entry, trained, seed) for seed in range(seeds)])
-
-
-def _error(entry: Entry, trained: bool, seed: int) -> float:
-    model, inputs = entry.build()
-    inputs = entry.build(seed)[1]
-    model, inputs = converted(model, entry.precision), converted(inputs, entry.precision)
+    # what a module keeps of its parameters in evaluation mode is made anew after these have changed
+    model = converted(entry.make_seeded(), entry.precision)
     if trained:
         perturb(model)
+    model.train(entry.training)
+    return _largest([_error(entry, model, seed) for seed in range(seeds)])
+
+
+def _error(entry: Entry, model: nn.Module, seed: int) -> float:
+    inputs = converted(entry.example(seed), entry.precision)
     if not all(value.isfinite().all() for value in model.state_dict().values() if isinstance(value, Tensor)):
         return math.nan
     base, again = call(model, inputs), call(model, inputs)
