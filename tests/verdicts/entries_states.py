@@ -299,7 +299,7 @@ KEPT = (
         "inputs written to",
         plain(lambda self, x: gated(self, self.up(x.sub_(x.mean(0))[..., None])), up=linear(1), gate=linear()),
     ),
-    state("no grad within", after(lambda self, v: torch.no_grad()(gated)(self, v), gate=linear())),
+    state("no grad within", after(torch.no_grad()(gated), gate=linear())),
     state("no parameters", plain(lambda self, x: x * x.norm(dim=-1, keepdim=True)), along(-1)),
     state("no parameters, broken", plain(lambda self, x: x * x.abs()), along(-1), ":abs"),
 )
