@@ -36,6 +36,7 @@ def under(
 
 
 T3 = under("T(3)", shifted, (9, 3), tell=True)
+T3_TOLD = under("T(3)", shifted, (9, 3), tell=True, tell_output=True)
 
 TRANSLATIONS = (
     T3("differences alone", plain(lambda self, x: self.head(centred(x)), head=lambda: mlp(3, 2))),
@@ -56,16 +57,21 @@ TRANSLATIONS = (
         "absolute positions fed to an mlp",
         plain(lambda self, x: self.head(x), head=lambda: mlp(3, 2)),
         fixed,
-        "head.0:linear",
+        "head.0:linear head.1:silu",
     ),
-    T3("positions scaled", plain(lambda self, x: 1.1 * x), shifted, ":mul"),
+    T3_TOLD("positions scaled", plain(lambda self, x: 1.1 * x), shifted, ":mul"),
     T3(
         "weights that do not add up",
         plain(lambda self, x: (torch.sigmoid(self.score(centred(x))) * x).sum(0), score=lambda: mlp(3, 1)),
         shifted,
         ":mul :sum",
     ),
-    T3("centred on part", plain(lambda self, x: self.head(x - x[:4].sum(0) / 5), head=lambda: mlp(3, 2)), fixed, ":sub"),
+    T3(
+        "centred on part",
+        plain(lambda self, x: self.head(x - x[:4].sum(0) / 5), head=lambda: mlp(3, 2)),
+        fixed,
+        ":sub head.0:linear head.1:silu",
+    ),
     T3("wrapped into a box", plain(lambda self, x: x % 2.0), shifted, ":remainder :__mod__"),
     T3("lengths of positions", plain(lambda self, x: x.norm(dim=-1)), fixed, ":norm"),
 )
@@ -112,6 +118,7 @@ MOTIONS = (
 )
 
 SO2, O2, C4P, D3, C6 = (under(group, along(-1), (9, 2)) for group in ("SO(2)", "O(2)", "C(4)", "D(3)", "C(6)"))
+O2_TOLD = under("O(2)", along(-1), (9, 2), tell=True, tell_output=True)
 
 
 def rotated_by_quarter(x: Tensor) -> Tensor:
@@ -181,7 +188,7 @@ PLANE = (
         "relu over four turns under all turns",
         over_four_turns(0.3),
         along(-1),
-        ":relu",
+        ":relu :sub",
     ),
     SO2("conjugate beside itself", plain(lambda self, x: x + x * torch.tensor([1.0, -1.0])), along(-1), ":add :mul"),
     SO2(
@@ -201,7 +208,7 @@ PLANE = (
         fixed,
         "head.0:linear :stack",
     ),
-    O2(
+    O2_TOLD(
         "complex linear map under reflections",
         plain(lambda self, x: self.a * x + self.b * rotated_by_quarter(x), a=lambda: parameter(1), b=lambda: parameter(1)),
         along(-1),
@@ -365,7 +372,12 @@ ORIENTATIONS = (
         "relative orientations with a sign",
         plain(lambda self, q: self.head(F.relu(q @ q.mT).flatten()), head=made(nn.Linear, 49, 3)),
     ),
-    BODIES("quaternions fed to an mlp", plain(lambda self, q: self.head(q), head=lambda: mlp(4, 2)), fixed, "head.0:linear"),
+    BODIES(
+        "quaternions fed to an mlp",
+        plain(lambda self, q: self.head(q), head=lambda: mlp(4, 2)),
+        fixed,
+        "head.0:linear head.1:silu",
+    ),
     BODIES(
         "quaternions with a positive real part",
         plain(lambda self, q: q * q[:, :1].sign()),

@@ -373,7 +373,7 @@ TURNS = (
             "divergence with y downwards",
             plain(lambda self, x: gradient(x[:, :1])[:, :1] - gradient(x[:, 1:])[:, 1:]),
             pixels,
-            ":sub",
+            ":sub :__getitem__",
             channels=2,
             move=first(FIELD),
         )
@@ -397,7 +397,9 @@ TURNS = (
 
 def torus(name: str, make: Callable[[], nn.Module], carry: Action = fixed, fault: str = "", **more: Any) -> Entry:
     """Shifts by whole pixels."""
-    return image(name, make, carry, fault, group="T(2)", move=first(rolled), **more)
+    more = {"size": SIZE} | more
+    inputs = normal((4, 1, more["size"], more["size"]))
+    return image(name, make, carry, fault, group="T(2)", move=first(rolled), inputs=inputs, **more)
 
 
 SHIFTS = (

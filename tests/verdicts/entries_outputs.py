@@ -143,7 +143,7 @@ ENTRIES = (
             "v": along(-1)(g, value["v"]),
             "nested": [(value["nested"][0][0], along(-1)(g, value["nested"][0][1]))],
         },
-        ":relu",
+        ":sub",
         inputs=lambda: dict(zip(("pos", "charge"), atoms(), strict=True)),
         move=keyed(pos=along(-1)),
     ),

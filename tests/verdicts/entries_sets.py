@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verdicts.actions import along, fixed
-from verdicts.entry import BROKEN, LATENT, SOUND, Action, Entry
+from verdicts.actions import along, each, fixed
+from verdicts.entry import BROKEN, LATENT, SOUND, Action, Entry, told
 from verdicts.parts import (
     generic_batch_norm,
     generic_layer_norm,
@@ -33,6 +33,12 @@ def set_of(
     label = label or (BROKEN if fault else SOUND)
     given = {"move": lambda g, x: (ITEMS(g, x[0]), *x[1:]), "inputs": normal((2, N, 4)), "label": label, "fault": fault}
     return Entry(name, f"S({N})", make, carry=carry, **(given | more))
+
+
+def graph_of(name: str, make: Callable[[], nn.Module], carry: Action = fixed, fault: str = "") -> Entry:
+    """A model of a weighted adjacency of five nodes and their features; of two axes of one size the user has to tell."""
+    move = each(along(-1, -2), ITEMS)
+    return told(set_of(name, make, carry, fault, inputs=normal((N, N), (N, 4)), move=move))
 
 
 def deep_set(self: nn.Module, x: Tensor) -> Tensor:
@@ -75,7 +81,6 @@ def sines() -> Tensor:
     return (torch.arange(N)[:, None] * torch.rand(4)).sin()
 
 
-GRAPH = {"inputs": normal((N, N), (N, 4)), "move": lambda g, x: (along(-1, -2)(g, x[0]), along(-2)(g, x[1]))}
 CANONICAL = "the items sorted by a feature, then an mlp over all of them"
 
 
@@ -127,8 +132,8 @@ ENTRIES = (
         ITEMS,
     ),
     set_of("pairwise distances", plain(lambda self, x: torch.cdist(x, x)), along(-1, -2)),
-    set_of("graph convolution", plain(convolved, mix=linear()), ITEMS, **GRAPH),
-    set_of("a graph's eigenvalues", plain(lambda self, a, x: torch.linalg.eigvalsh(a + a.mT)), fixed, **GRAPH),
+    graph_of("graph convolution", plain(convolved, mix=linear()), ITEMS),
+    graph_of("a graph's eigenvalues", plain(lambda self, a, x: torch.linalg.eigvalsh(a + a.mT)), fixed),
     set_of("an unbiased window of one", plain(lambda self, x: self.conv(x.mT).mT, conv=lambda: nn.Conv1d(4, 4, 1)), ITEMS),
     set_of(
         "spread over groups of channels", plain(lambda self, x: self.norm(x.mT).mT, norm=lambda: nn.GroupNorm(2, 4)), ITEMS
@@ -169,7 +174,9 @@ ENTRIES = (
     set_of(
         "the first item as the query", plain(lambda self, x: torch.softmax(x[:, :1] @ x.mT, -1) @ x), fixed, ":__getitem__"
     ),
-    set_of("differences of neighbours", plain(lambda self, x: (x - x.roll(1, 1)).square().sum(1)), fixed, ":roll"),
+    set_of(
+        "differences of neighbours", plain(lambda self, x: (x - x.roll(1, 1)).square().sum(1)), fixed, ":roll :sub :square"
+    ),
     set_of(
         "causal attention",
         plain(lambda self, x: F.scaled_dot_product_attention(x, x, x, is_causal=True)),
@@ -210,13 +217,12 @@ ENTRIES = (
         fixed,
         ":argsort :take_along_dim :__getitem__",
     ),
-    set_of("upper triangle of an adjacency", plain(upper, mix=linear()), ITEMS, ":triu", **GRAPH),
-    set_of(
+    graph_of("upper triangle of an adjacency", plain(upper, mix=linear()), ITEMS, ":triu"),
+    graph_of(
         "a graph's eigenvectors as positions",
         plain(lambda self, a, x: x + torch.linalg.eigh(a + a.mT).eigenvectors[:, :4]),
         ITEMS,
         ":linalg_eigh :__getitem__ :add",
-        **GRAPH,
     ),
     set_of("sign of the last item", plain(lambda self, x: x * x[:, -1:, :1].sign()), ITEMS, ":__getitem__"),
     set_of(

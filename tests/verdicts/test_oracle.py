@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections import Counter
 
 import pytest
 
 from verdicts import oracle
 from verdicts.corpus import BY_DOMAIN, ENTRIES
-from verdicts.entry import BROKEN, LATENT, NEVER, SOUND, UNSEEN, Entry
+from verdicts.entry import BROKEN, FAULTY, LATENT, NEVER, SOUND, UNSEEN, Entry
 
 EXACT = 1e-6
 """Of a sound model, in float64: where constants are kept in float32, these are equivariant to their own digits."""
@@ -25,13 +27,12 @@ LABELLED = {
 
 @pytest.mark.parametrize("entry", [pytest.param(e, id=name) for name, e in ENTRIES.items() if e.label != UNSEEN])
 def test_the_label_is_what_is_measured(entry: Entry) -> None:
-    error = oracle.error(entry)
-    assert LABELLED[entry.label](error, lambda: oracle.error(entry, trained=True)), f"{entry.label}, error {error:.1e}"
-
-
-@pytest.mark.parametrize("entry", [pytest.param(e, id=name) for name, e in ENTRIES.items() if e.label == BROKEN])
-def test_a_broken_model_is_seen_to_be_broken_on_the_inputs_that_it_is_judged_on(entry: Entry) -> None:
-    assert oracle.error(entry, seeds=1) >= TORN
+    # a fault has to show on the inputs on which the model is judged
+    trained = functools.partial(oracle.error, entry, trained=True, seeds=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        error = oracle.error(entry, seeds=1 if entry.label == BROKEN else 2)
+        assert LABELLED[entry.label](error, trained), f"{entry.label}, error {error:.1e}"
 
 
 def test_no_two_entries_share_a_name() -> None:
@@ -44,6 +45,5 @@ def test_there_are_enough_of_both() -> None:
     assert counts[BROKEN] >= 70
 
 
-@pytest.mark.parametrize("entry", [pytest.param(e, id=name) for name, e in ENTRIES.items()])
-def test_where_it_breaks_is_told_of_those_that_break(entry: Entry) -> None:
-    assert bool(entry.fault) == (entry.label in (BROKEN, LATENT))
+def test_where_it_breaks_is_told_of_those_that_break() -> None:
+    assert [name for name, entry in ENTRIES.items() if bool(entry.fault) != (entry.label in FAULTY)] == []
