@@ -27,7 +27,7 @@ from verdicts.parts import (
 from verdicts.vector_models import around, centred
 
 HARMONICS = "1x0e+1x1o+1x2e"
-HIDDEN = "4x0e+4x1o+2x2e"
+HIDDEN = "3x0e+2x1o+1x2e"
 
 
 def of_points(name: str, make: Callable[[], nn.Module], carry: Action = fixed, fault: str = "", **more: Any) -> Entry:
@@ -64,14 +64,14 @@ PRODUCT = {**UP, "tp": made(o3.FullyConnectedTensorProduct, HIDDEN, HARMONICS, H
 
 
 def gate() -> nn.Module:
-    return enn.Gate("4x0e", [torch.tanh], "6x0e", [torch.sigmoid], "4x1o+2x2e")
+    return enn.Gate("3x0e", [torch.tanh], "3x0e", [torch.sigmoid], "2x1o+1x2e")
 
 
 def gated(self: nn.Module, x: Tensor) -> Tensor:
     return self.lin1(self.gate(self.lin0(harmonics(x))))
 
 
-GATED = {"lin0": made(o3.Linear, HARMONICS, "10x0e+4x1o+2x2e"), "gate": gate, "lin1": made(o3.Linear, HIDDEN, HIDDEN)}
+GATED = {"lin0": made(o3.Linear, HARMONICS, "6x0e+2x1o+1x2e"), "gate": gate, "lin1": made(o3.Linear, HIDDEN, HIDDEN)}
 
 
 def reordered(order: list[int], function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -271,7 +271,7 @@ ENTRIES = (
     ),
     of_points(
         "bias on irreps",
-        plain(biased, **UP, bias=lambda: parameter(26), lin1=made(o3.Linear, HIDDEN, HIDDEN)),
+        plain(biased, **UP, bias=lambda: parameter(14), lin1=made(o3.Linear, HIDDEN, HIDDEN)),
         irreps(HIDDEN),
         ":add",
     ),
@@ -286,7 +286,7 @@ ENTRIES = (
         plain(
             lambda self, x: self.lin1(self.norm(self.lin0(harmonics(x)))),
             **UP,
-            norm=generic_layer_norm(26),
+            norm=generic_layer_norm(14),
             lin1=made(o3.Linear, HIDDEN, HIDDEN),
         ),
         irreps(HIDDEN),
@@ -297,7 +297,7 @@ ENTRIES = (
         plain(
             lambda self, x: self.lin1(self.dense(self.lin0(harmonics(x)))),
             **UP,
-            dense=linear(26, 26),
+            dense=linear(14, 14),
             lin1=made(o3.Linear, HIDDEN, HIDDEN),
         ),
         irreps(HIDDEN),
@@ -399,7 +399,7 @@ ENTRIES = (
     of_features(
         "features with a bias",
         HIDDEN,
-        plain(lambda self, x: self.lin0(x + self.bias), bias=lambda: parameter(26), lin0=made(o3.Linear, HIDDEN, HIDDEN)),
+        plain(lambda self, x: self.lin0(x + self.bias), bias=lambda: parameter(14), lin0=made(o3.Linear, HIDDEN, HIDDEN)),
         irreps(HIDDEN),
         ":add",
     ),

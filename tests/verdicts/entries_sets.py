@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verdicts.actions import along, each, fixed
-from verdicts.entry import BROKEN, LATENT, SOUND, Action, Entry, told
+from verdicts.entry import BROKEN, LATENT, SOUND, Action, Entry, told, claimed
 from verdicts.parts import (
     generic_batch_norm,
     generic_layer_norm,
@@ -155,7 +155,7 @@ ENTRIES = (
     set_of(
         "linear over the items", plain(lambda self, x: torch.tanh(self.mix(x.mT).mT), mix=linear(N, N)), ITEMS, "mix:linear"
     ),
-    set_of("cumulative sum", plain(lambda self, x: self.mix(x.cumsum(1)), mix=linear()), ITEMS, ":cumsum"),
+    claimed(set_of("cumulative sum", plain(lambda self, x: self.mix(x.cumsum(1)), mix=linear()), ITEMS, ":cumsum")),
     set_of(
         "a window of three",
         plain(lambda self, x: self.conv(x.mT).mT.relu(), conv=lambda: nn.Conv1d(4, 4, 3, padding=1)),
@@ -198,12 +198,12 @@ ENTRIES = (
         fixed,
         "head:linear",
     ),
-    set_of(
+    claimed(set_of(
         "layer norm with weights over the items",
         plain(lambda self, x: self.norm(x.mT).mT, norm=generic_layer_norm(N)),
         ITEMS,
         "norm:layer_norm",
-    ),
+    )),
     set_of(
         "dropout of items in training",
         plain(lambda self, x: self.drop(x).sum(1), drop=made(nn.Dropout, 0.5)),
@@ -225,13 +225,13 @@ ENTRIES = (
         ":linalg_eigh :__getitem__ :add",
     ),
     set_of("sign of the last item", plain(lambda self, x: x * x[:, -1:, :1].sign()), ITEMS, ":__getitem__"),
-    set_of(
+    claimed(set_of(
         "layer norm over the items at its start",
         plain(lambda self, x: self.norm(x.mT).mT, norm=made(nn.LayerNorm, N)),
         ITEMS,
         "norm:layer_norm",
         label=LATENT,
-    ),
+    )),
     set_of(
         "a position that starts at zero",
         plain(lambda self, x: torch.tanh(x + self.place), place=lambda: nn.Parameter(torch.zeros(N, 4))),

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import weight_norm as weight_norm_by_hooks
 
 from verdicts.actions import along, each, first, fixed
-from verdicts.entry import BROKEN, LATENT, NEVER, SOUND, Action, Entry
+from verdicts.entry import BROKEN, LATENT, NEVER, SOUND, Action, Entry, claimed
 from verdicts.parts import (
     linear,
     made,
@@ -364,13 +364,13 @@ STARTS = (
         fault=":matmul :__matmul__",
         label=LATENT,
     ),
-    state(
+    claimed(state(
         "rms norm over components at its start",
         plain(lambda self, x: self.norm(centred(x)), norm=made(nn.RMSNorm, 3)),
         along(-1),
         "norm:rms_norm",
         label=LATENT,
-    ),
+    )),
     state(
         "an offset of zero in space",
         plain(lambda self, x: (centred(x) + self.origin).norm(dim=-1), origin=lambda: nn.Parameter(torch.zeros(3))),
@@ -385,20 +385,20 @@ STARTS = (
         ":__getitem__ :mul :add",
         label=LATENT,
     ),
-    state(
+    claimed(state(
         "batch norm of vectors at its start",
         plain(lambda self, v: self.bn(centred(v)), bn=made(nn.BatchNorm1d, 3, eps=0.0)),
         along(-1),
         "bn:batch_norm",
         label=LATENT,
-    ),
-    state(
+    )),
+    claimed(state(
         "a filter over the axes that starts as the identity",
         plain(lambda self, x: self.conv(centred(x)[:, None])[:, 0], conv=identity_filter),
         along(-1),
         "conv:conv1d",
         label=LATENT,
-    ),
+    )),
 )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from verdicts.actions import along, each, first, fixed, pseudoscalar, pseudovector
-from verdicts.entry import BROKEN, Action, Entry
+from verdicts.entry import BROKEN, Action, Entry, claimed
 from verdicts.parts import (
     generic_batch_norm,
     generic_layer_norm,
@@ -305,7 +305,7 @@ BROKEN_CLOUDS = (
         group="O(3)",
     ),
     cloud(
-        "one principal frame of four", plain(one_frame, head=lambda: mlp(3, 5)), fixed, ":linalg_eigh head.0:linear :eigh"
+        "one principal frame of four", plain(one_frame, head=lambda: mlp(3, 5)), fixed, ":__getitem__ :linalg_eigh head.0:linear :eigh"
     ),
     cloud(
         "principal axis with its first component positive",
@@ -336,26 +336,26 @@ BROKEN_CLOUDS = (
         "forces of a torn energy",
         plain(lambda self, x: torch.func.grad(lambda y: (centred(y).tanh() ** 2).sum())(x)),
         along(-1),
-        ":tanh",
+        ":tanh :grad :opaque",
     ),
-    cloud(
+    claimed(cloud(
         "a convolution over the axes",
         plain(lambda self, x: self.conv(x[:, None])[:, 0], conv=lambda: nn.Conv1d(1, 1, 3, padding=1, bias=False)),
         along(-1),
         "conv:conv1d",
-    ),
-    cloud(
+    )),
+    claimed(cloud(
         "components in another order",
         plain(lambda self, x: centred(x)[:, [1, 2, 0]] + centred(x)),
         along(-1),
         ":add :__getitem__",
-    ),
-    cloud(
+    )),
+    claimed(cloud(
         "vectors through a matrix of its own",
         plain(lambda self, x: centred(x) @ self.W, W=lambda: parameter(3, 3)),
         along(-1),
         ":matmul :__matmul__",
-    ),
+    )),
     cloud(
         "eight bits",
         plain(lambda self, x: gated(self, self.up(((x * 16).round() / 16)[..., None])), up=linear(1), gate=linear()),

@@ -80,3 +80,8 @@ class Entry:
 def told(entry: Entry, *, output: bool = False) -> Entry:
     """An entry whose actions a user would have to write: that on the inputs, and perhaps that on the output."""
     return replace(entry, input_action=entry.move, output_action=entry.carry if output else entry.output_action)
+
+
+def claimed(entry: Entry) -> Entry:
+    """An entry of which the user says how the output transforms: else W x, with W fixed, might pass for x in another basis."""
+    return replace(entry, output_action=entry.carry)

@@ -36,25 +36,30 @@ class Score:
     """Whether the user's model, inputs or random numbers are not what they were."""
 
     @property
+    def verdicts(self) -> dict[str, str]:
+        """Those that were asked for: a plan is made of models in evaluation."""
+        found = {"inspect": self.inspected, "plan": self.planned, "assert_equivariant": self.asserted}
+        return {verb: verdict for verb, verdict in found.items() if not (verb == "plan" and self.entry.training)}
+
+    @property
     def false_sound(self) -> bool:
-        return self.entry.label != SOUND and SOUND in (self.inspected, self.planned, self.asserted)
+        return self.entry.label != SOUND and SOUND in self.verdicts.values()
 
     @property
     def false_broken(self) -> bool:
-        return self.entry.label == SOUND and {self.inspected, self.planned, self.asserted} != {SOUND}
+        return self.entry.label == SOUND and set(self.verdicts.values()) != {SOUND}
 
     @property
     def crashed(self) -> str:
         """What was raised that is no sentence for a user, or refused that should have a verdict."""
-        verdicts = {"inspect": self.inspected, "plan": self.planned, "assert_equivariant": self.asserted}
         allowed = {SOUND, BROKEN} | ({REFUSED} if self.entry.label in (NEVER, UNSEEN) else set())
-        return ", ".join(f"{name}: {verdict}" for name, verdict in verdicts.items() if verdict not in allowed)
+        return ", ".join(f"{name}: {verdict}" for name, verdict in self.verdicts.items() if verdict not in allowed)
 
     @property
     def unspoken(self) -> bool:
         """Whether what cannot be seen was judged, or what will break once trained was not said to."""
         if self.entry.label == UNSEEN:
-            return {self.inspected, self.planned, self.asserted} != {REFUSED}
+            return set(self.verdicts.values()) != {REFUSED}
         return self.entry.label == LATENT and "once trained" not in self.words
 
     @property

@@ -45,7 +45,7 @@ def remarks(scores: dict[str, Score]) -> list[str]:
 
 
 def _wrong(score: Score) -> list[str]:
-    verdicts = f"inspect {score.inspected}, plan {score.planned}, assert_equivariant {score.asserted}"
+    verdicts = ", ".join(f"{verb} {verdict}" for verb, verdict in score.verdicts.items())
     named = ":".join(score.named) if score.named else "nothing"
     return [
         *([f"false sound ({verdicts})"] if score.false_sound else []),

@@ -23,13 +23,13 @@ def scored(name: str) -> Score:
 @EACH
 def test_nothing_is_called_sound_that_is_not(name: str) -> None:
     found = scored(name)
-    assert not found.false_sound, f"inspect: {found.inspected}, plan: {found.planned}, assert: {found.asserted}"
+    assert not found.false_sound, found.verdicts
 
 
 @EACH
 def test_nothing_is_called_broken_that_is_sound(name: str) -> None:
     found = scored(name)
-    assert not found.false_broken, f"{found.inspected}, {found.planned}, {found.asserted}: {found.words}"
+    assert not found.false_broken, f"{found.verdicts}: {found.words}"
 
 
 @EACH
