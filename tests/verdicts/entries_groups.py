@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verdicts.actions import along, each, first, fixed, shifted, through, times
-from verdicts.entry import BROKEN, SOUND, Action, Entry, Matrices, told, claimed
+from verdicts.entry import BROKEN, SOUND, Action, Entry, Matrices, claimed, told
 from verdicts.parts import (
     linear,
     made,
@@ -328,7 +328,9 @@ CUBES = (
         fixed,
         "head.0:linear :prod",
     ),
-    claimed(CUBE("weights along the axes", plain(lambda self, x: x * torch.tensor([1.0, 1.0, 2.0]).to(x)), along(-1), ":mul")),
+    claimed(
+        CUBE("weights along the axes", plain(lambda self, x: x * torch.tensor([1.0, 1.0, 2.0]).to(x)), along(-1), ":mul")
+    ),
 )
 
 

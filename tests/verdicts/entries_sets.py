@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verdicts.actions import along, each, fixed
-from verdicts.entry import BROKEN, LATENT, SOUND, Action, Entry, told, claimed
+from verdicts.entry import BROKEN, LATENT, SOUND, Action, Entry, claimed, told
 from verdicts.parts import (
     generic_batch_norm,
     generic_layer_norm,
@@ -198,12 +198,14 @@ ENTRIES = (
         fixed,
         "head:linear",
     ),
-    claimed(set_of(
-        "layer norm with weights over the items",
-        plain(lambda self, x: self.norm(x.mT).mT, norm=generic_layer_norm(N)),
-        ITEMS,
-        "norm:layer_norm",
-    )),
+    claimed(
+        set_of(
+            "layer norm with weights over the items",
+            plain(lambda self, x: self.norm(x.mT).mT, norm=generic_layer_norm(N)),
+            ITEMS,
+            "norm:layer_norm",
+        )
+    ),
     set_of(
         "dropout of items in training",
         plain(lambda self, x: self.drop(x).sum(1), drop=made(nn.Dropout, 0.5)),
@@ -225,13 +227,15 @@ ENTRIES = (
         ":linalg_eigh :__getitem__ :add",
     ),
     set_of("sign of the last item", plain(lambda self, x: x * x[:, -1:, :1].sign()), ITEMS, ":__getitem__"),
-    claimed(set_of(
-        "layer norm over the items at its start",
-        plain(lambda self, x: self.norm(x.mT).mT, norm=made(nn.LayerNorm, N)),
-        ITEMS,
-        "norm:layer_norm",
-        label=LATENT,
-    )),
+    claimed(
+        set_of(
+            "layer norm over the items at its start",
+            plain(lambda self, x: self.norm(x.mT).mT, norm=made(nn.LayerNorm, N)),
+            ITEMS,
+            "norm:layer_norm",
+            label=LATENT,
+        )
+    ),
     set_of(
         "a position that starts at zero",
         plain(lambda self, x: torch.tanh(x + self.place), place=lambda: nn.Parameter(torch.zeros(N, 4))),

@@ -364,13 +364,15 @@ STARTS = (
         fault=":matmul :__matmul__",
         label=LATENT,
     ),
-    claimed(state(
-        "rms norm over components at its start",
-        plain(lambda self, x: self.norm(centred(x)), norm=made(nn.RMSNorm, 3)),
-        along(-1),
-        "norm:rms_norm",
-        label=LATENT,
-    )),
+    claimed(
+        state(
+            "rms norm over components at its start",
+            plain(lambda self, x: self.norm(centred(x)), norm=made(nn.RMSNorm, 3)),
+            along(-1),
+            "norm:rms_norm",
+            label=LATENT,
+        )
+    ),
     state(
         "an offset of zero in space",
         plain(lambda self, x: (centred(x) + self.origin).norm(dim=-1), origin=lambda: nn.Parameter(torch.zeros(3))),
@@ -385,20 +387,24 @@ STARTS = (
         ":__getitem__ :mul :add",
         label=LATENT,
     ),
-    claimed(state(
-        "batch norm of vectors at its start",
-        plain(lambda self, v: self.bn(centred(v)), bn=made(nn.BatchNorm1d, 3, eps=0.0)),
-        along(-1),
-        "bn:batch_norm",
-        label=LATENT,
-    )),
-    claimed(state(
-        "a filter over the axes that starts as the identity",
-        plain(lambda self, x: self.conv(centred(x)[:, None])[:, 0], conv=identity_filter),
-        along(-1),
-        "conv:conv1d",
-        label=LATENT,
-    )),
+    claimed(
+        state(
+            "batch norm of vectors at its start",
+            plain(lambda self, v: self.bn(centred(v)), bn=made(nn.BatchNorm1d, 3, eps=0.0)),
+            along(-1),
+            "bn:batch_norm",
+            label=LATENT,
+        )
+    ),
+    claimed(
+        state(
+            "a filter over the axes that starts as the identity",
+            plain(lambda self, x: self.conv(centred(x)[:, None])[:, 0], conv=identity_filter),
+            along(-1),
+            "conv:conv1d",
+            label=LATENT,
+        )
+    ),
 )
 
 

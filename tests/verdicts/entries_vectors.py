@@ -305,7 +305,10 @@ BROKEN_CLOUDS = (
         group="O(3)",
     ),
     cloud(
-        "one principal frame of four", plain(one_frame, head=lambda: mlp(3, 5)), fixed, ":__getitem__ :linalg_eigh head.0:linear :eigh"
+        "one principal frame of four",
+        plain(one_frame, head=lambda: mlp(3, 5)),
+        fixed,
+        ":__getitem__ :linalg_eigh head.0:linear :eigh",
     ),
     cloud(
         "principal axis with its first component positive",
@@ -338,24 +341,30 @@ BROKEN_CLOUDS = (
         along(-1),
         ":tanh :grad :opaque",
     ),
-    claimed(cloud(
-        "a convolution over the axes",
-        plain(lambda self, x: self.conv(x[:, None])[:, 0], conv=lambda: nn.Conv1d(1, 1, 3, padding=1, bias=False)),
-        along(-1),
-        "conv:conv1d",
-    )),
-    claimed(cloud(
-        "components in another order",
-        plain(lambda self, x: centred(x)[:, [1, 2, 0]] + centred(x)),
-        along(-1),
-        ":add :__getitem__",
-    )),
-    claimed(cloud(
-        "vectors through a matrix of its own",
-        plain(lambda self, x: centred(x) @ self.W, W=lambda: parameter(3, 3)),
-        along(-1),
-        ":matmul :__matmul__",
-    )),
+    claimed(
+        cloud(
+            "a convolution over the axes",
+            plain(lambda self, x: self.conv(x[:, None])[:, 0], conv=lambda: nn.Conv1d(1, 1, 3, padding=1, bias=False)),
+            along(-1),
+            "conv:conv1d",
+        )
+    ),
+    claimed(
+        cloud(
+            "components in another order",
+            plain(lambda self, x: centred(x)[:, [1, 2, 0]] + centred(x)),
+            along(-1),
+            ":add :__getitem__",
+        )
+    ),
+    claimed(
+        cloud(
+            "vectors through a matrix of its own",
+            plain(lambda self, x: centred(x) @ self.W, W=lambda: parameter(3, 3)),
+            along(-1),
+            ":matmul :__matmul__",
+        )
+    ),
     cloud(
         "eight bits",
         plain(lambda self, x: gated(self, self.up(((x * 16).round() / 16)[..., None])), up=linear(1), gate=linear()),

@@ -83,5 +83,5 @@ def told(entry: Entry, *, output: bool = False) -> Entry:
 
 
 def claimed(entry: Entry) -> Entry:
-    """An entry of which the user says how the output transforms: else W x, with W fixed, might pass for x in another basis."""
+    """An entry of which the user says how the output transforms: else a fixed W x might pass for x in another basis."""
     return replace(entry, output_action=entry.carry)
