@@ -1,0 +1,167 @@
+"""What relaxify says of one entry, held against its label: the verdicts of inspect, plan and assert_equivariant."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from relaxify import Group, Report, inspect, plan, relaxify
+from relaxify.testing import assert_equivariant
+from verdicts import oracle
+from verdicts.entry import BROKEN, LATENT, NEVER, SOUND, UNSEEN, Entry, Matrices
+
+REFUSED = "refused"
+"""A ValueError or TypeError: a sentence, no verdict."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The three verdicts, the operation named as the first that breaks, and what went wrong."""
+
+    entry: Entry
+    inspected: str
+    planned: str
+    asserted: str
+    named: tuple[str, str] | None
+    seconds: float
+    words: str
+    changed: bool
+    """Whether the user's model, inputs or random numbers are not what they were."""
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Those that were asked for: a plan is made of models in evaluation."""
+        found = {"inspect": self.inspected, "plan": self.planned, "assert_equivariant": self.asserted}
+        return {verb: verdict for verb, verdict in found.items() if not (verb == "plan" and self.entry.training)}
+
+    @property
+    def false_sound(self) -> bool:
+        return self.entry.label != SOUND and SOUND in self.verdicts.values()
+
+    @property
+    def false_broken(self) -> bool:
+        return self.entry.label == SOUND and set(self.verdicts.values()) != {SOUND}
+
+    @property
+    def crashed(self) -> str:
+        """What was raised that is no sentence for a user, or refused that should have a verdict."""
+        allowed = {SOUND, BROKEN} | ({REFUSED} if self.entry.label in (NEVER, UNSEEN) else set())
+        return ", ".join(f"{name}: {verdict}" for name, verdict in self.verdicts.items() if verdict not in allowed)
+
+    @property
+    def unspoken(self) -> bool:
+        """Whether what cannot be seen was judged, or what will break once trained was not said to."""
+        if self.entry.label == UNSEEN:
+            return set(self.verdicts.values()) != {REFUSED}
+        return self.entry.label == LATENT and "once trained" not in self.words
+
+    @property
+    def named_right(self) -> bool:
+        return self.named is not None and plain(self.named) in {plain(fault) for fault in self.entry.faults}
+
+
+def plain(fault: tuple[str, str]) -> tuple[str, str]:
+    """Path and operation in which relu_ and __add__ are relu and add.
+
+    >>> plain(("head", "torch.nn.functional.relu_"))
+    ('head', 'relu')
+    """
+    path, op = fault
+    name = op.rpartition(".")[2].lower()
+    return path, name if name == "__getitem__" else name.strip("_")
+
+
+def score(entry: Entry) -> Score:
+    """Judge an entry in all three ways."""
+    model, inputs = entry.model(), entry.example()
+    before = _state(model, inputs)
+    positional, keywords = _arguments(entry, inputs)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inspected, report = _said(lambda: inspect(model, *positional, **keywords))
+        # assert_equivariant would measure the same once more, with the same seeds
+        measured = {"side_effect": report} if inspected else {"return_value": report}
+        with mock.patch("relaxify.testing.inspect", **measured):
+            asserted, _ = _said(lambda: assert_equivariant(model, *positional, **keywords))
+        planned, found = _said(lambda: plan(model, _group(entry), example_inputs=inputs, **_planned(entry)))
+    seconds = time.perf_counter() - start
+    fault = report.fault if isinstance(report, Report) else None
+    return Score(
+        entry,
+        inspected or (SOUND if report.is_sound else BROKEN),
+        planned or (BROKEN if found.unsound else SOUND),
+        asserted or SOUND,
+        (fault.module, fault.op) if fault else None,
+        seconds,
+        " ".join(f"{report}\n{found}".split()),
+        changed=not _same(before, _state(model, inputs)),
+    )
+
+
+def refuses(entry: Entry) -> bool:
+    """Whether strict `relaxify` turns the model away."""
+    verdict, _ = _said(lambda: relaxify(entry.model(), _group(entry), example_inputs=entry.example(), **_planned(entry)))
+    return verdict == REFUSED
+
+
+def _said(judge: Callable[[], Any]) -> tuple[str, Any]:
+    """A verdict in the place of what was raised, and the result or the words."""
+    try:
+        return "", judge()
+    except AssertionError as complaint:
+        return BROKEN, complaint
+    except (ValueError, TypeError) as refusal:
+        return REFUSED if type(refusal) in (ValueError, TypeError) and _is_sentence(refusal) else _name(refusal), refusal
+    except Exception as error:
+        return _name(error), error
+
+
+def _is_sentence(error: Exception) -> bool:
+    """Whether a refusal is relaxify's own, raised where it names the thing and the reason."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "relaxify" in trace.tb_frame.f_globals.get("__name__", "")
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+
+
+def _group(entry: Entry) -> Group | str:
+    if isinstance(entry.group, Matrices):
+        return Group.from_generators(entry.group.lie, finite=entry.group.finite, name=entry.group.name)
+    return entry.group
+
+
+def _planned(entry: Entry) -> dict[str, Any]:
+    told = {"input_action": entry.input_action} if entry.input_action else {}
+    return told | ({"input_irreps": dict(entry.irreps)} if entry.irreps else {})
+
+
+def _arguments(entry: Entry, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    named = isinstance(inputs, dict)
+    keywords = _planned(entry) | ({"keywords": inputs} if named else {}) | {"training": entry.training}
+    if entry.output_action:
+        keywords["output_action"] = entry.output_action
+    return (_group(entry), *(() if named else inputs)), keywords
+
+
+def _state(model: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    tensors = [value for value in model.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor)]
+    given = [value for _, value in oracle.leaves(inputs)]
+    return [value.detach().clone() for value in (*tensors, *given)]
+
+
+def _same(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    return len(before) == len(after) and all(
+        a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True)
+    )
