@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.evidence.actions import InputAction, default_action
 from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
 from relaxify.groups import Group
 from relaxify.inspection import OutputAction, Report, inspect
 from relaxify.representations import Representation
+from relaxify.verdicts.actions import InputAction, default_action
 
 __all__ = ["assert_equivariant", "elements", "equivariance_error"]
 
@@ -60,17 +60,16 @@ def assert_equivariant(
 
 
 def _complaint(report: Report, tolerance: float) -> str | None:
-    error = f"relative error {report.error.mean:.1e}, at most {report.error.largest:.1e}"
+    error = f"relative error {report.error.mean:.1e}, at most {report.error.largest:.1e}; {report.verdict.told}"
     if report.fault is not None:
         fault = report.fault
         return (
             f"{error}; it breaks in {fault.module or 'the model'} at {fault.location}\n    {fault.source}\n  {fault.cause}."
         )
-    if not report.error.largest <= tolerance:
-        return f"{error}, above {tolerance:.1e}; no single operation could be named. The inputs' action may be wrong."
-    silent = [output.name for output in report.outputs if not output.response and output.transforms != "zero"]
-    if silent:
-        return f"{', '.join(silent)} does not respond to the inputs, which proves nothing; give weights that are not zero."
+    if not report.is_sound:
+        return f"{error}; no single operation could be named. The inputs' action may be wrong."
+    if not report.error.largest <= max(tolerance, report.verdict.tolerance):
+        return f"{error}, above {tolerance:.1e}."
     return None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
 
-from relaxify.evidence.actions import InputAction
 from relaxify.evidence.adapter_claims import known_operations
 from relaxify.evidence.breaks import Break, first_break
 from relaxify.evidence.evidence import Evidence
@@ -17,6 +16,7 @@ from relaxify.graph.inputs import Inputs
 from relaxify.graph.weighted_calls import WeightedCall, weighted_calls
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
+from relaxify.verdicts.actions import InputAction
 
 SAMPLES, MORE_SAMPLES = 2, 7
 
@@ -68,11 +68,15 @@ def analyse(
     claimed: Sequence[Site | Rejected],
     *,
     training: bool = False,
+    prepare: Callable[[nn.Module], None] | None = None,
+    is_broken: bool = False,
 ) -> Analysis:
-    """Run the model on as many inputs near the given ones as it takes to tell how its values transform."""
-    observer = Observer(model, group, inputs, action, training=training)
+    """Run the model on as many inputs near the given ones as it takes to tell how its values transform.
+
+    `prepare` is called with the copy that runs; `is_broken` says that the output is known not to transform.
+    """
+    observer = Observer(model, group, inputs, action, training=training, prepare=prepare)
     sites = [entry for entry in claimed if isinstance(entry, Site)]
-    _symmetrise(observer.model, sites)
     evidence, injected = observer.evidence(SAMPLES), None
     for samples in (SAMPLES, MORE_SAMPLES):
         evidence = observer.evidence(samples, evidence, injected)
@@ -85,14 +89,14 @@ def analyse(
                 evidence, injected, calls = other, assumed, weighted_calls(model, other.nodes, taken)
                 break
         promises = Promises(evidence, sites)
-        broken = first_break(evidence, promises)
+        broken = first_break(evidence, promises, is_broken=is_broken)
         # more inputs give more samples for the fits; most models need no more
         if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
 
 
-def _symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
+def symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
     """Give ordinary convolutions the kernels that they are to have."""
     for site in sites:
         if site.map.convolution is not None:

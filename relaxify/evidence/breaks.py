@@ -25,12 +25,14 @@ class Break:
         return f"{self.op} in {self.module or 'the model'} at {self.location}"
 
 
-def first_break(evidence: Evidence, known: Callable[[fx.Node], bool | None] = lambda node: None) -> Break | None:
+def first_break(
+    evidence: Evidence, known: Callable[[fx.Node], bool | None] = lambda node: None, *, is_broken: bool = False
+) -> Break | None:
     """The operation that breaks the symmetry, or None if every output of the model transforms linearly (or is undecided).
 
     A value may transform in no linear way for a while (a product of components, before it is summed): what counts is that
     nothing downstream of the break recovers. `known` says of a node whether it transforms as a layer's type promises, if
-    there is such a promise.
+    there is such a promise. If the output `is_broken`, what is too little to tell by itself is looked behind too.
     """
 
     def is_sound(node: fx.Node) -> bool:
@@ -39,18 +41,20 @@ def first_break(evidence: Evidence, known: Callable[[fx.Node], bool | None] = la
             promised = evidence.of(node).is_sound and not _is_deformed(evidence, node)
         return node.op != "call_function" or promised
 
-    def is_broken(node: fx.Node) -> bool:
+    def breaks(node: fx.Node) -> bool:
         return known(node) is False or evidence.of(node).kind == "none" or _is_deformed(evidence, node)
 
     order = {node: i for i, node in enumerate(evidence.nodes)}
     outputs = evidence.nodes[-1].all_input_nodes
     waiting = [node for node in outputs if known(node) is False or evidence.of(node).kind == "none"]
+    if is_broken and not waiting:
+        waiting = [node for node in outputs if not is_sound(node)]
     suspects: set[fx.Node] = set()
     while waiting:
         node = waiting.pop()
         suspects.add(node)
         waiting += [source for source in node.all_input_nodes if source not in suspects and not is_sound(source)]
-    first = min(filter(is_broken, suspects), key=order.__getitem__, default=None)
+    first = min(filter(breaks, suspects), key=order.__getitem__, default=None)
     if first is None:
         return None
     return Break(first, first.meta.get("module", ""), where(first), op_name(first))

@@ -117,6 +117,11 @@ class Evidence:
         pixels, maps, values = self.of(node).pixels, self.pixel_maps, self.values(node)
         return values if pixels is None or maps is None else maps.moved_back(self.group, values, pixels)
 
+    @property
+    def parting(self) -> fx.Node | None:
+        """The node at which a run on transformed inputs first took another course, if one did."""
+        return None if self.diverged is None else self.nodes[len(self._index)]
+
     def past_divergence(self, node: fx.Node) -> bool:
         """Whether a node comes after the statement from which on the runs took different courses."""
         return self.diverged is not None and node not in self._index

@@ -61,12 +61,12 @@ class Transformation:
 
 
 def elements(group: Group) -> list[Element]:
-    """One element for each generator, then a random one that tests what they predict."""
+    """A small element for each generator, then a random one, full-size in compact groups, that tests what they predict."""
     count = len(group.generators)
     found = [Element(ANGLE * direction) for direction in torch.eye(count, dtype=torch.float64)]
     found += [Element(torch.zeros(count, dtype=torch.float64), (letter,)) for letter in range(len(group.finite))]
     generic = group.random(torch.Generator().manual_seed(11))
-    return [*found, Element(0.3 * generic.coefficients, generic.word)]
+    return [*found, generic if group.compact else Element(0.3 * generic.coefficients, generic.word)]
 
 
 def transformation(

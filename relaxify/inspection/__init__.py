@@ -6,8 +6,9 @@ This is the room's face: other rooms and the command line import from here alone
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.inspecting import inspect
 from relaxify.inspection.monitor import Monitor
-from relaxify.inspection.outputs import OutputAction
-from relaxify.inspection.report import Errors, Fault, LayerReport, ModuleReport, NodeReport, OutputReport, Report
+from relaxify.inspection.report import Fault, LayerReport, ModuleReport, NodeReport, OutputReport, Report
+from relaxify.verdicts.actions import OutputAction
+from relaxify.verdicts.verdict import Errors
 
 __all__ = [
     "Cause",

@@ -13,6 +13,7 @@ class CauseKind(enum.StrEnum):
 
     BIAS = "bias"
     COMPARISON = "comparison"
+    COURSE = "course"
     CONSTANT = "constant"
     CONVENTION = "convention"
     DROPOUT = "dropout"
@@ -30,9 +31,10 @@ class CauseKind(enum.StrEnum):
     RESAMPLING = "resampling"
     ROUNDING = "rounding"
     SELECTION = "selection"
+    TIES = "ties"
 
 
-Form = Literal["", "border", "even kernel", "factor", "pixels", "stride", "windows"]
+Form = Literal["", "basis", "border", "even kernel", "factor", "pixels", "stride", "windows"]
 """Which of its forms a kind takes, where it has several; "" is the usual one."""
 
 
@@ -56,11 +58,19 @@ class Cause:
 
 
 _SENTENCES: dict[tuple[CauseKind, Form], str] = {
+    (CauseKind.TIES, ""): (
+        "these inputs are on an edge: values that {op} orders or cuts off tie, and their last digits decide; move the "
+        "inputs a little, or let weights fall to 0 at the cut-off"
+    ),
     (CauseKind.BIAS, ""): "a constant (a bias) is added to components that transform; only zero is the same in every frame",
     (CauseKind.COMPARISON, ""): "{op} compares single components, whose order depends on the frame; compare lengths instead",
     (CauseKind.CONSTANT, ""): "{op} combines components that transform with values that do not",
     (CauseKind.CONVENTION, ""): "wrong convention: it transforms by the inverse of g, as if R^T were used instead of R",
     (CauseKind.CONVENTION, "factor"): "wrong convention: {op} would commute if one factor were transposed, R^T instead of R",
+    (CauseKind.CONVENTION, "basis"): (
+        "convention: the output transforms as vectors do in another basis, or with their axes in another order"
+    ),
+    (CauseKind.COURSE, ""): "from {op} on the run on g x takes another course than that on x, so it depends on the frame",
     (CauseKind.DROPOUT, ""): "dropout zeroes single components that transform; drop whole vectors instead",
     (CauseKind.FLATTEN, ""): (
         "{op} reads a flattened map, with weights of its own for every pixel; pool over the pixels before it"

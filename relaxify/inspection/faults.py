@@ -2,51 +2,95 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
+import math
 
 import torch
 from torch import fx, nn
 
-from relaxify.evidence.analysis import Analysis
+from relaxify.evidence.analysis import Analysis, analyse
 from relaxify.evidence.breaks import op_name, where
 from relaxify.evidence.evidence import Evidence
-from relaxify.graph.inputs import Inputs, map_tensors
-from relaxify.graph.precision import quiet
+from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import record
+from relaxify.groups import Group
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.causes import cause_of
-from relaxify.inspection.report import Errors, Fault
-from relaxify.modules.hanging import probe
-from relaxify.relaxation.planning import Plan
+from relaxify.inspection.report import Fault
+from relaxify.relaxation.planning import Examined, Plan
+from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.generic import move_special
+from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.verdict import Reason, Status, Verdict, name_of
 
 ROUNDING = 1e-3
 """The relative error above which a value has lost its digits."""
 
 
-def first_fault(planned: Plan, analysis: Analysis, error: Errors) -> Fault | None:
+def attributed(
+    model: nn.Module,
+    planned: Plan,
+    examined: Examined,
+    inputs: Inputs,
+    input_action: InputAction | None,
+    *,
+    training: bool,
+) -> tuple[Fault | None, tuple[Fault, ...]]:
+    """The operation to which the verdict is traced back, if it is one; and those that look odd in a sound model."""
+    verdict, analysis = examined.measured.verdict, examined.analysis
+    if verdict.status is Status.LATENT:
+        moved = functools.partial(move_special, names=verdict.parameters)
+        group = Group.parse(planned.group)
+        analysis = analyse(
+            model, group, inputs, input_action, planned.sites, training=training, prepare=moved, is_broken=True
+        )
+        return _first_fault(planned, analysis, verdict), ()
+    if verdict.status is Status.BROKEN:
+        return _first_fault(planned, analysis, verdict), ()
+    odd = None if analysis.broken is None else _first_fault(planned, analysis, verdict)
+    return _rounding_fault(model, analysis.evidence, inputs, verdict, training=training), (odd,) if odd else ()
+
+
+def _first_fault(planned: Plan, analysis: Analysis, verdict: Verdict) -> Fault | None:
     """The first of what breaks the output, and of the linear operations that should be equivariant and are not."""
     unsound = {rejected.path for rejected in planned.unsound}
     nodes = {call.node for path, calls in analysis.calls.items() if path in unsound for call in calls}
     nodes |= {analysis.broken.node} if analysis.broken else set()
     evidence = analysis.evidence
     node = next((node for node in evidence.nodes if node in nodes), None)
-    return None if node is None else _fault_at(node, cause_of(evidence, node), evidence.of(node).residual, error.mean)
+    if node is None:
+        node = evidence.parting
+        if node is None:
+            return None
+        return _fault_at(node, Cause(CauseKind.COURSE, op_name(node), evidence.group.name), math.nan, verdict.error.mean)
+    return _fault_at(node, _cause(evidence, node, verdict), evidence.of(node).residual, verdict.error.mean)
 
 
-def rounding_fault(model: nn.Module, evidence: Evidence, inputs: Inputs, own: Errors, *, training: bool) -> Fault | None:
+def _cause(evidence: Evidence, node: fx.Node, verdict: Verdict) -> Cause:
+    if verdict.reason is Reason.TIES:
+        return Cause(CauseKind.TIES, op_name(node), evidence.group.name)
+    if verdict.reason is Reason.CONVENTION:
+        return Cause(CauseKind.CONVENTION, op_name(node), evidence.group.name, "basis")
+    return cause_of(evidence, node)
+
+
+def _rounding_fault(
+    model: nn.Module, evidence: Evidence, inputs: Inputs, verdict: Verdict, *, training: bool
+) -> Fault | None:
     """The operation at which a model that is sound in float64 loses its digits in its own precision."""
-    if not own.largest > ROUNDING:
+    own = verdict.own
+    if own is None or not own.error.largest > max(ROUNDING, 100 * torch.finfo(own.precision).eps):
         return None
-    dtype = dtype_of(model)
-    with quiet(dtype):
-        run = record(probe(model, None).train(training), map_tensors(lambda _, value: value.detach().clone(), inputs))
+    twin = Twin(model, training=training, double=False)
+    run = twin.run(twin.inputs(inputs), record)
     lost: set[fx.Node] = set()
     for exact, rounded in zip(evidence.nodes, run.nodes, strict=False):
         error = _difference(exact, rounded)
         if error > ROUNDING and lost.isdisjoint(exact.all_input_nodes):
-            details = {"dtype": str(dtype).removeprefix("torch.")}
+            details = {"dtype": name_of(own.precision)}
             why = Cause(CauseKind.ROUNDING, op_name(exact), evidence.group.name, details=details)
-            return _fault_at(exact, why, error, own.mean)
+            return _fault_at(exact, why, error, own.error.mean)
         lost |= {exact} if error > ROUNDING else set()
     return None
 
@@ -64,8 +108,3 @@ def _difference(exact: fx.Node, rounded: fx.Node) -> float:
     if a is None or b is None or a.shape != b.shape or not a.numel() or exact.op != "call_function":
         return 0.0
     return float((a.double() - b.double()).norm() / (a.double().norm() or 1.0))
-
-
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """The precision that a model is in: that of its first parameter."""
-    return next((parameter.dtype for parameter in model.parameters()), torch.get_default_dtype())

@@ -1,39 +1,28 @@
-"""inspect: run a model on x and on g x, measure its error end to end, trace it back to an operation, and report."""
+"""inspect: run a model on x and on g x, and say which layer breaks equivariance, by how much, and why."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from relaxify.evidence.actions import InputAction
-from relaxify.evidence.analysis import Analysis
 from relaxify.evidence.breaks import op_name, where
 from relaxify.evidence.evidence import Evidence
-from relaxify.graph.inputs import Inputs, leaves_of
-from relaxify.graph.precision import quiet
+from relaxify.graph.inputs import Inputs, leaves_of, tensors_of
 from relaxify.groups import Group
 from relaxify.inspection.carried import carried_by_outputs, words_of
-from relaxify.inspection.faults import dtype_of, first_fault, rounding_fault
+from relaxify.inspection.faults import attributed
 from relaxify.inspection.layers import layer_report
-from relaxify.inspection.outputs import (
-    OutputAction,
-    group_errors,
-    lie_derivatives,
-    output_reports,
-    response_of,
-    runs_of,
-    runs_with,
-)
-from relaxify.inspection.report import Errors, Fault, ModuleReport, NodeReport, OutputReport, Report
-from relaxify.modules.hanging import probe
-from relaxify.relaxation.planning import Plan, plan_and_analysis
+from relaxify.inspection.lie_derivatives import lie_derivatives
+from relaxify.inspection.report import Fault, ModuleReport, NodeReport, OutputReport, Report
+from relaxify.relaxation.planning import Examined, Plan, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import Term, terms_of
+from relaxify.verdicts.actions import InputAction, OutputAction
+from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.verdict import Errors, OutputVerdict
 
 
 def inspect(
@@ -64,91 +53,106 @@ def inspect(
     """
     if inputs and keywords:
         raise ValueError("inspect takes its inputs by position or by name, not both; pass all of them in keywords={...}.")
-    runs = _run(model, group, dict(keywords) if keywords else inputs, input_action, training)
-    measured = _measure(runs, output_action)
-    fault = _attribute(runs, measured)
-    return _report(runs, measured, fault)
+    given = dict(keywords) if keywords else inputs
+    runs = _run(model, group, given, input_action, output_action, training)
+    lie, method = _lie_derivatives(runs, output_action)
+    relaxed_error = _relaxed_error(runs)
+    fault, notes = attributed(runs.model, runs.plan, runs.examined, runs.inputs, runs.input_action, training=training)
+    return _report(runs, fault, notes, lie, method, relaxed_error)
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """A model on x and on g x, in float64 and without its terms, with what its layers are found to be."""
+    """A model on x and on g x, with the verdict on it and what its layers are found to be."""
 
     model: nn.Module
     inputs: Inputs
+    input_action: InputAction | None
     training: bool
     terms: Mapping[str, Term]
     plan: Plan
-    analysis: Analysis
+    examined: Examined
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Errors from the inputs to the outputs; `own` in the model's own precision, `relaxed` with its terms acting."""
-
-    error: Errors
-    own: Errors
-    relaxed: Errors | None
-    outputs: tuple[OutputReport, ...]
-    lie: tuple[float, ...]
-    lie_method: str
-
-
-def _run(model: nn.Module, group: Group | str, inputs: Inputs, input_action: InputAction | None, training: bool) -> _Runs:
-    terms = terms_of(model)
-    planned, analysis = plan_and_analysis(
-        model, group, example_inputs=inputs, input_action=input_action, training=training, symmetrise=bool(terms)
+def _run(
+    model: nn.Module,
+    group: Group | str,
+    inputs: Inputs,
+    input_action: InputAction | None,
+    output_action: OutputAction | None,
+    training: bool,
+) -> _Runs:
+    planned, examined = plan_and_analysis(
+        model,
+        group,
+        example_inputs=inputs,
+        input_action=input_action,
+        output_action=output_action,
+        training=training,
+        changes=False,
     )
-    assert analysis is not None
-    return _Runs(model, inputs, training, terms, planned, analysis)
+    assert examined is not None
+    return _Runs(model, inputs, input_action, training, terms_of(model), planned, examined)
 
 
-def _measure(runs: _Runs, output_action: OutputAction | None) -> _Measured:
-    evidence, observer = runs.analysis.evidence, runs.analysis.observer
-    carried, response = carried_by_outputs(evidence), response_of(observer)
-
-    def errors_of(model: nn.Module, inputs: Inputs) -> Errors:
-        with quiet(dtype_of(model)):
-            moved = runs_with(model, evidence.group, inputs, observer.action)
-            return group_errors(moved, carried, response, output_action)[0]
-
-    error, of_outputs = group_errors(runs_of(evidence), carried, response, output_action)
-    lie, method = lie_derivatives(observer, carried, output_action)
-    own, with_terms = errors_of(probe(runs.model, None).train(runs.training), runs.inputs), None
-    if runs.terms:
-        twin = copy.deepcopy(runs.model).to("cpu", torch.float64).eval()
-        with relaxed(twin):
-            with_terms = errors_of(twin, observer.inputs)
-    outputs = output_reports(evidence, carried, of_outputs, response)
-    return _Measured(error, own, with_terms, outputs, lie, method)
+def _lie_derivatives(runs: _Runs, output_action: OutputAction | None) -> tuple[tuple[float, ...], str]:
+    evidence = runs.examined.analysis.evidence
+    if evidence.diverged is not None:
+        return (), "none: the runs on x and on g x take different courses"
+    floating = [value.is_floating_point() for _, value in tensors_of(evidence.recording.output)]
+    carried = [each for each, is_floating in zip(carried_by_outputs(evidence), floating, strict=True) if is_floating]
+    return lie_derivatives(runs.examined.analysis.observer, carried, output_action)
 
 
-def _attribute(runs: _Runs, measured: _Measured) -> Fault | None:
-    return first_fault(runs.plan, runs.analysis, measured.error) or rounding_fault(
-        runs.model, runs.analysis.evidence, runs.inputs, measured.own, training=runs.training
-    )
+def _relaxed_error(runs: _Runs) -> Errors | None:
+    """The error of a relaxed model with its terms acting, held to the same response."""
+    if not runs.terms:
+        return None
+    twin = Twin(runs.model, terms=True)
+    with relaxed(twin.model):
+        found = runs.examined.measured.of(twin)
+    return None if found is None else found.error
 
 
-def _report(runs: _Runs, measured: _Measured, fault: Fault | None) -> Report:
-    analysis, evidence = runs.analysis, runs.analysis.evidence
-    # of the response, of the Lie derivatives, and of the model in its own precision and with its terms
-    others = 6 + len(measured.lie) + (2 if runs.terms else 1) * (2 + evidence.group.actions)
+def _report(
+    runs: _Runs,
+    fault: Fault | None,
+    notes: tuple[Fault, ...],
+    lie: tuple[float, ...],
+    method: str,
+    with_terms: Errors | None,
+) -> Report:
+    analysis, verdict = runs.examined.analysis, runs.examined.measured.verdict
+    evidence = analysis.evidence
     return Report(
         group=evidence.group.name,
         model=type(runs.model).__name__,
-        error=measured.error,
-        error_in_own_precision=measured.own,
-        relaxed_error=measured.relaxed,
-        lie=measured.lie,
-        lie_method=measured.lie_method,
-        outputs=measured.outputs,
+        verdict=verdict,
+        error=verdict.error,
+        error_in_own_precision=verdict.error if verdict.own is None else verdict.own.error,
+        relaxed_error=with_terms,
+        lie=lie,
+        lie_method=method,
+        outputs=tuple(_output(each) for each in verdict.outputs),
         fault=fault,
+        notes=notes,
+        undecided=tuple(_undecided(evidence)) if fault is None and not verdict.is_sound else (),
         layers=tuple(layer_report(site, runs.terms.get(site.path), analysis) for site in runs.plan.sites),
         modules=tuple(_modules(runs.model, evidence)),
         nodes=tuple(_nodes(evidence)),
         diverged=evidence.diverged,
-        forward_passes=analysis.observer.runs + others,
+        forward_passes=analysis.observer.runs + verdict.forward_passes + 3 * len(lie) + (3 if runs.terms else 0),
     )
+
+
+def _output(found: OutputVerdict) -> OutputReport:
+    return OutputReport(found.name, found.shape, found.transforms, found.error, found.response)
+
+
+def _undecided(evidence: Evidence) -> Iterator[str]:
+    """The operations, the first ones, of which too little was seen to tell whether they transform."""
+    nodes = [node for node in evidence.nodes if node.op == "call_function" and evidence.of(node).kind == "undecided"]
+    yield from (f"{op_name(node)} in {node.meta.get('module') or 'the model'} at {where(node)}" for node in nodes[:5])
 
 
 def _nodes(evidence: Evidence) -> Iterator[NodeReport]:

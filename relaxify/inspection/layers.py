@@ -11,10 +11,11 @@ from torch import Tensor, fx
 from relaxify.evidence.analysis import Analysis
 from relaxify.graph.inputs import leaves_of
 from relaxify.grids.convolution import Geometry
-from relaxify.inspection.report import Errors, LayerReport
+from relaxify.inspection.report import LayerReport
 from relaxify.intertwiners import lie_derivative
 from relaxify.relaxation.terms.term import Term
 from relaxify.sites import Site
+from relaxify.verdicts.verdict import Errors
 
 ELEMENTS = 16
 PATCHES = 4096

@@ -9,34 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.html import page_of
+from relaxify.verdicts.verdict import Errors, Verdict
 
 FORMAT = "relaxify-report/1"
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Relative errors over several group elements and inputs."""
-
-    mean: float
-    largest: float
-    standard_error: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Errors:
-        """Mean, largest and standard error of the mean; NaN if one of them is."""
-        if not values:
-            return cls(math.nan, math.nan, math.nan, 0)
-        mean = sum(values) / len(values)
-        variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
-        largest = math.nan if any(map(math.isnan, values)) else max(values)
-        return cls(mean, largest, math.sqrt(variance / len(values)), len(values))
 
 
 @dataclass(frozen=True)
@@ -127,10 +108,15 @@ class Fault:
 
 @dataclass(frozen=True)
 class Report:
-    """What `inspect` measured of a model under a group."""
+    """What `inspect` measured of a model under a group.
+
+    `fault` is the operation to which the error is traced back; `notes` are those that look odd in a model that is sound as a
+    whole; `undecided`, of a model that is not, the first operations that the runs tell too little of.
+    """
 
     group: str
     model: str
+    verdict: Verdict
     error: Errors
     error_in_own_precision: Errors
     relaxed_error: Errors | None
@@ -138,6 +124,8 @@ class Report:
     lie_method: str
     outputs: tuple[OutputReport, ...]
     fault: Fault | None
+    notes: tuple[Fault, ...]
+    undecided: tuple[str, ...]
     layers: tuple[LayerReport, ...]
     modules: tuple[ModuleReport, ...]
     nodes: tuple[NodeReport, ...]
@@ -146,13 +134,15 @@ class Report:
 
     @property
     def is_sound(self) -> bool:
-        """Whether no operation breaks the symmetry."""
-        return self.fault is None
+        """Whether the error, on full-size group elements, is within the tolerance: see `verdict`."""
+        return self.verdict.is_sound
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data under the key `format`: "relaxify-report/1"."""
         fault = None if self.fault is None else self.fault.to_dict()
-        return {"format": FORMAT, **dataclasses.asdict(self), "fault": fault}
+        told = {"fault": fault, "notes": [note.to_dict() for note in self.notes], "verdict": self.verdict.to_dict()}
+        plain = dataclasses.asdict(dataclasses.replace(self, fault=None, notes=()))
+        return {"format": FORMAT, **plain, "is_sound": self.is_sound, **told}
 
     def to_json(self) -> str:
         """JSON; numbers that are not finite are null."""
@@ -168,6 +158,10 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.model} under {self.group}: error {self.error.mean:.1e}, at most {self.error.largest:.1e}"]
+        lines.append(f"  {self.verdict.told}")
+        if self.fault is None and not self.is_sound:
+            lines += ["  no single operation could be named", *(f"    undecided: {each}" for each in self.undecided)]
+        lines += [f"  note: {note.op} at {note.location}: {note.cause}" for note in self.notes]
         if self.fault is not None:
             lines.append(f"  breaks at {self.fault.op} in {self.fault.module or 'the model'}, {self.fault.location}:")
             lines += [f"    {self.fault.source}", f"    {self.fault.cause}"]

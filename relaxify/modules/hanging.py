@@ -189,15 +189,20 @@ def copy_without(model: Model, children: Sequence[nn.Module]) -> Model:
 def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:
     """A copy to run numeric proofs on: in float64 (None: as it is), eval, without hooks and without what hangs on it."""
     twin = copy.deepcopy(module, _constants(module)).to("cpu", dtype).eval()
-    acting = {id(child) for part in twin.modules() for child in _acting_on(part)}
-    # a module of the model's own may be called `relaxation` too
-    for path, child in [(path, child) for path, child in hung(twin) if id(child) in acting]:
-        child.settle(twin.get_submodule(path))
-    take_off(twin, acting)
+    take_off_all(twin)
     for part in twin.modules():
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
     return twin
+
+
+def take_off_all(model: nn.Module) -> None:
+    """Remove all that hangs on a model, which computes then what it computes while none of that acts."""
+    acting = {id(child) for part in model.modules() for child in _acting_on(part)}
+    # a module of the model's own may be called `relaxation` too
+    for path, child in [(path, child) for path, child in hung(model) if id(child) in acting]:
+        child.settle(model.get_submodule(path))
+    take_off(model, acting)
 
 
 def _acting_on(module: nn.Module) -> Iterator[Hung]:

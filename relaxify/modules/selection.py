@@ -23,8 +23,11 @@ Names = Sequence[tuple[str, nn.Module]]
 class Selection:
     """Decides on the claims made for one model. A layer is selected by any of its names, and by those of its aliases."""
 
-    def __init__(self, model: nn.Module, include: Sequence[Pattern], exclude: Sequence[Pattern]) -> None:
+    def __init__(
+        self, model: nn.Module, include: Sequence[Pattern], exclude: Sequence[Pattern], *, to_be_trained: bool = True
+    ) -> None:
         self.model = model
+        self.to_be_trained = to_be_trained
         self.include = include
         self.exclude = exclude
         self._candidates: dict[str, Names] = {}
@@ -64,7 +67,8 @@ class Selection:
         if rep_in.is_trivial and rep_out.is_trivial:
             reason = f"invariant -> invariant: it cannot break {rep_in.group.name}"
             return Rejected(path, op, reason, RejectionKind.trivial)
-        check_site(claim)
+        if self.to_be_trained:
+            check_site(claim)
         error = self._error(claim)
         if not error <= TOLERANCE:
             reason = f"it does not commute with {rep_in.group.name}: relative error {error:.1e} in float64"

@@ -9,7 +9,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from relaxify.evidence.actions import InputAction
 from relaxify.groups import Group
 from relaxify.modules.hanging import child_name
 from relaxify.modules.patterns import Pattern
@@ -18,6 +17,7 @@ from relaxify.relaxation.planning import ExampleInputs, Plan, plan
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
+from relaxify.verdicts.actions import InputAction
 
 Model = TypeVar("Model", bound=nn.Module)
 

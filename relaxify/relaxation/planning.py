@@ -15,19 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relaxify.evidence.actions import InputAction
-from relaxify.evidence.analysis import Analysis, analyse
+from relaxify.evidence.analysis import Analysis, analyse, symmetrise
 from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.graph.inputs import Inputs
 from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
 from relaxify.modules.checks import check_model
-from relaxify.modules.hanging import CHILD
+from relaxify.modules.hanging import CHILD, hung
 from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.sites import Rejected, RejectionKind, Site
+from relaxify.verdicts.actions import InputAction, OutputAction
+from relaxify.verdicts.measuring import Measurement, measurement, spoilt
+from relaxify.verdicts.verdict import Status, Verdict
 
 UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
 
@@ -39,7 +41,7 @@ class Plan:
     """What `relaxify` would do: the sites it would relax with their configs, and every rejected candidate's reason.
 
     `looked_at` counts the model's modules by type. `diverged` is the statement (file:line) from which on runs on transformed
-    example inputs took another course, if any did.
+    example inputs took another course, if any did; `verdict` what these say of the model as a whole, None without any.
     """
 
     group: Group
@@ -48,6 +50,7 @@ class Plan:
     configs: Mapping[str, RelaxConfig]
     looked_at: Mapping[str, int]
     diverged: str | None = None
+    verdict: Verdict | None = None
 
     @property
     def unsound(self) -> tuple[Rejected, ...]:
@@ -114,31 +117,94 @@ def plan_and_analysis(
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
     example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
+    output_action: OutputAction | None = None,
     training: bool = False,
-    symmetrise: bool = True,
-) -> tuple[Plan, Analysis | None]:
+    changes: bool = True,
+) -> tuple[Plan, Examined | None]:
     """The plan, with the runs on example inputs that it rests on, in training mode if `training`.
 
-    Without `symmetrise`, ordinary convolutions are taken as they are.
+    Without `changes`, for a model that is inspected and not relaxed, ordinary convolutions are taken as they are, and
+    weights in half precision are no obstacle.
     """
     group, overrides = Group.parse(group), {} if overrides is None else overrides
     _check_configs(config, overrides)
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model)
-    selection = Selection(model, include, exclude)
-    claims = selection.decide(_alone(model, _claims(model, group), symmetrise=symmetrise))
+    selection = Selection(model, include, exclude, to_be_trained=changes)
+    symmetrises = changes or next(hung(model), None) is not None
+    claims = selection.decide(_alone(model, _claims(model, group), symmetrise=symmetrises))
     if example_inputs is None:
-        analysis, decided = None, [*claims, *selection.decide(_unjudged(model, claims))]
+        examined, decided = None, [*claims, *selection.decide(_unjudged(model, claims))]
     else:
         settled = [claim for claim in claims if not _is_open(claim)]
-        analysis = analyse(model, group, _inputs(example_inputs), input_action, settled, training=training)
-        decided = _judged(model, selection, claims, analysis)
+        actions = {"input_action": input_action, "output_action": output_action}
+        examined = _examine(model, group, _inputs(example_inputs), settled, own=not changes, training=training, **actions)
+        decided = _as_a_whole(model, _judged(model, selection, claims, examined.analysis), examined.measured.verdict)
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = tuple(entry for entry in decided if isinstance(entry, Site))
     rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
     configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
-    return Plan(group, sites, rejected, configs, types, analysis.evidence.diverged if analysis else None), analysis
+    diverged = examined.analysis.evidence.diverged if examined else None
+    verdict = examined.measured.verdict if examined else None
+    return Plan(group, sites, rejected, configs, types, diverged, verdict), examined
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A model on example inputs: the verdict on it as a whole, and how each of its values transforms."""
+
+    measured: Measurement
+    analysis: Analysis
+
+
+def _examine(
+    model: nn.Module,
+    group: Group,
+    inputs: Inputs,
+    settled: Sequence[Site | Rejected],
+    *,
+    own: bool,
+    training: bool,
+    input_action: InputAction | None,
+    output_action: OutputAction | None,
+) -> Examined:
+    """The verdict first; what each value does explains it, and never overrules it."""
+    if where := spoilt(model, inputs):
+        raise ValueError(f"{where} has NaN or infinite values, of which nothing can be told; restore or replace them.")
+    sites = [entry for entry in settled if isinstance(entry, Site)]
+    options: dict[str, Any] = {"training": training, "prepare": partial(symmetrise, sites=sites)}
+    measured = measurement(model, group, inputs, input_action=input_action, output_action=output_action, own=own, **options)
+    is_broken = measured.verdict.status is Status.BROKEN
+    return Examined(measured, analyse(model, group, inputs, input_action, settled, is_broken=is_broken, **options))
+
+
+def _as_a_whole(model: nn.Module, decided: list[Site | Rejected], verdict: Verdict) -> list[Site | Rejected]:
+    """What was decided of each operation, held to the verdict on the model."""
+    if verdict.is_sound:
+        return [_noted(entry) if isinstance(entry, Rejected) and entry.unsound else entry for entry in decided]
+    if verdict.status is Status.BROKEN and any(isinstance(entry, Rejected) and entry.unsound for entry in decided):
+        return decided
+    return [*decided, *_of_the_model(model, verdict)]
+
+
+def _noted(entry: Rejected) -> Rejected:
+    """An operation that looks odd in a model that is equivariant all the same: two cancel, or the basis is another."""
+    reason = f"{entry.reason}; the model as a whole is equivariant"
+    return replace(entry, reason=reason, kind=RejectionKind.unsupported)
+
+
+def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
+    """What speaks against a model where no operation does."""
+    if verdict.status is Status.LATENT:
+        for name in verdict.parameters:
+            reason = f"it will break {verdict.group} once trained: {name} is harmless only while it is exactly 0 or 1"
+            path = name.rpartition(".")[0]
+            yield Rejected(path, type(model.get_submodule(path)).__name__, reason, RejectionKind.unsound)
+        return
+    told = "no single operation could be named" if verdict.status is Status.BROKEN else "it cannot be told to be equivariant"
+    reason = f"{verdict.reason.value}, error {verdict.error.mean:.1e}; {told}"
+    yield Rejected("", type(model).__name__, reason, RejectionKind.unsound)
 
 
 def _claims(model: nn.Module, group: Group) -> list[Site | Rejected]:

@@ -12,9 +12,9 @@ from relaxify.groups import Group
 from relaxify.verdicts.errors import output_verdict
 from relaxify.verdicts.orbits import not_finite
 from relaxify.verdicts.subject import Measured
-from relaxify.verdicts.verdict import OutputVerdict, Reason, Spread, Status, Verdict
+from relaxify.verdicts.verdict import Errors, OutputVerdict, Reason, Status, Verdict
 
-_UNKNOWN = Spread(float("nan"), float("nan"))
+_UNKNOWN = Errors.of([])
 
 
 def without_runs(model: nn.Module, group: Group, where: str) -> Verdict:

@@ -18,7 +18,7 @@ from relaxify.verdicts.draws import Draw, is_orthogonal
 from relaxify.verdicts.fits import LARGEST_AXIS, Fit, fit, products_change
 from relaxify.verdicts.orbits import Moved, Orbit, finite
 from relaxify.verdicts.outputs import is_measured
-from relaxify.verdicts.verdict import OutputVerdict, Reason, Spread, Status
+from relaxify.verdicts.verdict import Errors, OutputVerdict, Reason, Status
 
 TOLERANCE = 1e-6
 MEANINGLESS = 1e-2
@@ -297,11 +297,11 @@ def output_verdict(found: Judged, orbits: Sequence[Orbit]) -> OutputVerdict:
     size = float(value.to(torch.complex128).norm())
     response = max((run.response for run in found.runs), default=0.0)
     passes = found.status is not Status.BROKEN
-    spread = Spread.of([run.error for run in found.runs])
+    spread = Errors.of([run.error for run in found.runs])
     if found.reason is Reason.SILENT or not found.runs:
         # without a response an error is relative to nothing; what cannot be subtracted is wrong beyond measure
         error = float("inf") if found.reason is Reason.SHAPES else 0.0
-        spread = Spread(error, error)
+        spread = Errors.of([error])
     return OutputVerdict(
         name=found.name,
         shape=tuple(value.shape),

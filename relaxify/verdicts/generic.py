@@ -43,6 +43,14 @@ def _padding_rows(model: nn.Module) -> Iterator[tuple[str, int]]:
             yield f"{path}.weight".lstrip("."), row
 
 
+def move_special(model: nn.Module, names: Collection[str]) -> None:
+    """Move the special entries of these parameters, in place and as `Generic` does."""
+    for seed, (name, exact) in enumerate(special(model).items()):
+        if name in names:
+            parameter = model.get_parameter(name)
+            parameter.data.add_(SIZE * _noise(parameter.detach(), exact, seed))
+
+
 class Generic:
     """A copy of which the special parameters can be moved, some at a time."""
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-from relaxify.evidence.actions import InputAction, default_action
-from relaxify.graph.inputs import Inputs
+from relaxify.graph.inputs import Inputs, InputsError
 from relaxify.grids.pixels import MovePixels, on_pixels
 from relaxify.groups import Group
 from relaxify.verdicts import places
+from relaxify.verdicts.actions import InputAction, OutputAction, default_action
 from relaxify.verdicts.conclusion import conclude, without_runs
 from relaxify.verdicts.draws import draws
 from relaxify.verdicts.errors import in_precision, judge
@@ -24,14 +24,39 @@ from relaxify.verdicts.generic import SIZE, Generic, responsible, special
 from relaxify.verdicts.nearby import tensors_in
 from relaxify.verdicts.orbits import Actions, finite, orbit
 from relaxify.verdicts.subject import Measured, Subject
-from relaxify.verdicts.twin import NotRunError, Twin
-from relaxify.verdicts.verdict import OwnPrecision, Reason, Spread, Status, Verdict
-
-OutputAction = Callable[[Tensor, Any], Any]
-"""(matrix of the defining representation, output) -> transformed output."""
+from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.verdict import Errors, OwnPrecision, Reason, Status, Verdict
 
 
-def measure(
+@dataclass(frozen=True)
+class Measurement:
+    """A verdict, with what it rests on; without where nothing was run."""
+
+    verdict: Verdict
+    subject: Subject | None = None
+    found: Measured | None = None
+
+    def of(self, twin: Twin) -> OwnPrecision | None:
+        """What another copy of the model does instead, held to transforming as was found and to the same response."""
+        if self.subject is None or self.found is None:
+            return None
+        with suppress(InputsError):
+            rough = orbit(twin, self.subject.actions, twin.inputs(self.subject.given), draws(self.subject.group, 0)[:2])
+            errors = [in_precision(each, rough, self.found.orbits[0], self.found.setting) for each in self.found.outputs]
+            return OwnPrecision(twin.own, Errors.of([e for e, _ in errors]), max(r for _, r in errors))
+        return None
+
+
+def measure(model: nn.Module, group: Group | str, inputs: Inputs, **options: Any) -> Verdict:
+    """The verdict of `measurement`, of which these are the arguments.
+
+    >>> measure(nn.Linear(3, 3, bias=False), "SO(3)", (torch.randn(8, 3),)).status
+    <Status.BROKEN: 'broken'>
+    """
+    return measurement(model, group, inputs, **options).verdict
+
+
+def measurement(
     model: nn.Module,
     group: Group | str,
     inputs: Inputs,
@@ -41,7 +66,8 @@ def measure(
     training: bool = False,
     own: bool = True,
     generic: bool = True,
-) -> Verdict:
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> Measurement:
     """Whether f(g x) = rho(g) f(x): the error relative to f's response, in float64 where the model runs in it.
 
     - `inputs`: the arguments of forward, a tuple or a dict by name. They and the model are copied, and stay as they are.
@@ -49,30 +75,26 @@ def measure(
     - `output_action`: (g, output) -> moved output; by default what each tensor of the output is measured to transform as.
     - `training`: in training mode, with the same random numbers in each run.
     - `own`: measure in the model's own precision too. `generic`: also once parameters that are exactly 0 or 1 have moved.
+    - `prepare`: called with each copy of the model before it runs.
 
     ValueError if the model cannot be copied or run, if no tensor is seen in its output, or if it is ambiguous how the group
     acts on the inputs.
-
-    >>> measure(nn.Linear(3, 3, bias=False), "SO(3)", (torch.randn(8, 3),)).status
-    <Status.BROKEN: 'broken'>
     """
     group = Group.parse(group)
     actions = Actions(input_action or default_action(group, inputs), output_action)
     group = on_pixels(group) if isinstance(actions.inputs, MovePixels) else group
-    if where := _spoilt(model, inputs):
-        return without_runs(model, group, where)
-    subject, found = _as_it_is(
-        _Subjects(model, group, actions, inputs, training, is_own=input_action is not None), generic=generic
-    )
-    verdict = conclude(model, group, found)
-    verdict = replace(verdict, forward_passes=subject.twin.runs)
+    if where := spoilt(model, inputs):
+        return Measurement(without_runs(model, group, where))
+    subjects = _Subjects(model, group, actions, inputs, training, prepare, is_own=input_action is not None)
+    subject, found = _as_it_is(subjects, generic=generic)
+    verdict = replace(conclude(model, group, found), forward_passes=subject.twin.runs)
     if generic and verdict.status in (Status.SOUND, Status.UNDECIDED):
         verdict = _in_general(verdict, model, subject)
+    measured = Measurement(verdict, subject, found)
     if own and subject.twin.double and subject.twin.own != torch.float64:
-        twin = Twin(model, training=training, double=False)
-        verdict = replace(verdict, own=_in_own_precision(twin, subject, found))
-        verdict = replace(verdict, forward_passes=verdict.forward_passes + twin.runs)
-    return verdict
+        twin = Twin(model, training=training, double=False, prepare=prepare)
+        verdict = replace(verdict, own=measured.of(twin), forward_passes=verdict.forward_passes + twin.runs)
+    return replace(measured, verdict=verdict)
 
 
 @dataclass(frozen=True)
@@ -84,10 +106,11 @@ class _Subjects:
     actions: Actions
     inputs: Inputs
     training: bool
+    prepare: Callable[[nn.Module], None] | None
     is_own: bool
 
     def copied(self, *, double: bool) -> Subject:
-        twin = Twin(self.model, training=self.training, double=double)
+        twin = Twin(self.model, training=self.training, double=double, prepare=self.prepare)
         if isinstance(self.actions.inputs, MovePixels):
             where = places.of_pixels(self.inputs)
         elif self.is_own:
@@ -102,7 +125,7 @@ def _as_it_is(subjects: _Subjects, *, generic: bool) -> tuple[Subject, Measured]
     subject = subjects.copied(double=True)
     try:
         return subject, subject.measured(whole=not (generic and special(subject.twin.model)))
-    except NotRunError:
+    except InputsError:
         other = subjects.copied(double=False)
         if other.twin.own != torch.float64:
             with suppress(ValueError):
@@ -118,7 +141,7 @@ def _in_general(verdict: Verdict, model: nn.Module, subject: Subject) -> Verdict
         if not where:
             break
         general.move(general.names, size)
-        with suppress(NotRunError):
+        with suppress(InputsError):
             found = subject.measured(whole=False, from_nearby=True)
             there = conclude(model, subject.group, found)
             if there.reason is not Reason.NOT_FINITE:
@@ -152,18 +175,7 @@ def _responsible(general: Generic, subject: Subject, found: Measured, size: floa
     return responsible(general.names, breaks)
 
 
-def _in_own_precision(twin: Twin, subject: Subject, found: Measured) -> OwnPrecision | None:
-    """The error in the model's own precision, of transforming as in float64, relative to the same response."""
-    given = twin.inputs(subject.given)
-    with suppress(NotRunError):
-        rough = orbit(twin, subject.actions, given, draws(subject.group, 0)[:2])
-        exact = found.orbits[0]
-        errors = [in_precision(each, rough, exact, found.setting) for each in found.outputs]
-        return OwnPrecision(twin.own, Spread.of([e for e, _ in errors]), max(r for _, r in errors))
-    return None
-
-
-def _spoilt(model: nn.Module, inputs: Inputs) -> str:
+def spoilt(model: nn.Module, inputs: Inputs) -> str:
     """The first parameter or input that is not finite."""
     for name, parameter in model.named_parameters():
         if any((is_lazy(parameter), parameter.is_meta)):

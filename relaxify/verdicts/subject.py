@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from relaxify.graph.inputs import Inputs
+from relaxify.graph.inputs import Inputs, InputsError
 from relaxify.groups import Group
 from relaxify.verdicts.draws import Draw, draws, small
 from relaxify.verdicts.errors import MEANINGLESS, Judged, Setting, judge
@@ -17,7 +17,7 @@ from relaxify.verdicts.nearby import distance, nearby, nudged, tensors_in
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
 from relaxify.verdicts.places import Places, nowhere
-from relaxify.verdicts.twin import NotRunError, Twin
+from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Reason, Status
 
 STEPS = (0.05, 1e-3)
@@ -68,7 +68,7 @@ class Subject:
         """The orbit of an input near the given one on which the model runs, and not to infinity."""
         moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
         for step in STEPS:
-            with suppress(NotRunError):
+            with suppress(InputsError):
                 found = orbit(self.twin, self.actions, nearby(self.inputs, moved, 1, step), elements)
                 if all(map(finite, found.values.values())):
                     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,22 +38,27 @@ class Reason(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A relative error over group elements and inputs."""
+class Errors:
+    """Relative errors over several group elements and inputs."""
 
     mean: float
     largest: float
+    standard_error: float
+    count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """NaN if one of the values is.
+    def of(cls, values: Sequence[float]) -> Errors:
+        """Mean, largest and standard error of the mean; NaN if one of the values is, or there is none.
 
-        >>> Spread.of([1.0, 2.0])
-        Spread(mean=1.5, largest=2.0)
+        >>> Errors.of([1.0, 3.0])
+        Errors(mean=2.0, largest=3.0, standard_error=1.0, count=2)
         """
-        if not values or any(map(math.isnan, values)):
-            return cls(math.nan, math.nan)
-        return cls(sum(values) / len(values), max(values))
+        if not values:
+            return cls(math.nan, math.nan, math.nan, 0)
+        mean = sum(values) / len(values)
+        variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+        largest = math.nan if any(map(math.isnan, values)) else max(values)
+        return cls(mean, largest, math.sqrt(variance / len(values)), len(values))
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class OutputVerdict:
     status: Status
     reason: Reason
     transforms: str
-    error: Spread
+    error: Errors
     tolerance: float
     response: float
     element: str
@@ -79,7 +86,7 @@ class OwnPrecision:
     """The same error where the model runs in its own precision, and |f - f in float64| / response on the given input."""
 
     precision: torch.dtype
-    error: Spread
+    error: Errors
     rounding: float
 
 
@@ -98,7 +105,7 @@ class Verdict:
     group: str
     status: Status
     reason: Reason
-    error: Spread
+    error: Errors
     tolerance: float
     precision: torch.dtype
     elements: int
@@ -107,7 +114,7 @@ class Verdict:
     where: str
     outputs: tuple[OutputVerdict, ...]
     parameters: tuple[str, ...] = ()
-    generic: Spread | None = None
+    generic: Errors | None = None
     own: OwnPrecision | None = None
     forward_passes: int = 0
 
@@ -115,20 +122,36 @@ class Verdict:
     def is_sound(self) -> bool:
         return self.status is Status.SOUND
 
+    def to_dict(self) -> dict[str, Any]:
+        """What was measured of the whole model, as plain data."""
+        own = None if self.own is None else {**dataclasses.asdict(self.own), "precision": name_of(self.own.precision)}
+        names = ("tolerance", "elements", "inputs", "element", "where", "parameters")
+        generic = None if self.generic is None else dataclasses.asdict(self.generic)
+        told = {"status": self.status.name.lower(), "reason": self.reason.name.lower(), "precision": name_of(self.precision)}
+        return {**told, **{name: getattr(self, name) for name in names}, "generic": generic, "own": own}
+
+    @property
+    def told(self) -> str:
+        """The verdict in a sentence, with what it rests on."""
+        rests = f"{self.elements} elements, {self.inputs} inputs, {name_of(self.precision)}, tolerance {self.tolerance:.0e}"
+        rests += f", worst at {self.element}" if self.element and not self.is_sound else ""
+        why = "" if self.is_sound else f": {self.reason.value}" + (f", in {self.where}" if self.where else "")
+        names = f"; because of {', '.join(self.parameters)}" if self.parameters else ""
+        own = self.own
+        rounding = (
+            f"; rounding of {name_of(own.precision)} {own.rounding:.0e}, error there {own.error.mean:.0e}" if own else ""
+        )
+        return f"{self.status.value}{why}{names} ({rests}){rounding}"
+
     def __str__(self) -> str:
-        error = f"error {self.error.mean:.1e}, at most {self.error.largest:.1e}"
-        runs = f"{self.elements} elements, {self.inputs} inputs, {_name(self.precision)}, tolerance {self.tolerance:.0e}"
-        lines = [f"{self.model} under {self.group}: {self.status.value}; {error} ({runs})"]
-        if not self.is_sound:
-            lines.append(f"  {self.reason.value}" + (f": {self.where}" if self.where else ""))
-        if self.parameters:
-            lines.append(f"  parameters that break it: {', '.join(self.parameters)}")
-        if self.own is not None:
-            own = self.own
-            lines.append(f"  rounding of {_name(own.precision)}: {own.rounding:.0e}, error there {own.error.mean:.0e}")
-        lines += [f"  {each.name}: {each.transforms}, error {each.error.mean:.1e}" for each in self.outputs]
+        lines = [f"{self.model} under {self.group}: error {self.error.mean:.1e}, at most {self.error.largest:.1e}"]
+        lines += [
+            f"  {self.told}",
+            *(f"  {each.name}: {each.transforms}, error {each.error.mean:.1e}" for each in self.outputs),
+        ]
         return "\n".join(lines)
 
 
-def _name(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """float64, for torch.float64."""
     return str(dtype).removeprefix("torch.")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from zoo.images import SOUND, FlattenNet, GroupNet
 
 from relaxify import Group, Representation, inspect, plan, relaxify
-from relaxify.evidence.actions import default_action
 from relaxify.evidence.runs import Observer
 from relaxify.grids.pixels import MovePixels, Pixels, acts_on_grid, on_pixels, order
+from relaxify.verdicts.actions import default_action
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NAMES = ["C(2)", "C(4)", "D(1)", "D(2)", "D(4)", "T(2)"]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from relaxify.graph.precision import InDouble
 from relaxify.groups import Group
 from relaxify.irreps import irreps
 from relaxify.verdicts.candidates import Way, ways
@@ -18,7 +19,6 @@ from relaxify.verdicts.draws import draws, is_orthogonal, small
 from relaxify.verdicts.fits import fit
 from relaxify.verdicts.generic import responsible
 from relaxify.verdicts.nearby import nearby
-from relaxify.verdicts.precision import InDouble
 
 GROUPS = [
     "SO(2)",

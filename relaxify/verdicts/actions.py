@@ -16,6 +16,9 @@ from relaxify.sites import Features
 InputAction = Callable[[Tensor, Any], Any]
 """(matrix of the defining representation, inputs) -> transformed inputs, in the form in which they were given."""
 
+OutputAction = Callable[[Tensor, Any], Any]
+"""(matrix of the defining representation, output) -> transformed output."""
+
 
 def default_action(group: Group, inputs: Inputs) -> InputAction:
     """Every axis of a floating-point input that has the size of the group's matrices is a vector.
