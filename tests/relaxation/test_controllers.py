@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import WITH_CNN, Batch, Make, e3nn_net, train, vn_net
+from networks import Batch, Make, cnn_net, e3nn_net, train, vn_net
 from torch import nn
 
 from relaxify import Constant, Cosine, RelaxConfig, Triangle, penalty, project, relaxify
@@ -103,17 +103,18 @@ def through_file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-@WITH_CNN
-@SCHEDULES
+EXACT, RANK, SAMPLED = RelaxConfig(rows=None), RelaxConfig(rank=2), RelaxConfig(rows=4)
+
+
+# every two of network, schedule and config meet
 @pytest.mark.parametrize(
-    "config",
+    ("make", "schedule", "config"),
     [
-        RelaxConfig(rows=None),
-        RelaxConfig(rank=2),
-        RelaxConfig(rows=4),
+        (e3nn_net, Constant, EXACT), (e3nn_net, Triangle, RANK), (e3nn_net, Cosine, SAMPLED),
+        (vn_net, Constant, RANK), (vn_net, Triangle, SAMPLED), (vn_net, Cosine, EXACT),
+        (cnn_net, Constant, SAMPLED), (cnn_net, Triangle, EXACT), (cnn_net, Cosine, RANK),
     ],
-    ids=["exact", "rank", "sampled"],
-)
+)  # fmt: skip
 def test_resumed_training_is_uninterrupted_training_bit_for_bit(
     make: Make, schedule: type[Schedule], config: RelaxConfig
 ) -> None:

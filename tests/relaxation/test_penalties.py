@@ -84,7 +84,7 @@ def test_sampled_rows_are_unbiased(reduction: str) -> None:
     # heavy-tailed rows, in three micro-batches
     batches = list((random(100, 6, seed=1) * random(100, 1, seed=2).exp()).split([20, 50, 30]))
     estimates = []
-    for run in range(600):
+    for run in range(250):
         term = term_between(*pair, RelaxConfig(reduction=reduction, rows=8), weight)
         term.sketch.updates = 3 * run
         for x in batches:
@@ -93,7 +93,7 @@ def test_sampled_rows_are_unbiased(reduction: str) -> None:
     power = 2 if reduction == "rms" else 1
     samples = torch.stack(estimates) ** power
     exact = by_definition(pair, weight, torch.cat(batches), reduction) ** power
-    assert ((samples.mean(0) - exact).abs() < 4 * samples.std(0) / 600**0.5).all()
+    assert ((samples.mean(0) - exact).abs() < 4 * samples.std(0) / 250**0.5).all()
     assert (samples.std(0) > 0.05 * exact).all()
 
 
