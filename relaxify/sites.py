@@ -52,6 +52,7 @@ class Features:
     def apply(self, matrix: Float[Tensor, "m n"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Every feature vector v of x as matrix @ v: rho(g) x for a matrix rho(g).
 
+        >>> import torch
         >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
         >>> Features((1,)).apply(quarter, torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
         [[[-3.0, -4.0], [1.0, 2.0]]]
