@@ -88,15 +88,6 @@ class Generators(nn.Module):
         basis = torch.eye(d_in, dtype=dtype, device=like.device).reshape(1, d_in, *space)
         return self.act(basis).reshape(self.count, d_in, d_out).mT
 
-    def cost(self, channels_out: int, channels_in: int, space: Space | None = None) -> int:
-        """Multiply-adds of `mix` for one sample."""
-        d_out = math.prod(self.space_out(space))
-        return self.act_cost(channels_in, space) + self.count * d_out * channels_in * channels_out
-
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        """Multiply-adds of `act` for one sample: those of dense matrices, unless a form says less."""
-        return self.count * channels * math.prod(self.space_out(space)) * math.prod(self.space_of(space))
-
     def power(self) -> Float[Tensor, " count"]:
         """The mean squared norm of each L_i's rows: how much L_i multiplies the variance of independent inputs."""
         if self.space is None:

@@ -79,12 +79,5 @@ class LowRank(Generators):
             self.down.detach().mT, self.up.detach().mT, space=self.space_out(), space_out=self.space, learnable=False
         )
 
-    def cost(self, channels_out: int, channels_in: int, space: Space | None = None) -> int:
-        d_in, d_out = math.prod(self.space_of(space)), math.prod(self.space_out())
-        return self.count * self.rank * (d_in * channels_in + channels_in * channels_out + d_out * channels_out)
-
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        return self.count * self.rank * channels * (math.prod(self.space_of(space)) + math.prod(self.space_out()))
-
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"

@@ -96,9 +96,6 @@ class Sparse(Generators):
         flipped = torch.stack([generator * d_in + self.columns, mu])
         return Sparse(flipped, self.values.detach(), self.count, self.space_out(), space_out=self.space)
 
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        return channels * len(self.values)
-
 
 def store(module: nn.Module, name: str, values: Tensor, learnable: bool) -> None:
     """Keep a generator's numbers as a Parameter if they are learnable, else as a buffer."""

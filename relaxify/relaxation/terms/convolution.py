@@ -157,13 +157,6 @@ class ConvolutionTerm(StandInTerm):
         self._check_finite(relaxation)
         return [(self.convolution.kernel.parameter, 0, self._nearest(relaxation, moment)[0])]
 
-    @torch.no_grad()
-    def folded_residual(self) -> float:
-        """|theta K - the part of it that `fold` keeps| / |theta K|; 0 while K is zero."""
-        matrix = self._matrix().double().cpu()
-        norm = float(matrix.norm())
-        return float((matrix - self._nearest(matrix)[1]).norm()) / norm if norm else 0.0
-
     def _load_from_state_dict(
         self,
         state_dict: Mapping[str, Any],
