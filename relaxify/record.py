@@ -6,6 +6,7 @@ comes from a file is hostile until `Record.decode` has looked at every field.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -105,25 +106,12 @@ class Record:
 
     def encode(self) -> UInt8[Tensor, " bytes"]:
         """The record as a tensor of UTF-8 JSON; equal records give equal bytes."""
-        document = {
-            "format": FORMAT,
-            "path": self.path,
-            "aliases": self.aliases,
-            "adapter": self.adapter,
-            "op": self.op,
-            "group": self.group,
-            "rep_in": [asdict(block) for block in self.rep_in],
-            "rep_out": [asdict(block) for block in self.rep_out],
+        fields = asdict(self) | {
             "layout": {"axes_in": self.axes_in, "axes_out": self.axes_out},
             "weight_key": self.weight_keys,
-            "paths": [asdict(path) for path in self.paths],
             "base_shapes": dict(sorted(self.base_shapes.items())),
-            "unfoldable": self.unfoldable,
-            "updates": self.updates,
-            "functional": self.functional,
-            "groups": self.groups,
-            "symmetriser": self.symmetriser,
         }
+        document = {"format": FORMAT} | {name: fields[name] for name in _RECORD}
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(data) > MAX_BYTES:
             raise _invalid(f"it takes {len(data)} bytes, more than {MAX_BYTES}")
@@ -241,12 +229,8 @@ def _truth(value: object, what: str) -> bool:
     return value
 
 
-def _positive(value: object, what: str) -> int:
-    return _integer(value, what, low=1)
-
-
-def _axis(value: object, what: str) -> int:
-    return _integer(value, what, low=-MAX_INTEGER)
+_positive = functools.partial(_integer, low=1)
+_axis = functools.partial(_integer, low=-MAX_INTEGER)
 
 
 def _number(value: object, what: str) -> float:

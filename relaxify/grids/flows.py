@@ -90,11 +90,8 @@ class PixelPositions:
     def coordinates(self, value: Tensor) -> tuple[Float[Tensor, " width"], Float[Tensor, " height"]]:
         """x and y of a map's pixels, in units of the image."""
         size = _size(value)
-        y, x = (self._axis(n, pitch, value) for n, pitch in zip(size, self.pitch(size), strict=True))
+        y, x = (from_centre(n, value) * (pitch / self.unit) for n, pitch in zip(size, self.pitch(size), strict=True))
         return x, y
-
-    def _axis(self, size: int, pitch: float, like: Tensor) -> Float[Tensor, " size"]:
-        return from_centre(size, like) * (pitch / self.unit)
 
 
 def _size(value: Tensor) -> tuple[int, int]:

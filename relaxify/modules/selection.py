@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from relaxify.modules.checks import check_site
-from relaxify.modules.patterns import Pattern, check_patterns, matches
+from relaxify.modules.patterns import Pattern, check_patterns, select
 from relaxify.sites import Rejected, RejectionKind, Site
 
 TOLERANCE = 1e-6
@@ -47,7 +47,7 @@ class Selection:
     def value_for(self, site: Site, by_pattern: Mapping[Pattern, Value], default: Value) -> Value:
         """The value of the first pattern that selects a site."""
         names = self._candidates[site.path]
-        return next((value for pattern, value in by_pattern.items() if _selected([pattern], names)), default)
+        return next((value for pattern, value in by_pattern.items() if select([pattern], names)), default)
 
     def _decided(self, claim: Site | Rejected) -> Site | Rejected:
         path, names = claim.path, self._names(claim)
@@ -55,9 +55,9 @@ class Selection:
         if isinstance(claim, Rejected):
             return claim
         rep_in, rep_out, op = claim.map.rep_in, claim.map.rep_out, claim.map.op
-        if _selected(self.exclude, names):
+        if select(self.exclude, names):
             return Rejected(path, op, "excluded", RejectionKind.excluded)
-        if self.include and not _selected(self.include, names):
+        if self.include and not select(self.include, names):
             return Rejected(path, op, "not included", RejectionKind.not_included)
         if rep_in.dim == 0 or rep_out.dim == 0:
             return Rejected(path, op, "it has no features to mix", RejectionKind.trivial)
@@ -100,7 +100,3 @@ class Selection:
                 reason = "its weight is shared with a layer that uses it otherwise"
                 return replace(site, map=replace(site.map, paths=(), attribute=None, unfoldable=reason))
         return site
-
-
-def _selected(patterns: Iterable[Pattern], names: Names) -> bool:
-    return any(matches(pattern, path, module) for pattern in patterns for path, module in names)

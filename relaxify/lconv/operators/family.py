@@ -81,20 +81,23 @@ class Generators(nn.Module):
     ) -> Float[Tensor, "count d_out d_in"]:
         """The matrices themselves. ValueError, with the size they would take, above `limit` bytes."""
         space = self.space_of(space)
-        like = next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
-        dtype = dtype or like.dtype
+        dtype = dtype or self.numbers.dtype
         d_in, d_out = math.prod(space), math.prod(self.space_out(space))
         check_size(self.count, d_out, d_in, dtype, limit)
-        basis = torch.eye(d_in, dtype=dtype, device=like.device).reshape(1, d_in, *space)
+        basis = torch.eye(d_in, dtype=dtype, device=self.numbers.device).reshape(1, d_in, *space)
         return self.act(basis).reshape(self.count, d_in, d_out).mT
 
     def power(self) -> Float[Tensor, " count"]:
         """The mean squared norm of each L_i's rows: how much L_i multiplies the variance of independent inputs."""
         if self.space is None:
             return torch.ones(self.count)
-        like = next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
-        noise = torch.randn(1, 32, *self.space, generator=torch.Generator().manual_seed(0)).to(like)
+        noise = torch.randn(1, 32, *self.space, generator=torch.Generator().manual_seed(0)).to(self.numbers)
         return self.act(noise).detach().flatten(1).square().mean(1).to(torch.get_default_dtype())
+
+    @property
+    def numbers(self) -> Tensor:
+        """One of the tensors that say what the L_i are: it has their type and device. Empty if there are none."""
+        return next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
 
     def space_of(self, space: Space | None) -> Space:
         """The input's space: the family's own, or the one given. ValueError if there is none, or if they disagree."""

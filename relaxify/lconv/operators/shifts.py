@@ -32,24 +32,24 @@ class Shifts(Generators):
         self,
         kernel_size: Space,
         *,
-        stride: Space | None = None,
-        padding: tuple[tuple[int, int], ...] | None = None,
-        dilation: Space | None = None,
+        stride: Space = (),
+        padding: tuple[tuple[int, int], ...] = (),
+        dilation: Space = (),
         padding_mode: str = "zeros",
         transposed: bool = False,
-        output_padding: Space | None = None,
+        output_padding: Space = (),
     ) -> None:
         super().__init__(math.prod(kernel_size), None, ndim=len(kernel_size))
         if not 1 <= self.ndim <= 3:
             raise ValueError(f"a kernel of {self.ndim} axes has no convolution; pass one, two or three sizes.")
         self.geometry = Geometry(
             kernel_size,
-            stride=stride or (),
-            padding=padding or (),
-            dilation=dilation or (),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
             padding_mode=padding_mode,
             transposed=transposed,
-            output_padding=output_padding or (),
+            output_padding=output_padding,
         )
 
     @classmethod
