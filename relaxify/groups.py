@@ -95,7 +95,7 @@ class Group:
         if isinstance(group, Group):
             return group
         if not isinstance(group, str):
-            raise ValueError(f"{group!r} is no group; pass a name such as 'SO(3)', or a Group.")
+            raise ValueError(f"{group!r} is not a group; pass a name such as 'SO(3)', or a Group.")
         plain = re.sub(r"[\s()\[\]_]", "", group).upper()
         if plain in _OF_THE_CUBE:
             return _OF_THE_CUBE[plain]()

@@ -69,7 +69,7 @@ def commutation_error(
 
 
 def structure(module: nn.Module) -> Hashable:
-    """All that a layer computes with but its parameters' values: layers of equal structure have the same proof.
+    """All that a layer computes with, except its parameters' values: layers of equal structure have the same proof.
 
     >>> structure(nn.Linear(2, 1)) == structure(nn.Linear(2, 1)), structure(nn.Linear(2, 1)) == structure(nn.Linear(2, 2))
     (True, False)
@@ -84,12 +84,12 @@ def structure(module: nn.Module) -> Hashable:
     return (kind, _plain(own), shapes, buffers, children)
 
 
-# what nn.Module keeps for itself: tensors and children are looked at by name, hooks do not come along into a proof
+# what nn.Module keeps for itself: tensors and children are compared by name, and hooks take no part in a proof
 _IGNORED = frozenset(vars(nn.Module()))
 
 
 def _plain(value: object) -> Hashable:
-    """A value to compare by; an object that cannot be looked into is equal to itself only."""
+    """A value to compare by; an object that cannot be compared is equal only to itself."""
     if isinstance(value, Tensor):
         return (value.dtype, tuple(value.shape), value.detach().cpu().numpy().tobytes())
     if isinstance(value, tuple | list):

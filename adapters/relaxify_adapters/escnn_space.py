@@ -82,7 +82,7 @@ class Placement:
 
 
 def placement(gspace: Any) -> Placement | None:
-    """How a gspace's fibre group moves its base space; None if there is no base space, and no way that goes by itself."""
+    """How a gspace's fibre group moves its base space; None if there is no base space, and no usual one."""
     library, fibre = sys.modules["escnn.group"], gspace.fibergroup
     ambients = {2: library.o2_group, 3: library.o3_group}
     if gspace.dimensionality:

@@ -86,7 +86,7 @@ class SymmetrisedKernel(Kernel):
 
 
 def _translates(group: Group, dims: int) -> bool:
-    """Whether all that a group does is to translate so many pixel axes."""
+    """Whether a group only translates, along this many pixel axes."""
     if group.dim != dims + 1 or len(group.finite):
         return False
     return not bool(group.generators[:, :, :dims].any() or group.generators[:, dims].any())
@@ -98,7 +98,7 @@ def _obstacle(module: Any, group: Group, dims: int) -> str | None:
     if group.dim != dims:
         return None
     if _moves(group, Geometry.of(module).shift):
-        return f"padding='same' adds a pixel more on one side than on the other: a shift that {group.name} moves"
+        return f"padding='same' adds one pixel more on one side than on the other: a shift that {group.name} moves"
     return None
 
 

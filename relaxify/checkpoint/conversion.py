@@ -118,7 +118,7 @@ def _from_safetensors(conversion: Conversion, options: Options, output: _Output)
         if _is_safetensors(output.target):
             pieces = [_piece(file, plan, key, new) for key, new in plan.renamed().items()]
             return output.write(conversion, lambda out: write_pieces(out, pieces, file.metadata))
-        # torch.save puts a format of its own; anything else said there would be lost
+        # torch.save writes no metadata; anything but the format would be lost
         lost = () if file.metadata in (None, {"format": "pt"}) else ("__metadata__",)
         state_dict = OrderedDict((new, plan.load(key)) for key, new in plan.renamed().items())
         return output.write(replace(conversion, left_out=lost), lambda out: torch.save(state_dict, out))

@@ -97,7 +97,7 @@ def _check_strays(state: StateDict, records: Mapping[str, Record]) -> None:
             )
         if prefix in records and (extra := names - {*records[prefix].weight_keys, "theta", "_extra_state"}):
             raise CheckpointError(
-                f"{key_of(prefix, min(extra))} is no key of the term that its record describes; save the relaxed "
+                f"{key_of(prefix, min(extra))} is not a key of the term that its record describes; save the relaxed "
                 f"model again."
             )
 

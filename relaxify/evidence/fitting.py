@@ -148,7 +148,7 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:
-    """How far M(g)^-1, which is what should carry one run to the other, does so."""
+    """How far M(g)^-1 is from carrying one run to the other, as it should."""
     return max(
         float((torch.linalg.inv(m) @ before - moved).norm() / moved.norm())
         for m, moved in zip(matrices, after, strict=False)
@@ -169,7 +169,7 @@ def _completed(
 ) -> list[Float[Tensor, "d d"]] | None:
     """On a pair of axes, matrices known on the span of the data (symmetric tensors, say), made whole by g (x) g.
 
-    Nothing if the span is no subrepresentation: then no tensors are there, but what some constant has spoilt.
+    None if the span is not a subrepresentation: the values are then not tensors, but spoilt by some constant.
     """
     rest = torch.eye(len(span), dtype=span.dtype) - span
     vector = Representation.defining(group)

@@ -38,7 +38,7 @@ class PixelMaps:
         """How a value transforms: with pixels somewhere, or else as a value without."""
         shape = pairs[0][0].shape
         whole = transformation(group, pairs, tiny=tiny, without=range(-len(shape), 0))
-        # what does not move at all is no map of pixels that do: kernels, positions
+        # what does not move at all, such as kernels and positions, is not a map of pixels that move
         if whole.kind in ("zero", "invariant"):
             return whole
         own: list[Transformation] = []

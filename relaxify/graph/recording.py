@@ -46,7 +46,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: its arguments and its result, with nodes in the place of tensors."""
+    """One call of a module: its arguments and its result, with nodes instead of tensors."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -117,7 +117,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def append(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> fx.Node:
-        """A node for one call, and one for each tensor in its result if this is no tensor itself."""
+        """A node for one call, and one for each tensor in its result if that is not itself a tensor."""
         node = self._node(target, args, kwargs)
         if isinstance(result, Tensor):
             self._bind(result, node, clone=True)

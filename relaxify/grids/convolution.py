@@ -139,7 +139,7 @@ class Geometry:
         return all(low == high for low, high in self.padding)
 
     def in_groups(self: G, groups: int) -> G:
-        """The same geometry with channels in so many groups."""
+        """The same geometry with its channels in this many groups."""
         return self if groups == self.groups else replace(self, groups=groups)
 
     def space_out(self, space: Space) -> Space:

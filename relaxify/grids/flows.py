@@ -62,7 +62,7 @@ def is_map(value: Tensor) -> bool:
 
 
 class PixelPositions:
-    """Where in the image the pixels of maps lie: centred, and so many pixels of the image apart for each size of map.
+    """Where in the image the pixels of maps lie: centred, with a spacing, in pixels of the image, for each size of map.
 
     A layer with stride makes pixels lie further apart; one that only loses the border does not. Sizes tell the two apart:
     the ratio of an output's size to the input's is rounded, unless the layer is known to stretch its grid over the image.

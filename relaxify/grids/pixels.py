@@ -1,7 +1,7 @@
 """Groups that map a grid of pixels to itself: quarter turns and flips, and shifts around a torus, exactly.
 
 [g f](r) = f(g^-1 r) with r = (column, row) from the grid's centre, rows counted downwards. A map of features moves its
-pixels so, and may besides carry a representation on its channels, which a fit finds once the pixels are moved back.
+pixels this way, and may also carry a representation on its channels, which a fit finds once the pixels are moved back.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class MovePixels:
 
 
 def order(group: Group) -> int:
-    """The number of elements of a finite group; 0 if they are more than can act on pixels.
+    """The number of elements of a finite group; 0 if it has more than can act on pixels.
 
     >>> order(Group.parse("D(4)"))
     8

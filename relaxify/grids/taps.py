@@ -52,7 +52,7 @@ def grid_action(matrix: Float[Tensor, "axes axes"], size: Sequence[int]) -> Floa
             [0., 3., 6.]], dtype=torch.float64)
     """
     positions = tap_positions(size)
-    # rounding would put a tap a hair beside the tap that it is moved to
+    # rounding would put a tap slightly off the tap that it is moved to
     source = positions @ torch.linalg.inv(matrix).mT
     source = torch.where((source - source.mul(2).round() / 2).abs() < 1e-9, source.mul(2).round() / 2, source)
     return (1 - (source[:, None] - positions).abs()).clamp(min=0).prod(-1)

@@ -41,7 +41,7 @@ def patterns_of(argument: str, given: Iterable[Pattern]) -> tuple[Pattern, ...]:
     patterns = tuple(given)
     for pattern in patterns:
         if not isinstance(pattern, str) and not callable(pattern):
-            raise ValueError(f"{argument}: {pattern!r} is no pattern; pass globs, 're:' patterns, types or predicates.")
+            raise ValueError(f"{argument}: {pattern!r} is not a pattern; pass globs, 're:' patterns, types or predicates.")
         _check_regex(argument, pattern)
     return patterns
 
@@ -63,4 +63,4 @@ def _check_regex(argument: str, pattern: Pattern) -> None:
         try:
             re.compile(pattern[3:])
         except re.error as error:
-            raise ValueError(f"{argument}: {pattern!r} is no regular expression ({error}); mend the pattern.") from error
+            raise ValueError(f"{argument}: {pattern!r} is not a regular expression ({error}); fix the pattern.") from error

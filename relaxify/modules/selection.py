@@ -91,12 +91,12 @@ class Selection:
             return self.model.get_submodule(path.rpartition(".")[0])
 
     def _foldable_alone(self, site: Site) -> Site:
-        """What is folded into a weight must not change a layer that uses the same weight otherwise."""
+        """What is folded into a weight must not change a layer that uses the same weight in another way."""
         modules = [site.module, *(module for _, module in site.aliases)]
         for path in site.map.paths:
             owner, _, name = path.parameter.rpartition(".")
             own = {id(module.get_submodule(owner)) for module in modules}
             if self._users[id(site.module.get_submodule(owner)._parameters[name])] - own:
-                reason = "its weight is shared with a layer that uses it otherwise"
+                reason = "its weight is shared with a layer that uses it in another way"
                 return replace(site, map=replace(site.map, paths=(), attribute=None, unfoldable=reason))
         return site

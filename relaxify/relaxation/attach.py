@@ -75,7 +75,7 @@ def relaxify(
     )
     if strict and result.unsound:
         raise ValueError(
-            f"these layers should be equivariant but are not: {_reasons(result.unsound)}; mend them, exclude them, "
+            f"these layers should be equivariant but are not: {_reasons(result.unsound)}; fix them, exclude them, "
             "or pass strict=False to leave such layers, and those downstream of them, as they are."
         )
     if not result.sites:

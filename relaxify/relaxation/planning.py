@@ -169,7 +169,7 @@ def _is_covered(entry: Site | Rejected, judged: Iterable[Site | Rejected]) -> bo
 
 
 def _unjudged(model: nn.Module, claims: Sequence[Site | Rejected]) -> Iterator[Rejected]:
-    """What example inputs alone could tell of: torch's linear layers, and the weights that other modules hold themselves.
+    """What only example inputs could tell about: torch's linear layers, and the weights that other modules hold themselves.
 
     A weight that mixes channels has two axes or more; parameters of fewer are taken for biases and scales.
     """
@@ -211,10 +211,10 @@ def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:
 
 
 def _alone(model: nn.Module, found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
-    """Ordinary convolutions are sites of a model without other layers, beside which they may read anything."""
+    """Ordinary convolutions are sites only in a model without other layers, whose outputs may carry anything."""
     ordinary = {path for path, module in model.named_modules(remove_duplicate=False) if type(module) in CONVOLUTIONS}
     others = sorted({entry.map.op if isinstance(entry, Site) else entry.op for entry in found if entry.path not in ordinary})
-    reason = f"beside {', '.join(others)} its channels may carry anything"
+    reason = f"next to {', '.join(others)} its channels may carry anything"
     result: list[Site | Rejected] = []
     for entry in found:
         if not (isinstance(entry, Site) and _is_symmetrised(entry)) or (symmetrise and not others):
@@ -255,7 +255,7 @@ def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]
         raise ValueError(f"overrides={overrides!r}: pass a dict from patterns to RelaxConfig(...).")
     for name, value in {"config": config, **{f"overrides[{key!r}]": value for key, value in overrides.items()}}.items():
         if not isinstance(value, RelaxConfig):
-            raise ValueError(f"{name}={value!r} is no RelaxConfig; pass for example RelaxConfig(rank=16).")
+            raise ValueError(f"{name}={value!r} is not a RelaxConfig; pass for example RelaxConfig(rank=16).")
 
 
 def _inputs(example_inputs: ExampleInputs) -> Inputs:

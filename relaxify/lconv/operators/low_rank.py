@@ -35,7 +35,7 @@ class LowRank(Generators):
         space = space or (d_in,)
         super().__init__(len(up), space, space_out=space_out or (space if d_out == d_in else (d_out,)))
         if math.prod(space) != d_in or math.prod(self.space_out()) != d_out:
-            raise ValueError(f"U V is {d_out} x {d_in}, which does not fit {space} -> {self.space_out()}; mend the spaces.")
+            raise ValueError(f"U V is {d_out} x {d_in}, which does not fit {space} -> {self.space_out()}; fix the spaces.")
         self.up: Tensor
         self.down: Tensor
         store(self, "up", up, learnable)

@@ -67,7 +67,7 @@ class Sparse(Generators):
         order = torch.argsort(indices[0] * d_in + indices[1], stable=True)
         rows, columns = indices[:, order]
         if len(rows) and (rows.min() < 0 or columns.min() < 0 or rows.max() >= self._rows or columns.max() >= d_in):
-            raise ValueError(f"sparse generators: an index is outside {self._rows} x {d_in}; mend the indices.")
+            raise ValueError(f"sparse generators: an index is outside {self._rows} x {d_in}; fix the indices.")
         starts = torch.zeros(self._rows + 1, dtype=torch.long, device=rows.device)
         starts[1:] = torch.bincount(rows, minlength=self._rows).cumsum(0)
         self.starts: Tensor

@@ -72,7 +72,7 @@ def symmetries_of(
 
 
 def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | None = None) -> Symmetry:
-    """Theorem 1 on exact second moments H = E[x x^T] and C = E[y x^T]: what they allow; there are no data to bear it out.
+    """Theorem 1 on exact second moments H = E[x x^T] and C = E[y x^T]: what they allow; there are no data to confirm it.
 
     >>> symmetries_of_moments(torch.eye(6), torch.eye(6)[:2]).dimension
     7
@@ -161,7 +161,7 @@ def _judge_kept(chance: Bootstrap, whitened: Tensor, spectrum: Tensor) -> tuple[
         return False, f"{words}, but the next is broken only {gap:.2g} times more: that is no clear symmetry."
     residual = closure_residual(whitened)
     if residual > LARGEST_CLOSURE_RESIDUAL:
-        return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are no algebra."
+        return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are not an algebra."
     return True, f"{words}, at a level of {LEVEL:.0%}, and their brackets stay in the span."
 
 

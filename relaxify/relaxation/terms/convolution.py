@@ -33,7 +33,7 @@ class ConvolutionTerm(StandInTerm):
     """theta * K in the kernel of a convolution, or in the matrix of a linear layer on an adapter's own kind of tensor.
 
     W, of shape (channels_out, a group's channels_in * taps), is K flattened. It starts at zero; or, if the equivariant part
-    is the symmetrised kernel of an ordinary convolution, at what that kernel has beside, so that theta = 1 changes nothing.
+    is the symmetrised kernel of an ordinary convolution, at the rest of that kernel, so that theta = 1 changes nothing.
     """
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
@@ -95,7 +95,7 @@ class ConvolutionTerm(StandInTerm):
 
     @torch.no_grad()
     def _take_rest(self) -> None:
-        """W = what the layer's own kernel has beside its symmetric part."""
+        """W = the layer's own kernel without its symmetric part."""
         rest = self.convolution.kernel.rest(self.layer)
         if rest is not None and self.config.rank is None:
             self.weight.copy_(self.convolution.as_matrix(rest))
