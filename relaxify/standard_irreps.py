@@ -104,7 +104,7 @@ def _frequency(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
     Of C(n) and D(n), the generating rotation by 2 pi k / n; its real 1-d form where that is +-1.
     """
     if label in ("0e", "0o", "0"):
-        return _planar_character(group, label)
+        return _character(group, label)
     if re.fullmatch(r"\d+", label) is None:
         return None
     k = int(label)
@@ -118,15 +118,11 @@ def _frequency(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
     return torch.cat([torch.linalg.matrix_power(group.finite[:1], k), group.finite[1:]])
 
 
-def _planar_character(group: Group, label: str) -> Float[Tensor, "actions 1 1"]:
+def _character(group: Group, label: str) -> Float[Tensor, "actions 1 1"]:
     """0e (or 0) is trivial; 0o is the determinant."""
     lie = torch.zeros(len(group.generators), 1, 1, dtype=torch.float64)
     sign = torch.linalg.det(group.finite)[:, None, None]
     return torch.cat([lie, sign if label == "0o" else torch.ones_like(sign)])
-
-
-def _permutation(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
-    return torch.linalg.det(group.finite)[:, None, None] if label == "sign" else None
 
 
 _FAMILIES: dict[str, Callable[[Group, str], Tensor | None]] = {
@@ -136,5 +132,5 @@ _FAMILIES: dict[str, Callable[[Group, str], Tensor | None]] = {
     "O(2)": _frequency,
     "C": _frequency,
     "D": _frequency,
-    "S": _permutation,
+    "S": lambda group, label: _character(group, "0o") if label == "sign" else None,
 }

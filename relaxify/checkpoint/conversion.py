@@ -13,9 +13,8 @@ from typing import BinaryIO
 
 import torch
 
-from relaxify.checkpoint.conversion_report import Conversion, Mode
 from relaxify.checkpoint.output import TargetExistsError, check_source, check_target, replacing
-from relaxify.checkpoint.plan import Options, StatePlan, plan_states
+from relaxify.checkpoint.plan import Conversion, Mode, Options, StatePlan, plan_states
 from relaxify.checkpoint.safetensors_file import Piece, SafetensorsFile, open_safetensors, write_pieces
 from relaxify.checkpoint.torch_file import (
     Memory,

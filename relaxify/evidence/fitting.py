@@ -85,7 +85,7 @@ def transformation(
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
-    for axes in _places(group, pairs[0][0].shape, without):
+    for axes in _possible_axes(group, pairs[0][0].shape, without):
         found = fit(group, pairs, axes)
         if found.kind == "linear":
             return found
@@ -98,7 +98,7 @@ def transformation(
     return min(failed, key=lambda found: (not found.is_transposed, found.residual))
 
 
-def _places(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
+def _possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
     """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
     yield ()
     axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and axis not in without]

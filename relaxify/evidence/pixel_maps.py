@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from relaxify.evidence.fitting import Pairs, Transformation, elements, fit, transformation
-from relaxify.grids.pixels import Pixels, order, places
+from relaxify.grids.pixels import Pixels, order, possible_pixels
 from relaxify.groups import Group
 from relaxify.representations import Representation
 
@@ -42,7 +42,7 @@ class PixelMaps:
         if whole.kind in ("zero", "invariant"):
             return whole
         own: list[Transformation] = []
-        for pixels in places(shape, self.sizes):
+        for pixels in possible_pixels(shape, self.sizes):
             back = self.moved_back(group, pairs, pixels)
             found = transformation_of_channels(group, back, sample_sizes=sample_sizes, tiny=tiny, without=pixels.axes)
             found = replace(found, pixels=pixels)

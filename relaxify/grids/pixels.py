@@ -72,7 +72,7 @@ def _shifted(value: Tensor, axis: int, shift: float, image: int) -> Tensor:
     return value.index_select(axis, at % period + first)
 
 
-def places(shape: torch.Size, sizes: Collection[int]) -> Iterator[Pixels]:
+def possible_pixels(shape: torch.Size, sizes: Collection[int]) -> Iterator[Pixels]:
     """Where a value of this shape may have pixels: on two axes of one size, or flattened maps of one of the `sizes`."""
     pairs = [axis for axis in range(-2, -len(shape), -1) if shape[axis] == shape[axis + 1] > 1]
     yield from (Pixels(axis, shape[axis]) for axis in pairs)

@@ -103,11 +103,12 @@ def _checked(X: Tensor, Y: Tensor | None) -> tuple[Tensor, Tensor | None]:
 def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None, count: int) -> Symmetry:
     found, reason = _judge(fit, chance)
     basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
+    source = "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)"
     return Symmetry(
         basis,
         found,
         reason,
-        "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)",
+        source,
         held_out_defect=_held_out(X, Y),
         confidence_angle=None if chance is None else chance.confidence_angle,
         bootstraps=0 if chance is None else count,
