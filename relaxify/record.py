@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, converted or written: one sentence that names the thing, why, and the remedy."""
+    """A checkpoint that cannot be read, converted or written: one sentence says what, why, and how to fix it."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class StoredTerm:
 
     @property
     def base_prefix(self) -> str:
-        """What is ahead of the names of the layer's own parameters."""
+        """The prefix of the layer's own parameters."""
         return owner_prefix(self.prefix, functional=self.record.functional)
 
     @property

@@ -40,7 +40,7 @@ class Transformation:
     """How a value transforms: not at all, by a representation on `axes` (from the end), in no linear way, or unknown.
 
     No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
-    Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from transforming so,
+    Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from that,
     relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1). With
     `pixels`, all this is true once the pixels are moved back.
     """

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class NamedInDouble(TorchFunctionMode):
-    """Gives float64 to whoever asks for float32 by name, as escnn's pooling over the group does.
+    """Gives float64 to code that asks for float32 by name, as escnn's pooling over the group does.
 
     >>> with NamedInDouble():
     ...     torch.zeros(1, dtype=torch.float32).dtype, torch.zeros(1, dtype=torch.int64).float().dtype
@@ -30,7 +30,7 @@ def _double(value: Any) -> Any:
 
 @contextmanager
 def quiet(dtype: torch.dtype = torch.float64) -> Iterator[None]:
-    """New tensors in float64, or another type, and the user's random stream as it was afterwards."""
+    """Make new tensors in float64, or another type, and leave the user's random stream as it was."""
     default = torch.get_default_dtype()
     named = NamedInDouble() if dtype is torch.float64 else nullcontext()
     with torch.random.fork_rng(devices=[]), named:

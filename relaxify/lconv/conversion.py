@@ -157,7 +157,7 @@ def _free_shifts(layer: LConv, shape: tuple[int, ...] | None) -> None:
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer of a known kind, outermost first; what is inside one (a GCN's own linear map) is none."""
+    """Every layer of a known kind, outermost first; what is inside one (a GCN's own linear map) does not count."""
     seen: set[int] = set()
     inside: list[str] = []
     for path, module in model.named_modules(remove_duplicate=False):

@@ -31,7 +31,7 @@ class Observed:
 
 
 def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
-    """Run the model once on copies of the inputs, without changing it, and look. InputsError if it does not run."""
+    """Run the model once on copies of the inputs, which leaves both unchanged. InputsError if it does not run."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.random.fork_rng(), torch.no_grad():
@@ -68,7 +68,7 @@ def _flattened(recording: Recording) -> Iterator[tuple[str, Space]]:
 
 
 def _space_behind(node: fx.Node) -> Space | None:
-    """The space axes that were flattened into this value's last axis, seen through what acts on each number alone."""
+    """The space axes that were flattened into this value's last axis, seen through elementwise operations."""
     while True:
         shape, before = shape_of(node), [argument for argument in node.args if isinstance(argument, fx.Node)][:1]
         if len(shape) != 2 or not before:

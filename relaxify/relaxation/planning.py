@@ -142,7 +142,7 @@ def plan_and_analysis(
 
 
 def _claims(model: nn.Module, group: Group) -> list[Site | Rejected]:
-    """What the adapters say of each module, of one with several names once."""
+    """What the adapters say about each module, once if it has several names."""
     first: dict[int, tuple[str, nn.Module]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         first.setdefault(id(module), (path, module))

@@ -4,7 +4,7 @@ Either input rows (all of them, or a uniform sample of fixed size over everythin
 the second moment sum x x^T, which is enough for `rms` over every row and smaller once there are more rows than features.
 
 An update is made of tensor operations, and what it decides on in Python (whether it is the first since the last read, and
-the shapes) is the same in every training step, so that a compiled model's graph holds it and is made once.
+the shapes) is the same in every training step, so that a compiled model's graph contains it and is compiled once.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Generators(nn.Module):
 
     They act on `(batch, channels, *space)`, on the space axes alone. A family whose `space` is None, such as shifts, acts
     on a space of any size. What a form must define is `act`; what it can do faster than by `act` it overrides. `act` is
-    not named `apply`, which in an nn.Module is what initialisers walk by.
+    not named `apply`, by which nn.Module lets initialisers walk its children.
     """
 
     def __init__(self, count: int, space: Space | None, *, ndim: int | None = None, space_out: Space | None = None) -> None:

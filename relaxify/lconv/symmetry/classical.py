@@ -55,7 +55,7 @@ def invariants(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> Invarian
 
 
 def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str, ...]:
-    """Every name that the span of the matrices has, the most fitting first; none if it is not an algebra known here.
+    """Every name that the span of the matrices has, the best fit first; none if it is not an algebra known here.
 
     >>> from relaxify import Group
     >>> names_of(Group.parse("SO(1,3)").generators)
