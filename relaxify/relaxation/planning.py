@@ -92,28 +92,19 @@ def plan(
     >>> [rejected.path for rejected in plan(model, "SO(3)").rejected]  # without inputs nothing is known of bare layers
     ['0', '1']
     """
-    return plan_and_analysis(
-        model,
-        group,
-        include=include,
-        exclude=exclude,
-        config=config,
-        overrides=overrides,
-        example_inputs=example_inputs,
-        input_action=input_action,
-    )[0]
+    return plan_and_analysis(model, group, include, exclude, config, overrides, example_inputs, input_action)[0]
 
 
 def plan_and_analysis(
     model: nn.Module,
     group: Group | str,
-    *,
     include: Sequence[Pattern] = (),
     exclude: Sequence[Pattern] = (),
     config: RelaxConfig = RelaxConfig(),
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
     example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
+    *,
     training: bool = False,
     symmetrise: bool = True,
 ) -> tuple[Plan, Analysis | None]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.lconv.operators.family import Generators, Space
-from relaxify.lconv.operators.matrices import store
+from relaxify.lconv.operators.matrices import fitting_spaces, store
 
 
 class LowRank(Generators):
@@ -31,11 +31,8 @@ class LowRank(Generators):
         space_out: Space | None = None,
         learnable: bool = True,
     ) -> None:
-        d_out, d_in = up.shape[1], down.shape[2]
-        space = space or (d_in,)
-        super().__init__(len(up), space, space_out=space_out or (space if d_out == d_in else (d_out,)))
-        if math.prod(space) != d_in or math.prod(self.space_out()) != d_out:
-            raise ValueError(f"U V is {d_out} x {d_in}, which does not fit {space} -> {self.space_out()}; fix the spaces.")
+        space, space_out = fitting_spaces(up.shape[1], down.shape[2], space, space_out)
+        super().__init__(len(up), space, space_out=space_out)
         self.up: Tensor
         self.down: Tensor
         store(self, "up", up, learnable)

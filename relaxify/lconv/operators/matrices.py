@@ -28,10 +28,8 @@ class Dense(Generators):
         learnable: bool = True,
     ) -> None:
         count, d_out, d_in = matrices.shape
-        space = space or (d_in,)
-        super().__init__(count, space, space_out=space_out or (space if d_out == d_in else (d_out,)))
-        _check_points(space, d_in)
-        _check_points(self.space_out(), d_out)
+        space, space_out = fitting_spaces(d_out, d_in, space, space_out)
+        super().__init__(count, space, space_out=space_out)
         self.matrices: Tensor
         store(self, "matrices", matrices, learnable)
 
@@ -105,6 +103,10 @@ def store(module: nn.Module, name: str, values: Tensor, learnable: bool) -> None
         module.register_buffer(name, values.detach().clone())
 
 
-def _check_points(space: Space, d: int) -> None:
-    if math.prod(space) != d:
-        raise ValueError(f"generators of {d} points cannot act on a space of {space}; pass one of {d} points.")
+def fitting_spaces(d_out: int, d_in: int, space: Space | None, space_out: Space | None) -> tuple[Space, Space]:
+    """The spaces that d_out x d_in matrices act between, where one is not given. ValueError if a given one does not fit."""
+    space = space or (d_in,)
+    space_out = space_out or (space if d_out == d_in else (d_out,))
+    if (math.prod(space_out), math.prod(space)) != (d_out, d_in):
+        raise ValueError(f"generators of {d_out} x {d_in} do not fit {space} -> {space_out}; pass spaces of as many points.")
+    return space, space_out

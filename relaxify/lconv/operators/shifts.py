@@ -43,13 +43,7 @@ class Shifts(Generators):
         if not 1 <= self.ndim <= 3:
             raise ValueError(f"a kernel of {self.ndim} axes has no convolution; pass one, two or three sizes.")
         self.geometry = Geometry(
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            padding_mode=padding_mode,
-            transposed=transposed,
-            output_padding=output_padding,
+            kernel_size, stride, padding, dilation, padding_mode, transposed=transposed, output_padding=output_padding
         )
 
     @classmethod
