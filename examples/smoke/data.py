@@ -29,7 +29,7 @@ PUBLISHED_DOMAIN = {
 }
 PUBLISHED_UNUSED = {("rotation", 36): (31,)}
 
-# Frames that come before the first target beside the inputs, and the most windows a simulation has, as published.
+# Frames that come before the first target besides the inputs, and the most windows a simulation has, as published.
 LEAD = 2
 MOST_WINDOWS = 250
 

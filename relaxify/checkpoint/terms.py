@@ -114,7 +114,7 @@ def _term(state: StateDict, prefix: str, records: Mapping[str, Record]) -> Store
 
 
 def _alias_prefixes(prefix: str, record: Record) -> tuple[str | None, ...]:
-    """Where in this file the other modules of a term are; None for one of which this prefix tells nothing.
+    """Where in this file the other modules of a term are; None where this prefix does not tell.
 
     A record's names are relative to the relaxed model, which may be wrapped, nested or cut out in the file. The name
     that agrees with this prefix in most components is taken for its own; what is ahead of it here, or lacking, is so

@@ -199,7 +199,7 @@ def _log(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 
 
 def known_actions(group: Group, axes: int) -> dict[str, Float[Tensor, "actions d d"]]:
-    """By name, the representations that need no fit on so many axes."""
+    """By name, the representations that need no fit on this many axes."""
     identity = torch.eye(group.dim, dtype=torch.float64)
     if axes == 1:
         return {"vector": torch.cat([group.generators, group.finite])}

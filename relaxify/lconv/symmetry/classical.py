@@ -2,7 +2,7 @@
 
 An algebra is recognised by numbers that do not depend on its basis: dimension, dimensions of its centre and of its derived
 algebra, and the signature of its Killing form. Where these leave several names (so(3) is su(2)), the trace form of the
-matrices over the Killing form says of which they are the defining ones.
+matrices over the Killing form says which of them the matrices define.
 """
 
 from __future__ import annotations
