@@ -1,4 +1,4 @@
-"""The floor: what any dense term must compute beside the plain step, its three GEMMs, and nothing else.
+"""The floor: what any dense term must compute on top of the plain step, its three GEMMs, and nothing else.
 
 y = x W^T forward, and g W and g^T x backward, for each layer at the number of rows that the model gives it.
 """

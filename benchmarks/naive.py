@@ -1,7 +1,7 @@
 """CR eq. 5 done naively, as the reference implementation does it but right: what relaxify's own way is compared with.
 
 Dense generators, every row, and the Lie derivative of every sample through autograd: |W x| + sum_A |W A_in x - A_out W x|.
-The term itself is a linear map beside the layer, added to its output.
+The term itself is a linear map next to the layer, added to its output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relaxify.sites import EquivariantMap, Site
 
 
 class NaiveTerm(nn.Module):
-    """theta * W x beside a layer, with the rows of its last input for the penalty."""
+    """theta * W x next to a layer, with the rows of its last input for the penalty."""
 
     def __init__(self, map_: EquivariantMap) -> None:
         super().__init__()

@@ -75,6 +75,13 @@ class Group:
         """Number of generators, Lie and finite together: the terms of the penalty's sum."""
         return len(self.generators) + len(self.finite)
 
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether its elements keep lengths."""
+        identity = torch.eye(self.dim, dtype=torch.float64).expand_as(self.finite)
+        antisymmetric = torch.allclose(self.generators, -self.generators.mT, rtol=0, atol=1e-9)
+        return antisymmetric and torch.allclose(self.finite @ self.finite.mT, identity, atol=1e-9)
+
     def random(self, generator: torch.Generator | None = None) -> Element:
         """A random element: Haar-distributed for the named compact groups, generic for the others."""
         generator = generator or torch.Generator().manual_seed(0)
@@ -95,7 +102,7 @@ class Group:
         if isinstance(group, Group):
             return group
         if not isinstance(group, str):
-            raise ValueError(f"{group!r} is no group; pass a name such as 'SO(3)', or a Group.")
+            raise ValueError(f"{group!r} is not a group; pass a name such as 'SO(3)', or a Group.")
         plain = re.sub(r"[\s()\[\]_]", "", group).upper()
         if plain in _OF_THE_CUBE:
             return _OF_THE_CUBE[plain]()

@@ -17,6 +17,8 @@ from relaxify.modules.hanging import probe
 from relaxify.representations import Representation
 from relaxify.sites import Features
 
+ELEMENTS = 2
+
 
 @torch.no_grad()
 def generic_twin(module: nn.Module) -> nn.Module:
@@ -48,7 +50,6 @@ def commutation_error(
     *,
     features_in: Features = Features(),
     features_out: Features = Features(),
-    elements: int = 2,
 ) -> float:
     """max over random g of |f(rho_in(g) x) - rho_out(g) f(x)| / (|f(x) - f(0)| + |rho_out(g) f(x) - f(x)|), CR eq. 1.
 
@@ -56,12 +57,11 @@ def commutation_error(
     """
     generator = torch.Generator().manual_seed(0)
     y, zero = function(x).detach(), function(torch.zeros_like(x)).detach()
-    rows_in, rows_out = features_in.rows(x), features_out.rows(y)
     errors = []
-    for _ in range(elements):
+    for _ in range(ELEMENTS):
         g = rep_in.group.random(generator)
-        moved = function(features_in.restore(rows_in @ rep_in.rho(g).mT, like=x)).detach()
-        expected = features_out.restore(rows_out @ rep_out.rho(g).mT, like=y)
+        moved = function(features_in.apply(rep_in.rho(g), x)).detach()
+        expected = features_out.apply(rep_out.rho(g), y)
         response = float((y - zero).norm() + (expected - y).norm())
         errors.append(float((moved - expected).norm()) / response if response else float("inf"))
     # unlike the builtin, this max lets NaN through
@@ -69,7 +69,7 @@ def commutation_error(
 
 
 def structure(module: nn.Module) -> Hashable:
-    """All that a layer computes with but its parameters' values: layers of equal structure have the same proof.
+    """All that a layer computes with, except its parameters' values: layers of equal structure have the same proof.
 
     >>> structure(nn.Linear(2, 1)) == structure(nn.Linear(2, 1)), structure(nn.Linear(2, 1)) == structure(nn.Linear(2, 2))
     (True, False)
@@ -84,12 +84,12 @@ def structure(module: nn.Module) -> Hashable:
     return (kind, _plain(own), shapes, buffers, children)
 
 
-# what nn.Module keeps for itself: tensors and children are looked at by name, hooks do not come along into a proof
+# what nn.Module keeps for itself: tensors and children are compared by name, and hooks take no part in a proof
 _IGNORED = frozenset(vars(nn.Module()))
 
 
 def _plain(value: object) -> Hashable:
-    """A value to compare by; an object that cannot be looked into is equal to itself only."""
+    """A value to compare by; an object that cannot be compared is equal only to itself."""
     if isinstance(value, Tensor):
         return (value.dtype, tuple(value.shape), value.detach().cpu().numpy().tobytes())
     if isinstance(value, tuple | list):

@@ -1,11 +1,12 @@
 """The record of one term: what a checkpoint says of it, so that it can be projected later without anyone's code.
 
 A record travels as a uint8 tensor of UTF-8 JSON (the term's extra state), which every checkpoint format can hold. What
-comes from a file is hostile until `Record.decode` has looked at every field.
+comes from a file is hostile until `Record.decode` has checked every field.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, converted or written: one sentence that names the thing, why, and the mend."""
+    """A checkpoint that cannot be read, converted or written: one sentence says what, why, and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Record:
     (dim rep_out, dim rep_in), is stored as the keys `weight_keys`: ("weight",), or ("up", "down") where W = up @ down.
     `axes_in` and `axes_out` say which axes of the layer's tensors hold the features. `paths` say what of W the layer's
     own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. `updates` is where resumed
-    training goes on in the stream of sampled rows. A convolution in `groups` joins each output to the inputs of its group
-    alone: W has so many times fewer columns. `symmetriser`, if not empty, is an orthonormal basis of kernels of one channel:
+    training continues in the stream of sampled rows. A convolution in `groups` joins each output to the inputs of its group
+    alone: W has fewer columns by that factor. `symmetriser`, if not empty, is an orthonormal basis of one channel's kernels:
     the layer is an ordinary convolution, of whose `weight` the part in their span stays. CheckpointError if these disagree.
 
     >>> vectors = (Block("1o", 2, 3),)
@@ -105,25 +106,12 @@ class Record:
 
     def encode(self) -> UInt8[Tensor, " bytes"]:
         """The record as a tensor of UTF-8 JSON; equal records give equal bytes."""
-        document = {
-            "format": FORMAT,
-            "path": self.path,
-            "aliases": self.aliases,
-            "adapter": self.adapter,
-            "op": self.op,
-            "group": self.group,
-            "rep_in": [asdict(block) for block in self.rep_in],
-            "rep_out": [asdict(block) for block in self.rep_out],
+        fields = asdict(self) | {
             "layout": {"axes_in": self.axes_in, "axes_out": self.axes_out},
             "weight_key": self.weight_keys,
-            "paths": [asdict(path) for path in self.paths],
             "base_shapes": dict(sorted(self.base_shapes.items())),
-            "unfoldable": self.unfoldable,
-            "updates": self.updates,
-            "functional": self.functional,
-            "groups": self.groups,
-            "symmetriser": self.symmetriser,
         }
+        document = {"format": FORMAT} | {name: fields[name] for name in _RECORD}
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(data) > MAX_BYTES:
             raise _invalid(f"it takes {len(data)} bytes, more than {MAX_BYTES}")
@@ -136,7 +124,7 @@ class Record:
         version = document.pop("format", None)
         if version != FORMAT:
             raise _unknown_format(version)
-        # records of before convolutions were relaxed do not have them
+        # records from before convolutions were relaxed do not have them
         document = {"groups": 1, "symmetriser": []} | document
         fields = _fields(document, "it", _RECORD)
         layout, weight_keys = fields.pop("layout"), fields.pop("weight_key")
@@ -151,7 +139,7 @@ def _unknown_format(version: object) -> CheckpointError:
     name, _, number = version.partition("/") if isinstance(version, str) else ("", "", "")
     if name == "relaxify" and number.isdecimal() and len(number) < 9:
         return CheckpointError(f"the record has format {version!r}: written by a newer relaxify; upgrade relaxify.")
-    return CheckpointError(f"the extra state does not say format {FORMAT!r}: no relaxify record; rename its module.")
+    return CheckpointError(f"the extra state does not say {FORMAT!r}: it is not a relaxify record; rename its module.")
 
 
 def _check_path(record: Record, path: Path) -> None:
@@ -185,7 +173,7 @@ def _check_symmetriser(record: Record) -> None:
 
 def _document(tensor: object) -> dict[str, Any]:
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
-        raise _invalid("it is no one-dimensional uint8 tensor")
+        raise _invalid("it is not a one-dimensional uint8 tensor")
     if tensor.layout != torch.strided or tensor.is_meta or not 0 < tensor.numel() <= MAX_BYTES:
         raise _invalid(f"it holds {tensor.numel()} bytes on {tensor.device}, not 1 to {MAX_BYTES} in memory")
     try:
@@ -193,14 +181,14 @@ def _document(tensor: object) -> dict[str, Any]:
             tensor.cpu().numpy().tobytes().decode(), parse_constant=_not_finite, object_pairs_hook=_without_duplicates
         )
     except (ValueError, RecursionError) as error:
-        raise _invalid("it is no JSON") from error
+        raise _invalid("it is not JSON") from error
     if not isinstance(document, dict):
-        raise _invalid("it is no JSON object")
+        raise _invalid("it is not a JSON object")
     return document
 
 
 def _not_finite(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -221,7 +209,7 @@ def _fields(value: object, what: str, readers: dict[str, Reader[Any]]) -> dict[s
 def _text(value: object, what: str) -> str:
     # unprintable characters could drive the terminal of whoever reads a report
     if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
-        raise _invalid(f"{what} is no printable text of at most {MAX_TEXT} characters")
+        raise _invalid(f"{what} is not printable text of at most {MAX_TEXT} characters")
     return value
 
 
@@ -231,7 +219,7 @@ def _optional_text(value: object, what: str) -> str | None:
 
 def _integer(value: object, what: str, *, low: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_INTEGER:
-        raise _invalid(f"{what} is no integer from {low} to {MAX_INTEGER}")
+        raise _invalid(f"{what} is not an integer from {low} to {MAX_INTEGER}")
     return value
 
 
@@ -241,17 +229,13 @@ def _truth(value: object, what: str) -> bool:
     return value
 
 
-def _positive(value: object, what: str) -> int:
-    return _integer(value, what, low=1)
-
-
-def _axis(value: object, what: str) -> int:
-    return _integer(value, what, low=-MAX_INTEGER)
+_positive = functools.partial(_integer, low=1)
+_axis = functools.partial(_integer, low=-MAX_INTEGER)
 
 
 def _number(value: object, what: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MAX_SCALE:
-        raise _invalid(f"{what} is no number from {-MAX_SCALE} to {MAX_SCALE}")
+        raise _invalid(f"{what} is not a number from {-MAX_SCALE} to {MAX_SCALE}")
     return float(value)
 
 
@@ -267,7 +251,7 @@ def _choice(*choices: str) -> Reader[str]:
 def _list(read: Reader[T]) -> Reader[tuple[T, ...]]:
     def read_all(value: object, what: str) -> tuple[T, ...]:
         if not isinstance(value, list):
-            raise _invalid(f"{what} is no list")
+            raise _invalid(f"{what} is not a list")
         return tuple(read(item, what) for item in value)
 
     return read_all
@@ -279,7 +263,7 @@ def _object(make: Callable[..., T], readers: dict[str, Reader[Any]]) -> Reader[T
 
 def _shapes(value: object, what: str) -> dict[str, tuple[int, ...]]:
     if not isinstance(value, dict):
-        raise _invalid(f"{what} is no object")
+        raise _invalid(f"{what} is not an object")
     return {_text(name, what): _list(_integer)(shape, what) for name, shape in value.items()}
 
 

@@ -1,6 +1,6 @@
 """Adapters: what is known of one library's layers, found through the entry-point group `relaxify.adapters`.
 
-The built-in adapters are found in just the way a third party's are. A layer of one's own needs none: a method
+The built-in adapters are found in just the way a third party's are. Your own layer needs none: a method
 `relaxify_sites(self, path, group)`, which yields what an adapter's `sites` would, makes it known.
 """
 
@@ -75,7 +75,7 @@ def claims_on(path: str, module: nn.Module, group: Group) -> Iterator[Site | Rej
 def adapters() -> Sequence[Adapter]:
     """Every adapter installed, by name.
 
-    RuntimeError, naming the entry point and the distribution, if one cannot be loaded or is no adapter.
+    RuntimeError, naming the entry point and the distribution, if one cannot be loaded or is not an adapter.
     """
     found: list[Adapter] = []
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
@@ -85,6 +85,6 @@ def adapters() -> Sequence[Adapter]:
         except Exception as error:
             raise RuntimeError(f"{origin} does not load: {error}; fix or uninstall its distribution.") from error
         if isinstance(adapter, type) or not isinstance(adapter, Adapter):
-            raise RuntimeError(f"{origin} is no adapter: it must be an object with `name` and `sites(path, module, group)`.")
+            raise RuntimeError(f"{origin} is not an adapter: pass an object with `name` and `sites(path, module, group)`.")
         found.append(adapter)
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Site: one equivariant linear op found in a model, with all that relaxing, projecting and converting need to know of it."""
+"""Site: one equivariant linear op found in a model, with all that relaxing, projecting and converting need of it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class EvidenceKind(enum.StrEnum):
     type = "type"
     """The exact type of its module."""
     name_and_structure = "name_and_structure"
-    """The name of its module's class, which lives in users' own files, and what it is made of."""
+    """The name of its module's class, which lives in users' own files, and the layers in it."""
     function = "function"
     """The function that runs in its module's forward."""
     symmetrised = "symmetrised"

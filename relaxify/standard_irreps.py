@@ -51,7 +51,7 @@ def _action(group: Group, label: str) -> Float[Tensor, "actions d d"]:
     if label == "adjoint":
         return _adjoint(group)
     family = group.name.split("(")[0] if group.name not in ("SO(3)", "O(3)", "SO(2)", "O(2)") else group.name
-    action = _FAMILIES.get(family, _unknown)(group, label)
+    action = _FAMILIES[family](group, label) if family in _FAMILIES else None
     if action is None:
         raise ValueError(f"{group.name} has no representation labelled {label!r}; see help(relaxify.irreps) for its labels.")
     return action
@@ -68,17 +68,13 @@ def _adjoint(group: Group) -> Float[Tensor, "actions d d"]:
 
 
 def _spin(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
-    if re.fullmatch(r"\d+", label) is None:
+    """Spin l of SO(3), or of O(3) with a parity: the inversion is its only finite generator."""
+    match = re.fullmatch(r"(\d+)" + "([eo])" * len(group.finite), label)
+    if match is None:
         return None
-    return _so3_generators(int(label))
-
-
-def _spin_parity(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
-    if re.fullmatch(r"\d+[eo]", label) is None:
-        return None
-    generators = _so3_generators(int(label[:-1]))
-    parity = 1.0 if label.endswith("e") else -1.0
-    return torch.cat([generators, parity * torch.eye(generators.shape[-1], dtype=torch.float64)[None]])
+    generators = _so3_generators(int(match[1]))
+    inversion = torch.eye(generators.shape[-1], dtype=torch.float64) * (-1.0 if label.endswith("o") else 1.0)
+    return torch.cat([generators, inversion.expand(len(group.finite), -1, -1)])
 
 
 def _so3_generators(spin: int) -> Float[Tensor, "3 d d"]:
@@ -103,47 +99,38 @@ def _real_from_complex(spin: int) -> Complex[Tensor, "d d"]:
 
 
 def _frequency(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
-    """Frequency k of SO(2) and O(2): the plane turned k times as fast; the reflection stays what it is."""
+    """Frequency k: the plane turned k times as fast; the reflection stays what it is.
+
+    Of C(n) and D(n), the generating rotation by 2 pi k / n; its real 1-d form where that is +-1.
+    """
     if label in ("0e", "0o", "0"):
-        return _planar_character(group, label)
+        return _character(group, label)
     if re.fullmatch(r"\d+", label) is None:
         return None
-    return torch.cat([int(label) * group.generators, group.finite])
-
-
-def _cyclic_frequency(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
-    """Frequency k of C(n) and D(n): the generating rotation by 2 pi k / n; its real 1-d form where that is +-1."""
-    if label in ("0e", "0o", "0"):
-        return _planar_character(group, label)
+    k = int(label)
+    if len(group.generators):
+        return torch.cat([k * group.generators, group.finite])
     n = int(group.name.split("(")[1].rstrip(")"))
-    if re.fullmatch(r"\d+", label) is None or not 0 < int(label) <= n / 2:
+    if not 0 < k <= n / 2:
         return None
-    if 2 * int(label) == n:
+    if 2 * k == n:
         return torch.tensor([-1.0, 1.0], dtype=torch.float64)[: group.actions, None, None]
-    return torch.cat([torch.linalg.matrix_power(group.finite[:1], int(label)), group.finite[1:]])
+    return torch.cat([torch.linalg.matrix_power(group.finite[:1], k), group.finite[1:]])
 
 
-def _planar_character(group: Group, label: str) -> Float[Tensor, "actions 1 1"]:
+def _character(group: Group, label: str) -> Float[Tensor, "actions 1 1"]:
     """0e (or 0) is trivial; 0o is the determinant."""
     lie = torch.zeros(len(group.generators), 1, 1, dtype=torch.float64)
     sign = torch.linalg.det(group.finite)[:, None, None]
     return torch.cat([lie, sign if label == "0o" else torch.ones_like(sign)])
 
 
-def _permutation(group: Group, label: str) -> Float[Tensor, "actions d d"] | None:
-    return torch.linalg.det(group.finite)[:, None, None] if label == "sign" else None
-
-
-def _unknown(group: Group, label: str) -> None:
-    return None
-
-
 _FAMILIES: dict[str, Callable[[Group, str], Tensor | None]] = {
     "SO(3)": _spin,
-    "O(3)": _spin_parity,
+    "O(3)": _spin,
     "SO(2)": _frequency,
     "O(2)": _frequency,
-    "C": _cyclic_frequency,
-    "D": _cyclic_frequency,
-    "S": _permutation,
+    "C": _frequency,
+    "D": _frequency,
+    "S": lambda group, label: _character(group, "0o") if label == "sign" else None,
 }

@@ -34,7 +34,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def disguised(matrices: Tensor, seed: int, extra: int = 0) -> Tensor:
-    """The algebra in another basis of itself and other coordinates of its space, beside `extra` idle dimensions."""
+    """The algebra in another basis of itself and other coordinates of its space, next to `extra` idle dimensions."""
     matrices = torch.nn.functional.pad(matrices, (0, extra, 0, extra))
     d = matrices.shape[-1]
     turn = torch.linalg.qr(noise(d, d, seed=seed)).Q @ torch.diag(torch.linspace(0.5, 2, d, dtype=torch.float64))
@@ -139,9 +139,9 @@ def test_what_keeps_no_form_has_none() -> None:
 def test_overlap_is_the_mean_squared_cosine(count: int, degrees: float, seed: int) -> None:
     """A subspace turned by a known angle in every direction."""
     frame = torch.linalg.qr(noise(16, 16, seed=seed)).Q.mT
-    known, beside = frame[:count].reshape(count, 4, 4), frame[count : 2 * count].reshape(count, 4, 4)
+    known, normal = frame[:count].reshape(count, 4, 4), frame[count : 2 * count].reshape(count, 4, 4)
     angle = math.radians(degrees)
-    result = overlap(math.cos(angle) * known + math.sin(angle) * beside, known)
+    result = overlap(math.cos(angle) * known + math.sin(angle) * normal, known)
     assert result.value == pytest.approx(math.cos(angle) ** 2, abs=1e-9)
     assert result.chance == count / 16
     assert result.angles == pytest.approx([degrees] * count, abs=1e-5)

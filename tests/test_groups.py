@@ -120,7 +120,7 @@ def test_compact_groups_are_marked() -> None:
         ("SE(3)", ["'SE(3)'", "translations", "'SO(3)'"]),
     ],
 )
-def test_unknown_groups_are_named_with_the_mend(name: str, parts: list[str]) -> None:
+def test_unknown_groups_are_named_with_advice(name: str, parts: list[str]) -> None:
     with pytest.raises(ValueError, match="unknown group") as caught:
         Group.parse(name)
     assert all(part in str(caught.value) for part in parts)

@@ -187,7 +187,7 @@ def test_what_is_no_adapter_is_named(declare: Declare, value: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         adapters()
     assert str(caught.value) == (
-        f"adapter 'other' ({value}, from other-layers) is no adapter: it must be an object with `name` and "
+        f"adapter 'other' ({value}, from other-layers) is not an adapter: pass an object with `name` and "
         "`sites(path, module, group)`."
     )
 

@@ -21,6 +21,8 @@ from relaxify.proof import commutation_error, generic_input, generic_twin, struc
 from relaxify.representations import Representation
 from relaxify.sites import Attribute, EquivariantMap, Path, Rejected, Site
 
+_NO_SCALAR = "no path with weights for all pairs of channels goes through a single scalar of its second input"
+
 
 class E3nnAdapter:
     """Finds e3nn's equivariant linear layers."""
@@ -123,9 +125,7 @@ def _tensor_product(path: str, module: Any, group: Group) -> Site:
         rep_out,
         argument="x",
         paths=tuple(paths),
-        unfoldable=None
-        if paths
-        else "no path with weights for all pairs of channels goes through a single scalar of its second input",
+        unfoldable=None if paths else _NO_SCALAR,
         attribute=Attribute(1, "y", module.irreps_in2.slices()[scalars[0]].start) if paths else None,
     )
     return Site(path, module, map_, functools.partial(_tensor_product_error, module, map_), structure=structure(module))

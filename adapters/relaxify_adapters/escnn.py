@@ -25,22 +25,14 @@ from relaxify_adapters.escnn_groups import Fibre, NotASubgroupError, fibre_of
 from relaxify_adapters.escnn_kernels import blocks_of, convolution_of, steerability_error, tap_action
 from relaxify_adapters.escnn_space import share_groups
 
-_RELAXED = (
-    "R2Conv",
-    "R2ConvTransposed",
-    "R3Conv",
-    "R3ConvTransposed",
-    "R3IcoConv",
-    "R3IcoConvTransposed",
-    "Linear",
-)
+_RELAXED = ("R2Conv", "R2ConvTransposed", "R3Conv", "R3ConvTransposed", "R3IcoConv", "R3IcoConvTransposed", "Linear")
 
 _POINTS = (
-    "its kernel is a function of the points' offsets, which are others for every edge: there are no taps for an "
-    "unconstrained kernel to stand on"
+    "its kernel is a function of the points' offsets, which differ from edge to edge: there are no taps for an "
+    "unconstrained kernel"
 )
 
-# the largest interpolation error with which a penalty still tells equivariant kernels from others
+# up to this interpolation error a penalty can still tell equivariant kernels from others
 _TELLING = 0.1
 
 _TOO_COARSE = (

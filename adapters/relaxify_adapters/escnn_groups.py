@@ -91,7 +91,7 @@ class Fibre:
 def fibre_of(gspace: Any, group: Group) -> Fibre:
     """The group as a subgroup of a gspace's fibre group, whose axes of reflection may lie elsewhere in the plane.
 
-    NotASubgroupError if it is none: the sentence says what the layer is equivariant under.
+    NotASubgroupError if it is not one: the message says what the layer is equivariant under.
     """
     placed = placement(gspace)
     if placed is None:

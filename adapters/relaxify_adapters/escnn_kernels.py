@@ -17,7 +17,7 @@ from relaxify_adapters.escnn_groups import Fibre
 
 @dataclass(frozen=True)
 class SteerableKernel(Kernel):
-    """How escnn's layers make their kernels, `cache` of which they keep in eval mode."""
+    """How escnn's layers make their kernels; `cache` is the buffer that holds one in eval mode."""
 
     cache: str
     parameter: str = "weights"

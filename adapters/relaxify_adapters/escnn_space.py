@@ -69,7 +69,7 @@ class Placement:
         """The group's name in our spelling; flips of the plane alone are D(1), whatever their axis."""
         name, order = str(self.fibre.name), self.fibre.order()
         if self.dim == 3:
-            return _IN_SPACE.get(name, f"a group {name} of space")
+            return _IN_SPACE[name][1] if name in _IN_SPACE else f"a group {name} of space"
         if any(torch.linalg.det(matrix) < 0 for _, matrix in self.known):
             return f"D({order // 2})"
         return name if self.is_continuous else f"C({order})"
@@ -82,17 +82,18 @@ class Placement:
 
 
 def placement(gspace: Any) -> Placement | None:
-    """How a gspace's fibre group moves its base space; None if there is no base space, and no way that goes by itself."""
+    """How a gspace's fibre group moves its base space; None if there is no base space, and no usual one."""
     library, fibre = sys.modules["escnn.group"], gspace.fibergroup
     ambients = {2: library.o2_group, 3: library.o3_group}
     if gspace.dimensionality:
         ambient = ambients[gspace.dimensionality]()
         return Placement(fibre, ambient, gspace._inclusion, gspace._restriction, gspace.dimensionality)
-    plain = {"CyclicGroup": (None, fibre.order()), "DihedralGroup": (0.0, fibre.order() // 2)}
-    key = plain.get(type(fibre).__name__) or _PLACES.get(fibre.name)
+    polygons = {"CyclicGroup": (None, fibre.order()), "DihedralGroup": (0.0, fibre.order() // 2)}
+    key, dim = polygons.get(type(fibre).__name__) or _IN_THE_PLANE.get(fibre.name), 2
     if key is None:
-        return None
-    dim = 3 if key[0] in (True, False) and isinstance(key[1], str) else 2
+        if fibre.name not in _IN_SPACE:
+            return None
+        key, dim = _IN_SPACE[fibre.name][0], 3
     ambient = ambients[dim]()
     _, include, restrict = ambient.subgroup(key)
     return Placement(fibre, ambient, include, restrict, dim)
@@ -125,23 +126,15 @@ def _rotation(angle: float) -> Float[Tensor, "2 2"]:
     return torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
 
 
-# of escnn's groups, the subgroups of O(2) or O(3) that they are when nothing says where they act
-_PLACES: dict[str, tuple[Any, ...]] = {
-    "SO(2)": (None, -1),
-    "O(2)": (0.0, -1),
-    "SO(3)": (False, "so3"),
-    "O(3)": (True, "so3"),
-    "Octahedral": (False, "octa"),
-    "FullOctahedral": (True, "octa"),
-    "Icosahedral": (False, "ico"),
-    "FullIcosahedral": (True, "ico"),
-}
+# of escnn's groups, the subgroups of O(2) that they are when nothing says where they act
+_IN_THE_PLANE: dict[str, tuple[Any, ...]] = {"SO(2)": (None, -1), "O(2)": (0.0, -1)}
 
-_IN_SPACE = {
-    "SO(3)": "SO(3)",
-    "O(3)": "O(3)",
-    "Octahedral": "Octa",
-    "FullOctahedral": "FullOcta",
-    "Icosahedral": "the icosahedron's rotation group",
-    "FullIcosahedral": "the icosahedron's full symmetry group",
+# the subgroups of O(3), with their names in our spelling
+_IN_SPACE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "SO(3)": ((False, "so3"), "SO(3)"),
+    "O(3)": ((True, "so3"), "O(3)"),
+    "Octahedral": ((False, "octa"), "Octa"),
+    "FullOctahedral": ((True, "octa"), "FullOcta"),
+    "Icosahedral": ((False, "ico"), "the icosahedron's rotation group"),
+    "FullIcosahedral": ((True, "ico"), "the icosahedron's full symmetry group"),
 }

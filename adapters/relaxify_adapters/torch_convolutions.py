@@ -86,7 +86,7 @@ class SymmetrisedKernel(Kernel):
 
 
 def _translates(group: Group, dims: int) -> bool:
-    """Whether all that a group does is to translate so many pixel axes."""
+    """Whether a group only translates, along this many pixel axes."""
     if group.dim != dims + 1 or len(group.finite):
         return False
     return not bool(group.generators[:, :, :dims].any() or group.generators[:, dims].any())
@@ -98,7 +98,7 @@ def _obstacle(module: Any, group: Group, dims: int) -> str | None:
     if group.dim != dims:
         return None
     if _moves(group, Geometry.of(module).shift):
-        return f"padding='same' adds a pixel more on one side than on the other: a shift that {group.name} moves"
+        return f"padding='same' adds one pixel more on one side than on the other: a shift that {group.name} moves"
     return None
 
 
@@ -130,19 +130,13 @@ def _claim(path: str, module: Any, group: Group, op: str) -> Site:
 def _taps(group: Group, size: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
     """How the group acts on the taps, an orthonormal basis of the kernels that it leaves alone, and the action's error."""
     grid, still = grid_actions(group.generators, group.finite, size), Representation.trivial(group).actions[0]
-    if acts_exactly(group.generators, group.finite, size) or not _is_orthogonal(group):
+    if acts_exactly(group.generators, group.finite, size) or not group.is_orthogonal:
         return grid, intertwiner_basis(grid, still)[:, 0], 0.0
     # rotations between taps leave rings as they are, and are fitted so that they do
     kernels = torch.linalg.qr(_rings(size).mT)[0].mT
     known, lie = [Equivariants(kernels[:, None, None], still, still)], len(group.generators)
     grid = fitted(grid, known, lie)
     return grid, kernels, interpolation_error(grid, known, lie)
-
-
-def _is_orthogonal(group: Group) -> bool:
-    skew = (group.generators + group.generators.mT).abs().amax() < 1e-9 if len(group.generators) else True
-    eye = torch.eye(group.dim, dtype=torch.float64)
-    return bool(skew) and torch.allclose(group.finite @ group.finite.mT, eye.expand(len(group.finite), -1, -1), atol=1e-9)
 
 
 def _rings(size: tuple[int, ...]) -> Float[Tensor, "rings taps"]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -58,16 +57,11 @@ def _found(layer: object) -> str:
 def _unsupported(layer: nn.Linear, group: Group) -> str | None:
     if group.dim != 3:
         return f"vectors have 3 components, but {group.name} acts on {group.dim}"
-    eye = torch.eye(3, dtype=torch.float64)
-    if not (_equal(group.generators, -group.generators.mT) and _equal(group.finite @ group.finite.mT, eye)):
+    if not group.is_orthogonal:
         return f"Vector Neurons commute with rotations and reflections, and {group.name} has other elements"
     if "weight" not in layer._parameters:
         return "its weight is computed from other parameters"
     return None
-
-
-def _equal(a: Float[Tensor, "count 3 3"], b: Float[Tensor, "*count 3 3"]) -> bool:
-    return torch.allclose(a, b.expand_as(a), rtol=0, atol=1e-9)
 
 
 def _unsound(owner: nn.Module, layer: nn.Linear) -> str | None:

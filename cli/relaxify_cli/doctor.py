@@ -51,10 +51,10 @@ def _state(entry: importlib.metadata.EntryPoint) -> str:
 
     try:
         adapter = entry.load()
-    # a plug-in may fail in any way, and to say how is what this command is for
+    # a plug-in may fail in any way; this command is there to say how
     except Exception as error:
         return f"cannot be loaded ({type(error).__name__}: {error})"
-    return "ready" if isinstance(adapter, Adapter) and not isinstance(adapter, type) else "is no adapter"
+    return "ready" if isinstance(adapter, Adapter) and not isinstance(adapter, type) else "is not an adapter"
 
 
 def _extras() -> Table:

@@ -12,7 +12,7 @@ class ThresholdError(Exception):
 
 
 def exit_code(error: BaseException) -> int:
-    """What to exit with: 1 if what the user asked to hold does not, 2 if it could not be looked at."""
+    """What to exit with: 1 if what the user asked for does not hold, 2 if that could not be checked."""
     return THRESHOLD if isinstance(error, ThresholdError) else BAD_INPUT
 
 

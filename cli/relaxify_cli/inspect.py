@@ -119,7 +119,7 @@ def _print(report: Report, console: Console) -> None:
         console.print(_layers(report))
     if report.diverged:
         console.print(f"Runs on x and on g x take different courses from {escape(report.diverged)} on.")
-    console.print(f"{len(report.nodes)} operations were looked at in {report.forward_passes} forward passes.")
+    console.print(f"{len(report.nodes)} operations were checked in {report.forward_passes} forward passes.")
 
 
 def _verdict(report: Report) -> Iterator[str]:

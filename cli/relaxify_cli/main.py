@@ -18,7 +18,7 @@ COMMANDS = ("plan", "inspect", "history", "convert", "lconv", "symmetry", "demo"
 
 
 class Commands(TyperGroup):
-    """Subcommands that are imported when they are asked for: none waits for, or breaks with, the libraries of another."""
+    """Subcommands that are imported only when asked for, so that none waits for, or breaks with, another's libraries."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)

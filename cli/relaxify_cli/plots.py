@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ def history(log: Path, path: Path, quantity: str = "share") -> None:
         raise ValueError(f"{log} has no {quantity!r}; plot one of the quantities that its Monitor wrote.")
     figure, axes = _figure(height=4)
     for layer, points in lines.items():
-        axes.plot(*_columns(points), label=layer, linewidth=1)
+        axes.plot(*zip(*points, strict=True), label=layer, linewidth=1)
     axes.set_xlabel("step")
     axes.set_ylabel({"share": "|theta W x| / |f(x)|", "equivariant": "|P W| / |W|", "norm": "|W|"}.get(quantity, quantity))
     if len(lines) <= 12:
@@ -65,8 +64,3 @@ def _figure(height: float) -> tuple[Any, Any]:
         raise ImportError("plots need matplotlib: pip install 'relaxify[plot]'") from error
     figure = Figure(figsize=(7, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _columns(points: Iterable[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    steps, values = zip(*points, strict=True)
-    return list(steps), list(values)

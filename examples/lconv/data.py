@@ -47,7 +47,7 @@ def digits(size: int = 8) -> Images:
 
 
 def idx(images: Path, labels: Path) -> Images:
-    """MNIST or FashionMNIST from its IDX files, gzipped or not. ValueError if they are no such files."""
+    """MNIST or FashionMNIST from its IDX files, gzipped or not. ValueError if they are not such files."""
     pixels, classes = _idx(images, 3), _idx(labels, 1)
     if len(pixels) != len(classes):
         raise ValueError(
@@ -64,7 +64,7 @@ def cifar(files: list[Path], *, fine: bool = False) -> Images:
         raw = np.frombuffer(file.read_bytes(), np.uint8)
         if len(raw) == 0 or len(raw) % (label_bytes + 3072):
             raise ValueError(
-                f"{file} is no binary CIFAR file of {label_bytes + 3072} bytes an image; give data_batch_*.bin."
+                f"{file} is not a binary CIFAR file of {label_bytes + 3072} bytes an image; give data_batch_*.bin."
             )
         rows.append(raw.reshape(-1, label_bytes + 3072))
     table = np.concatenate(rows)

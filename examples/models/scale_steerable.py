@@ -36,7 +36,7 @@ class Ladder:
 
     def __post_init__(self) -> None:
         if self.step <= 1 or not 1 <= self.reach <= self.scales:
-            raise ValueError(f"{self} is no ladder; pass a step above 1 and a reach from 1 to the number of scales.")
+            raise ValueError(f"{self} is not a ladder; pass a step above 1 and a reach from 1 to the number of scales.")
 
     @property
     def dilations(self) -> Float[Tensor, " scales"]:

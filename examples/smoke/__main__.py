@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("data", type=Path, help="folder of the data; each symmetry has its own inside")
     common.add_argument("--symmetries", nargs="+", default=list(SYMMETRIES), choices=list(SYMMETRIES))
-    common.add_argument("--full", action="store_true", help="the published sizes; what is given beside it still counts")
+    common.add_argument("--full", action="store_true", help="the published sizes; other options given still count")
     common.add_argument("--threads", type=int, default=1)
 
     simulating = commands.add_parser("generate", parents=[common], help="simulate the data (needs PhiFlow)")

@@ -29,7 +29,7 @@ PUBLISHED_DOMAIN = {
 }
 PUBLISHED_UNUSED = {("rotation", 36): (31,)}
 
-# Frames that come before the first target beside the inputs, and the most windows a simulation has, as published.
+# Frames that come before the first target besides the inputs, and the most windows a simulation has, as published.
 LEAD = 2
 MOST_WINDOWS = 250
 
@@ -157,7 +157,7 @@ def load(folder: Path, symmetry: Symmetry) -> Simulations:
     ValueError if there are none, or they do not belong together.
     """
     if symmetry not in SYMMETRIES:
-        raise ValueError(f"{symmetry!r} is no variant of the smoke plumes; choose one of {', '.join(SYMMETRIES)}.")
+        raise ValueError(f"{symmetry!r} is not a variant of the smoke plumes; choose one of {', '.join(SYMMETRIES)}.")
     generated = sorted(folder.glob(f"{symmetry}-*.safetensors"))
     published = sorted(folder.glob("raw_data_*.pt"), key=_number)
     if not generated and not published:

@@ -59,10 +59,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.symmetry not in SYMMETRIES:
-            raise ValueError(f"{self.symmetry!r} is no variant of the smoke plumes; choose one of {', '.join(SYMMETRIES)}.")
+            raise ValueError(f"{self.symmetry!r} is not a variant of smoke plumes; choose one of {', '.join(SYMMETRIES)}.")
         if self.size < 8 or self.steps < 2 or self.simulations < 1:
             raise ValueError(
-                f"{self.simulations} simulations of {self.steps} steps on {self.size} x {self.size} cells are no data set; "
+                f"{self.simulations} simulations of {self.steps} steps on {self.size} x {self.size} cells make no data set; "
                 "give at least 1 simulation, 2 steps and 8 cells a side."
             )
 

@@ -4,10 +4,9 @@ This is the room's face: other rooms and the command line import from here alone
 """
 
 from relaxify.checkpoint.conversion import convert
-from relaxify.checkpoint.conversion_report import Conversion, StateConversion, TermConversion
 from relaxify.checkpoint.loading import LoadError, check_loads, load_weights
 from relaxify.checkpoint.output import TargetExistsError, check_target, replacing
-from relaxify.checkpoint.plan import ThetaError
+from relaxify.checkpoint.plan import Conversion, StateConversion, TermConversion, ThetaError
 from relaxify.record import CheckpointError, Record
 
 __all__ = [

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from relaxify.checkpoint.conversion_report import Conversion, Mode
 from relaxify.checkpoint.output import TargetExistsError, check_source, check_target, replacing
-from relaxify.checkpoint.plan import Options, StatePlan, plan_states
+from relaxify.checkpoint.plan import Conversion, Mode, Options, StatePlan, plan_states
 from relaxify.checkpoint.safetensors_file import Piece, SafetensorsFile, open_safetensors, write_pieces
 from relaxify.checkpoint.torch_file import (
     Memory,
@@ -84,15 +83,13 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or "out of memory"
 
 
+@dataclass(frozen=True)
 class _Output:
-    """Where the result goes, and who looks at it before it is in place."""
+    """Where the result goes, and what checks it before it is put there."""
 
-    def __init__(self, target: Path, force: bool, check: Check | None) -> None:
-        self.target, self.force, self.check = target, force, check
-
-    @property
-    def is_safetensors(self) -> bool:
-        return _is_safetensors(self.target)
+    target: Path
+    force: bool
+    check: Check | None
 
     def write(self, conversion: Conversion, write: Callable[[BinaryIO], None]) -> Conversion:
         with replacing(self.target, force=self.force) as (file, temporary):
@@ -117,10 +114,10 @@ def _from_safetensors(conversion: Conversion, options: Options, output: _Output)
     with open_safetensors(conversion.source) as file:
         plan = plan_states([file.state], options)[0]
         conversion = replace(conversion, states=(plan.report,))
-        if output.is_safetensors:
+        if _is_safetensors(output.target):
             pieces = [_piece(file, plan, key, new) for key, new in plan.renamed().items()]
             return output.write(conversion, lambda out: write_pieces(out, pieces, file.metadata))
-        # torch.save puts a format of its own; anything else said there would be lost
+        # torch.save writes no metadata; anything but the format would be lost
         lost = () if file.metadata in (None, {"format": "pt"}) else ("__metadata__",)
         state_dict = OrderedDict((new, plan.load(key)) for key, new in plan.renamed().items())
         return output.write(replace(conversion, left_out=lost), lambda out: torch.save(state_dict, out))
@@ -146,7 +143,7 @@ def _from_torch(conversion: Conversion, options: Options, output: _Output) -> Co
     for plan in plans:
         clean_state_dict(mappings[plan.state.where], plan, folded)
     leave_out_optimizers(found)
-    if not output.is_safetensors:
+    if not _is_safetensors(output.target):
         return output.write(conversion, lambda out: torch.save(checkpoint, out))
     if len(plans) > 1:
         names = " and ".join(repr(plan.report.name) for plan in plans)

@@ -9,8 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from relaxify.checkpoint.conversion_report import Conversion
-from relaxify.checkpoint.plan import wrapper_prefix
+from relaxify.checkpoint.plan import Conversion, wrapper_prefix
 from relaxify.checkpoint.torch_file import load_checkpoint
 
 LONGEST_REASON = 500

@@ -37,7 +37,7 @@ def check_source(source: Path) -> None:
 
 
 def check_target(target: Path, *, source: Path | None = None, force: bool) -> None:
-    """CheckpointError unless `target` may be written: it is not `source`, not there already, and its folder is."""
+    """CheckpointError unless `target` may be written: its folder exists, it does not, and it is not `source`."""
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder; give the name of a file in it.")
     if not target.parent.is_dir():

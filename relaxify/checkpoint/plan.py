@@ -1,16 +1,19 @@
-"""What is to become of one state dict: the keys it keeps, what is folded into them, and the report of it."""
+"""What is to become of one state dict: the keys it keeps, what is folded into them, and the report of it as data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
-from relaxify.checkpoint.conversion_report import Mode, StateConversion, TermConversion
 from relaxify.checkpoint.state import StateDict, StoredTerm
 from relaxify.checkpoint.terms import find_terms, fold_targets, symmetrised_targets
 from relaxify.record import CheckpointError
+
+Mode = Literal["drop", "fold"]
 
 # what DataParallel and DDP, torch.compile, Opacus and Lightning modules put before every key
 WRAPPERS = ("module.", "_orig_mod.", "_module.", "model.")
@@ -18,6 +21,60 @@ WRAPPERS = ("module.", "_orig_mod.", "_module.", "model.")
 
 class ThetaError(CheckpointError):
     """A term is switched on further than `max_theta` allows."""
+
+
+@dataclass(frozen=True)
+class TermConversion:
+    """What became of the term at a site: `norm` is |theta W|, `folded` the share of |theta W|^2 its layer took over.
+
+    `unfoldable` says why a term was dropped though fold was asked for; `symmetrised` whether its layer is an ordinary
+    convolution, of whose kernel only the symmetric part was kept.
+    """
+
+    path: str
+    theta: float
+    norm: float
+    folded: float | None = None
+    unfoldable: str | None = None
+    symmetrised: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What there is to say besides the numbers."""
+        if self.unfoldable is not None:
+            return f"dropped: {self.unfoldable}"
+        return "dropped, and its kernel symmetrised" if self.symmetrised else None
+
+
+@dataclass(frozen=True)
+class StateConversion:
+    """What became of one state dict: `where` are the keys that lead to it in the checkpoint, () if it is all of it.
+
+    The parameter counts are the entries of its tensors without theta and records. They include buffers, which a
+    checkpoint does not tell from parameters.
+    """
+
+    where: tuple[Any, ...]
+    terms: tuple[TermConversion, ...]
+    kept: tuple[str, ...]
+    removed: tuple[str, ...]
+    parameters_before: int
+    parameters_after: int
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.where))
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did. `left_out` names what else the target lacks, such as optimizer states."""
+
+    source: Path
+    target: Path
+    mode: Mode
+    states: tuple[StateConversion, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def open_safetensors(path: Path) -> Iterator[SafetensorsFile]:
             tensors = stack.enter_context(safe_open(path, framework="pt"))
         except SafetensorError as error:
             reason = str(error).removeprefix("Error while deserializing header: ")
-            raise CheckpointError(f"it is no whole safetensors file ({reason}); save or copy it again.") from error
+            raise CheckpointError(f"it is not a complete safetensors file ({reason}); save or copy it again.") from error
         file = stack.enter_context(path.open("rb"))
         length = int(struct.unpack("<Q", file.read(8))[0])
         header = json.loads(file.read(length))

@@ -34,10 +34,6 @@ class StateDict:
     where: tuple[str | int, ...] = ()
     same_as: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        return ".".join(map(str, self.where))
-
     def size(self, keys: Iterable[str]) -> int:
         """Number of entries of these tensors, shared ones once."""
         return sum(math.prod(self.shapes[key]) for key in {self.same_as.get(key, key) for key in keys})
@@ -68,7 +64,7 @@ class StoredTerm:
 
     @property
     def base_prefix(self) -> str:
-        """What is ahead of the names of the layer's own parameters."""
+        """The prefix of the layer's own parameters."""
         return owner_prefix(self.prefix, functional=self.record.functional)
 
     @property

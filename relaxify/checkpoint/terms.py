@@ -97,7 +97,7 @@ def _check_strays(state: StateDict, records: Mapping[str, Record]) -> None:
             )
         if prefix in records and (extra := names - {*records[prefix].weight_keys, "theta", "_extra_state"}):
             raise CheckpointError(
-                f"{key_of(prefix, min(extra))} is no key of the term that its record describes; save the relaxed "
+                f"{key_of(prefix, min(extra))} is not a key of the term that its record describes; save the relaxed "
                 f"model again."
             )
 
@@ -114,7 +114,7 @@ def _term(state: StateDict, prefix: str, records: Mapping[str, Record]) -> Store
 
 
 def _alias_prefixes(prefix: str, record: Record) -> tuple[str | None, ...]:
-    """Where in this file the other modules of a term are; None for one of which this prefix tells nothing.
+    """Where in this file the other modules of a term are; None where this prefix does not tell.
 
     A record's names are relative to the relaxed model, which may be wrapped, nested or cut out in the file. The name
     that agrees with this prefix in most components is taken for its own; what is ahead of it here, or lacking, is so

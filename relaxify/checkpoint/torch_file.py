@@ -45,7 +45,7 @@ def _unreadable(error: Exception) -> CheckpointError:
         return CheckpointError(
             f"reading it would run code ({name[1]}), which convert never does; save the model's state_dict alone."
         )
-    return CheckpointError(f"it is no whole torch checkpoint ({type(error).__name__}); save or copy it again.")
+    return CheckpointError(f"it is not a complete torch checkpoint ({type(error).__name__}); save or copy it again.")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _is_optimizer_state(item: Any) -> bool:
 
 
 def others(checkpoint: Any, where: Where) -> Iterator[str]:
-    """The names of all that is in a checkpoint beside what lies at `where`."""
+    """The names of everything in a checkpoint except what lies at `where`."""
     item = checkpoint
     for depth, key in enumerate(where):
         yield from (".".join(map(str, (*where[:depth], other))) for other, _ in _children(item) if other != key)
@@ -109,7 +109,7 @@ def others(checkpoint: Any, where: Where) -> Iterator[str]:
 
 
 def state_dict_of(mapping: Mapping[Any, Any], where: Where) -> StateDict:
-    """A state dict in memory, as StateDict; entries that are no tensors are none of its business."""
+    """A state dict in memory, as StateDict; entries that are not tensors are ignored."""
     tensors = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
     first: dict[tuple[object, ...], str] = {}
     same_as = {key: first.setdefault(identity(value), key) for key, value in tensors.items() if value.numel()}

@@ -69,7 +69,7 @@ class Evidence:
 
     def _fit(self, pairs: Pairs) -> Transformation:
         if not all(value.isfinite().all() for base, runs in pairs for value in (base, *runs)):
-            # memory that is not yet written to may hold anything
+            # uninitialised memory may hold anything
             return Transformation("undecided")
         if self.pixel_maps is None:
             return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)

@@ -40,7 +40,7 @@ class Transformation:
     """How a value transforms: not at all, by a representation on `axes` (from the end), in no linear way, or unknown.
 
     No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
-    Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from transforming so,
+    Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from that,
     relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1). With
     `pixels`, all this is true once the pixels are moved back.
     """
@@ -85,7 +85,7 @@ def transformation(
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
-    for axes in _places(group, pairs[0][0].shape, without):
+    for axes in _possible_axes(group, pairs[0][0].shape, without):
         found = fit(group, pairs, axes)
         if found.kind == "linear":
             return found
@@ -98,7 +98,7 @@ def transformation(
     return min(failed, key=lambda found: (not found.is_transposed, found.residual))
 
 
-def _places(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
+def _possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
     """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
     yield ()
     axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and axis not in without]
@@ -148,7 +148,7 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:
-    """How far M(g)^-1, which is what should carry one run to the other, does so."""
+    """How far M(g)^-1 is from carrying one run to the other, as it should."""
     return max(
         float((torch.linalg.inv(m) @ before - moved).norm() / moved.norm())
         for m, moved in zip(matrices, after, strict=False)
@@ -169,7 +169,7 @@ def _completed(
 ) -> list[Float[Tensor, "d d"]] | None:
     """On a pair of axes, matrices known on the span of the data (symmetric tensors, say), made whole by g (x) g.
 
-    Nothing if the span is no subrepresentation: then no tensors are there, but what some constant has spoilt.
+    None if the span is not a subrepresentation: the values are then not tensors, but spoilt by some constant.
     """
     rest = torch.eye(len(span), dtype=span.dtype) - span
     vector = Representation.defining(group)
@@ -199,7 +199,7 @@ def _log(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 
 
 def known_actions(group: Group, axes: int) -> dict[str, Float[Tensor, "actions d d"]]:
-    """By name, the representations that need no fit on so many axes."""
+    """By name, the representations that need no fit on this many axes."""
     identity = torch.eye(group.dim, dtype=torch.float64)
     if axes == 1:
         return {"vector": torch.cat([group.generators, group.finite])}

@@ -1,4 +1,4 @@
-"""States that start at zero (ViSNet's vectors, a first message): what a zero carries shows only when it is something else.
+"""States that start at zero (ViSNet's vectors, a first message): what a zero carries shows only once it is not zero.
 
 Where a linear operation reads exact zeros, the zeros' source is given random values that transform like another value of the
 same shape in the same model; if the model's output still transforms, that is what the state carries.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from relaxify.evidence.fitting import Pairs, Transformation, elements, fit, transformation
-from relaxify.grids.pixels import Pixels, order, places
+from relaxify.grids.pixels import Pixels, order, possible_pixels
 from relaxify.groups import Group
 from relaxify.representations import Representation
 
@@ -38,11 +38,11 @@ class PixelMaps:
         """How a value transforms: with pixels somewhere, or else as a value without."""
         shape = pairs[0][0].shape
         whole = transformation(group, pairs, tiny=tiny, without=range(-len(shape), 0))
-        # what does not move at all is no map of pixels that do: kernels, positions
+        # what does not move at all, such as kernels and positions, is not a map of pixels that move
         if whole.kind in ("zero", "invariant"):
             return whole
         own: list[Transformation] = []
-        for pixels in places(shape, self.sizes):
+        for pixels in possible_pixels(shape, self.sizes):
             back = self.moved_back(group, pairs, pixels)
             found = transformation_of_channels(group, back, sample_sizes=sample_sizes, tiny=tiny, without=pixels.axes)
             found = replace(found, pixels=pixels)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 """A call's positional arguments, or its arguments by keyword."""
@@ -45,13 +46,8 @@ def tensors_of(value: Any, name: str = "input") -> Iterator[tuple[str, Tensor]]:
         yield from tensors_of(item, f"{name}.{key}")
 
 
-def leaves_of(value: Any) -> Iterator[Any]:
-    """Everything in a nest of tuples, lists and dicts."""
-    if isinstance(value, tuple | list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from leaves_of(item)
-    else:
-        yield value
+leaves_of: Callable[[Any], list[Any]] = tree_leaves
+"""Everything in a nest of tuples, lists and dicts."""
 
 
 def map_tensors(function: Callable[[str, Tensor], Tensor], value: Any, name: str = "input") -> Any:

@@ -46,7 +46,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: its arguments and its result, with nodes in the place of tensors."""
+    """One call of a module: its arguments and its result, with nodes instead of tensors."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -60,16 +60,15 @@ def record(
     model: nn.Module,
     inputs: Inputs,
     *,
-    keep: Callable[[Tensor], bool] = torch.is_floating_point,
     injected: Mapping[int, Tensor] = MappingProxyType({}),
     locate: bool = True,
 ) -> Recording:
     """Run the model once on the inputs and record every operation.
 
-    `keep` says which values to snapshot; `injected` replaces what the nodes of these numbers computed; without `locate` the
-    statements are not looked for, which takes time.
+    `injected` replaces what the nodes of these numbers computed; without `locate` the statements are not looked for, which
+    takes time.
     """
-    recorder = _Recorder(model, inputs, keep, injected, locate)
+    recorder = _Recorder(model, inputs, injected, locate)
     with _calls_seen_by(recorder), recorder:
         output = call(model, inputs)
     last = recorder.graph.output(recorder.reference(_as_tree(output)))
@@ -78,17 +77,9 @@ def record(
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        keep: Callable[[Tensor], bool],
-        injected: Mapping[int, Tensor],
-        locate: bool,
-    ) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, injected: Mapping[int, Tensor], locate: bool) -> None:
         super().__init__()
         self.graph = fx.Graph()
-        self.keep = keep
         self.injected = injected
         self.locate = locate
         self.stack: list[str] = []
@@ -126,16 +117,15 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def append(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> fx.Node:
-        """A node for one call, and one for each tensor in its result if this is no tensor itself."""
-        node = self.graph.call_function(target, args, kwargs)
-        self._describe(node)
+        """A node for one call, and one for each tensor in its result if that is not itself a tensor."""
+        node = self._node(target, args, kwargs)
         if isinstance(result, Tensor):
             self._bind(result, node, clone=True)
             return node
         node.meta["value"] = None
         for position, leaf in enumerate(pytree.tree_leaves(result)):
             if isinstance(leaf, Tensor):
-                self._bind(leaf, self._derived(operator.getitem, node, position), clone=True)
+                self._bind(leaf, self._node(operator.getitem, (node, position)), clone=True)
         return node
 
     def reference(self, value: Any) -> Any:
@@ -146,7 +136,7 @@ class _Recorder(TorchFunctionMode):
                 return node
             # made where no function was seen (by an extension, say), or written to through another view of its storage
             sources = () if node is None else filter(None, (node, self._writers.get(_storage(value))))
-            node = self._derived(opaque if node is None else written, *sources)
+            node = self._node(opaque if node is None else written, tuple(sources))
             self._bind(value, node, clone=True)
             return node
         if isinstance(value, tuple | list):
@@ -159,27 +149,24 @@ class _Recorder(TorchFunctionMode):
             return self.reference(held[0])
         return value if isinstance(value, fx.node.base_types) or value is None else repr(type(value))
 
-    def _derived(self, target: Callable[..., Any], *args: Any) -> fx.Node:
-        node = self.graph.call_function(target, args)
-        self._describe(node)
+    def _node(self, target: Callable[..., Any], args: Any, kwargs: Any = None) -> fx.Node:
+        node = self.graph.call_function(target, args, kwargs)
+        place = location() if self.locate else ""
+        node.meta.update(module=self.stack[-1] if self.stack else "", location=place, parameters=())
         return node
 
     def _is_stale(self, tensor: Tensor) -> bool:
         """Whether a tensor has been written to since its node was made. Views of one storage share their version."""
         return id(tensor) in self._versions and _version(tensor) != self._versions[id(tensor)]
 
-    def _describe(self, node: fx.Node) -> None:
-        node.meta["module"] = self.stack[-1] if self.stack else ""
-        node.meta["location"] = location() if self.locate else ""
-        node.meta["parameters"] = ()
-
     def _bind(self, tensor: Tensor, node: fx.Node, *, clone: bool) -> None:
         self._alive.append(tensor)
         self._nodes[id(tensor)] = node
         self._versions[id(tensor)] = _version(tensor)
         with torch._C.DisableTorchFunction():
+            kept = tensor.detach() if tensor.is_floating_point() else None
             # an operation in place may change it later
-            node.meta["value"] = (tensor.detach().clone() if clone else tensor.detach()) if self.keep(tensor) else None
+            node.meta["value"] = kept.clone() if clone and kept is not None else kept
         node.meta.setdefault("parameters", ())
         node.meta.setdefault("module", "")
         node.meta.setdefault("location", "")

@@ -14,7 +14,7 @@ from torch import nn
 
 from relaxify.graph import inputs
 
-# the last is this one
+# the last is relaxify itself
 _PACKAGES = (Path(torch.__file__).parent, Path(jaxtyping.__file__).parent, Path(__file__).parents[1])
 _LIBRARIES = tuple(f"{package}{os.sep}" for package in _PACKAGES)
 _LAYERS = str(Path(nn.__file__).parent / "modules")
@@ -32,7 +32,7 @@ def location() -> str:
     """file:line of the innermost running statement of a model's code; of torch's layer, if no other code called it."""
     frame: Any = sys._getframe(1)
     layer = ""
-    # who called the model has no part in it
+    # the model's caller does not count
     while frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) != _CALLER:
         file = frame.f_code.co_filename
         if is_own_code(file):

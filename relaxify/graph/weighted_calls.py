@@ -1,4 +1,4 @@
-"""The calls of a recorded run that contract data with a weight: where they ran, and of whose parameters it is made."""
+"""The calls of a recorded run that contract data with a weight: where they ran, and which parameters it is made of."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WeightedCall:
 def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection[str] = ()) -> dict[str, list[WeightedCall]]:
     """Every linear operation of the run that mixes axes with a parameter, by the path of its module or of the parameter.
 
-    But for those at `known` paths, and below.
+    Except for those at `known` paths and below.
     """
     behind = parameters_behind(nodes)
     weights = {node: names for node, names in behind.items() if any(_is_parameter(model, name) for name in names)}

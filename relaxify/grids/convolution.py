@@ -108,17 +108,8 @@ class Geometry:
         (4, 4)
         """
         conv: Any = layer
-        return cls.from_torch(
-            tuple(conv.kernel_size),
-            stride=conv.stride,
-            padding=conv.padding,
-            dilation=conv.dilation,
-            padding_mode=conv.padding_mode,
-            groups=conv.groups,
-            transposed=conv.transposed,
-            output_padding=conv.output_padding,
-            **others,
-        )
+        names = ("stride", "padding", "dilation", "padding_mode", "groups", "transposed", "output_padding")
+        return cls.from_torch(tuple(conv.kernel_size), **{name: getattr(conv, name) for name in names}, **others)
 
     @property
     def taps(self) -> int:
@@ -139,7 +130,7 @@ class Geometry:
         return all(low == high for low, high in self.padding)
 
     def in_groups(self: G, groups: int) -> G:
-        """The same geometry with channels in so many groups."""
+        """The same geometry with its channels in this many groups."""
         return self if groups == self.groups else replace(self, groups=groups)
 
     def space_out(self, space: Space) -> Space:

@@ -46,5 +46,5 @@ def _central(value: Tensor, axis: int) -> Tensor:
 
 
 def from_centre(size: int, like: Tensor) -> Float[Tensor, " size"]:
-    """The positions of so many pixels, counted from their middle."""
+    """The positions of `size` pixels, counted from their middle."""
     return torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2

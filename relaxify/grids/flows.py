@@ -62,7 +62,7 @@ def is_map(value: Tensor) -> bool:
 
 
 class PixelPositions:
-    """Where in the image the pixels of maps lie: centred, and so many pixels of the image apart for each size of map.
+    """Where in the image the pixels of maps lie: centred, with a spacing, in pixels of the image, for each size of map.
 
     A layer with stride makes pixels lie further apart; one that only loses the border does not. Sizes tell the two apart:
     the ratio of an output's size to the input's is rounded, unless the layer is known to stretch its grid over the image.
@@ -90,11 +90,8 @@ class PixelPositions:
     def coordinates(self, value: Tensor) -> tuple[Float[Tensor, " width"], Float[Tensor, " height"]]:
         """x and y of a map's pixels, in units of the image."""
         size = _size(value)
-        y, x = (self._axis(n, pitch, value) for n, pitch in zip(size, self.pitch(size), strict=True))
+        y, x = (from_centre(n, value) * (pitch / self.unit) for n, pitch in zip(size, self.pitch(size), strict=True))
         return x, y
-
-    def _axis(self, size: int, pitch: float, like: Tensor) -> Float[Tensor, " size"]:
-        return from_centre(size, like) * (pitch / self.unit)
 
 
 def _size(value: Tensor) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from relaxify.grids.convolution import Geometry
 class Kernel(Protocol):
     """What an adapter knows of a library's convolutions: an object without state of its own, which must pickle.
 
-    A class that inherits from it has to define `parameter`, `expand` and `of`; the others then say what holds for layers on
-    plain tensors, which keep nothing and are equivariant as they are.
+    A class that inherits from it has to define `parameter`, `expand` and `of`; the defaults of the others are right for
+    layers on plain tensors that cache nothing and are equivariant as they are.
     """
 
     @property
@@ -57,7 +57,7 @@ class Kernel(Protocol):
         return
 
     def rest(self, layer: nn.Module) -> Tensor | None:
-        """What the layer's own kernel has beside the equivariant one; None if it is that one."""
+        """What is left of the layer's own kernel without the equivariant one; None if the two are the same."""
         return None
 
     def symmetrise(self, layer: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Groups that map a grid of pixels to itself: quarter turns and flips, and shifts around a torus, exactly.
 
 [g f](r) = f(g^-1 r) with r = (column, row) from the grid's centre, rows counted downwards. A map of features moves its
-pixels so, and may besides carry a representation on its channels, which a fit finds once the pixels are moved back.
+pixels this way, and may also carry a representation on its channels, which a fit finds once the pixels are moved back.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _shifted(value: Tensor, axis: int, shift: float, image: int) -> Tensor:
     return value.index_select(axis, at % period + first)
 
 
-def places(shape: torch.Size, sizes: Collection[int]) -> Iterator[Pixels]:
+def possible_pixels(shape: torch.Size, sizes: Collection[int]) -> Iterator[Pixels]:
     """Where a value of this shape may have pixels: on two axes of one size, or flattened maps of one of the `sizes`."""
     pairs = [axis for axis in range(-2, -len(shape), -1) if shape[axis] == shape[axis + 1] > 1]
     yield from (Pixels(axis, shape[axis]) for axis in pairs)
@@ -126,7 +126,7 @@ class MovePixels:
 
 
 def order(group: Group) -> int:
-    """The number of elements of a finite group; 0 if they are more than can act on pixels.
+    """The number of elements of a finite group; 0 if it has more than can act on pixels.
 
     >>> order(Group.parse("D(4)"))
     8

@@ -33,13 +33,6 @@ def tap_positions(size: Sequence[int]) -> Float[Tensor, "taps axes"]:
     return positions + 0.0
 
 
-def is_exact(matrix: Float[Tensor, "axes axes"], size: Sequence[int]) -> bool:
-    """Whether the taps of a kernel of this size are moved onto taps."""
-    positions = tap_positions(size)
-    distances = (positions @ matrix.mT)[:, None] - positions
-    return bool((distances.norm(dim=-1).amin(-1) < 1e-6).all())
-
-
 def grid_action(matrix: Float[Tensor, "axes axes"], size: Sequence[int]) -> Float[Tensor, "taps taps"]:
     """G with (G x)(q) = x(g^-1 q): a permutation where g maps taps to taps, multilinear interpolation elsewhere.
 
@@ -52,7 +45,7 @@ def grid_action(matrix: Float[Tensor, "axes axes"], size: Sequence[int]) -> Floa
             [0., 3., 6.]], dtype=torch.float64)
     """
     positions = tap_positions(size)
-    # rounding would put a tap a hair beside the tap that it is moved to
+    # rounding would put a tap slightly off the tap that it is moved to
     source = positions @ torch.linalg.inv(matrix).mT
     source = torch.where((source - source.mul(2).round() / 2).abs() < 1e-9, source.mul(2).round() / 2, source)
     return (1 - (source[:, None] - positions).abs()).clamp(min=0).prod(-1)
@@ -85,7 +78,9 @@ def acts_exactly(
     generators: Float[Tensor, "lie axes axes"], finite: Float[Tensor, "fin axes axes"], size: Sequence[int]
 ) -> bool:
     """Whether every generator of a group permutes the taps; Lie generators move all but a single one between taps."""
-    return (not len(generators) or math.prod(size) == 1) and all(is_exact(matrix, size) for matrix in finite)
+    positions = tap_positions(size)
+    distances = ((positions @ finite.mT)[:, :, None] - positions).norm(dim=-1).amin(-1)
+    return (not len(generators) or math.prod(size) == 1) and bool((distances < 1e-6).all())
 
 
 def kernel_representation(fibre: Representation, grid: Float[Tensor, "actions taps taps"]) -> Representation:

@@ -31,7 +31,7 @@ def by_forward_ad(curve: Curve) -> tuple[list[Tensor], list[Tensor]]:
     """
     with forward_ad.dual_level():
         t = forward_ad.make_dual(torch.zeros(()), torch.ones(()))
-        outputs = [forward_ad.unpack_dual(value) for value in _floating(curve(t))]
+        outputs = [forward_ad.unpack_dual(value) for value in floating(curve(t))]
         return [o.primal.detach() for o in outputs], [
             torch.zeros_like(o.primal) if o.tangent is None else o.tangent.detach() for o in outputs
         ]
@@ -39,7 +39,7 @@ def by_forward_ad(curve: Curve) -> tuple[list[Tensor], list[Tensor]]:
 
 def by_differences(curve: Curve, step: float = STEP) -> tuple[list[Tensor], list[Tensor]]:
     """The same by central differences, of error O(step^2)."""
-    runs = [[value.detach() for value in _floating(curve(torch.tensor(t)))] for t in (step, -step, 0.0)]
+    runs = [[value.detach() for value in floating(curve(torch.tensor(t)))] for t in (step, -step, 0.0)]
     ahead, behind, here = runs
     return here, [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
 
@@ -69,5 +69,6 @@ def _agree(value: list[Tensor], derivative: list[Tensor], differences: list[Tens
     )
 
 
-def _floating(outputs: Any) -> list[Tensor]:
+def floating(outputs: Any) -> list[Tensor]:
+    """The tensors of floating point in a nest of containers."""
     return [value for _, value in tensors_of(outputs) if value.is_floating_point()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx
@@ -69,36 +68,25 @@ def _uneven(op: str, group: str, windows: Geometry, axis: int, length: int) -> C
 def _geometry(node: fx.Node) -> Geometry | None:
     """How a convolution or pooling lays its windows."""
     op = op_name(node)
-    read = _CONVOLUTIONS.get(op) or _POOLINGS.get(op)
-    if read is None:
+    if op not in _ARGUMENTS:
         return None
-    settings = read(node.args, node.kwargs)
-    if op in _CONVOLUTIONS:
-        size = tuple(shape_of(node.all_input_nodes[1])[-2:])
+    settings: dict[str, Any] = {**dict(zip(_ARGUMENTS[op], node.args, strict=False)), **node.kwargs}
+    stride, padding, dilation = (settings.get(name) for name in ("stride", "padding", "dilation"))
+    if op == "conv2d":
+        size, stride = tuple(shape_of(node.all_input_nodes[1])[-2:]), stride or 1
     else:
         own = settings["kernel_size"]
         size = (own, own) if isinstance(own, int) else (own[0], own[-1])
-    stride, padding, dilation = (settings.get(name) for name in ("stride", "padding", "dilation"))
     return Geometry.from_torch(size, stride=stride or size, padding=padding or 0, dilation=dilation or 1)
 
 
-Reader = Callable[[tuple[Any, ...], Mapping[str, Any]], dict[str, Any]]
-
-
-def _reader(*names: str, **defaults: Any) -> Reader:
-    """Reads the arguments that have these names, in their order."""
-
-    def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-
-    return read
-
-
-_CONVOLUTION = _reader("input", "weight", "bias", "stride", "padding", "dilation", stride=1, padding=0, dilation=1)
-_CONVOLUTIONS = {"conv2d": _CONVOLUTION}
-_MAX = _reader("input", "kernel_size", "stride", "padding", "dilation", stride=None, padding=0, dilation=1)
-_AVERAGE = _reader("input", "kernel_size", "stride", "padding", stride=None, padding=0)
-_POOLINGS = {"max_pool2d": _MAX, "boolean_dispatch": _MAX, "avg_pool2d": _AVERAGE}
+_MAX = ("input", "kernel_size", "stride", "padding", "dilation")
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation"),
+    "max_pool2d": _MAX,
+    "boolean_dispatch": _MAX,
+    "avg_pool2d": ("input", "kernel_size", "stride", "padding"),
+}
 
 
 def _pad(evidence: Evidence, node: fx.Node) -> Cause | None:

@@ -4,18 +4,7 @@ from relaxify.lconv.checkpoint import check_output, save_lconvs
 from relaxify.lconv.conversion import Swap, free, lconvify, swaps
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
 from relaxify.lconv.layer import Flow, LConv, LinearLConv
-from relaxify.lconv.operators import (
-    Dense,
-    Generators,
-    Grid,
-    ImageAlgebra,
-    LowRank,
-    Points,
-    Shifts,
-    Sparse,
-    algebra,
-    graph,
-)
+from relaxify.lconv.operators import Dense, Generators, Grid, ImageAlgebra, LowRank, Points, Shifts, Sparse, algebra, graph
 from relaxify.lconv.pooling import CosetPool
 from relaxify.lconv.regularisers import closure_penalty, killing_penalty
 from relaxify.lconv.restoring import unlconvify

@@ -16,7 +16,7 @@ from relaxify.lconv.observing import Observed, observe
 from relaxify.lconv.operators import Grid, Shifts
 from relaxify.lconv.swapping import Mode, NoLConvError, is_candidate, swap
 from relaxify.modules.checks import check_model
-from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
+from relaxify.modules.patterns import Pattern, check_patterns, patterns_of, select
 
 LAYERS = (LConv, LinearLConv, GraphLConv, AdjacencyLConv)
 
@@ -157,7 +157,7 @@ def _free_shifts(layer: LConv, shape: tuple[int, ...] | None) -> None:
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer of a known kind, outermost first; what is inside one (a GCN's own linear map) is none."""
+    """Every layer of a known kind, outermost first; what is inside one (a GCN's own linear map) does not count."""
     seen: set[int] = set()
     inside: list[str] = []
     for path, module in model.named_modules(remove_duplicate=False):
@@ -173,8 +173,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _selected(entry: tuple[str, nn.Module], include: Sequence[Pattern], exclude: Sequence[Pattern]) -> bool:
-    included = not include or any(matches(pattern, *entry) for pattern in include)
-    return included and not any(matches(pattern, *entry) for pattern in exclude)
+    return (not include or select(include, [entry])) and not select(exclude, [entry])
 
 
 def _swap(path: str, module: nn.Module, mode: Mode, observed: Observed, rank: int) -> Swap:

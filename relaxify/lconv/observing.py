@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from relaxify.graph.inputs import InputsError, map_tensors
 from relaxify.graph.recording import Recording, record
+from relaxify.graph.weighted_calls import shape_of
 from relaxify.lconv.operators.family import Space
 
 _FLATTENINGS = {torch.flatten, torch.reshape, Tensor.flatten, Tensor.reshape, Tensor.view}
@@ -30,7 +31,7 @@ class Observed:
 
 
 def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
-    """Run the model once on copies of the inputs, without changing it, and look. InputsError if it does not run."""
+    """Run the model once on copies of the inputs, which leaves both unchanged. InputsError if it does not run."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.random.fork_rng(), torch.no_grad():
@@ -47,9 +48,9 @@ def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
 def _shapes(recording: Recording) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Each module that always reads one shape, with the shape."""
     for path, calls in recording.calls.items():
-        shapes = {_shape(call.args[0]) for call in calls if call.args and isinstance(call.args[0], fx.Node)} - {None}
-        if len(shapes) == 1 and (shape := shapes.pop()) is not None:
-            yield path, shape
+        shapes = {shape_of(call.args[0]) for call in calls if call.args} - {()}
+        if len(shapes) == 1:
+            yield path, shapes.pop()
 
 
 def _flattened(recording: Recording) -> Iterator[tuple[str, Space]]:
@@ -67,21 +68,16 @@ def _flattened(recording: Recording) -> Iterator[tuple[str, Space]]:
 
 
 def _space_behind(node: fx.Node) -> Space | None:
-    """The space axes that were flattened into this value's last axis, seen through what acts on each number alone."""
+    """The space axes that were flattened into this value's last axis, seen through elementwise operations."""
     while True:
-        shape, before = _shape(node), [argument for argument in node.args if isinstance(argument, fx.Node)][:1]
-        if shape is None or len(shape) != 2 or not before:
+        shape, before = shape_of(node), [argument for argument in node.args if isinstance(argument, fx.Node)][:1]
+        if len(shape) != 2 or not before:
             return None
-        earlier = _shape(before[0])
+        earlier = shape_of(before[0])
         if earlier == shape:
             node = before[0]
             continue
-        if node.target not in _FLATTENINGS or earlier is None or len(earlier) < 3:
+        if node.target not in _FLATTENINGS or len(earlier) < 3:
             return None
         flat = earlier[0] == shape[0] and math.prod(earlier[1:]) == shape[1]
         return earlier[2:] if flat else None
-
-
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    value = node.meta.get("value")
-    return None if value is None else tuple(value.shape)

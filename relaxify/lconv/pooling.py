@@ -61,9 +61,7 @@ class CosetPool(nn.Module):
             raise ValueError("a coset has a negative weight or no point at all; pass weights >= 0 with a point in each row.")
         self.space, self.space_out = space or (cosets.shape[1],), space_out or (cosets.shape[0],)
         if (math.prod(self.space_out), math.prod(self.space)) != tuple(cosets.shape):
-            raise ValueError(
-                f"cosets of {tuple(cosets.shape)} do not fit {self.space} -> {self.space_out}; mend the spaces."
-            )
+            raise ValueError(f"cosets of {tuple(cosets.shape)} do not fit {self.space} -> {self.space_out}; fix the spaces.")
         self.form, self.learnable = form, learnable
         self.logits: Tensor
         self.weights: Tensor

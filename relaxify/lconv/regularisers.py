@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.algebras import killing_form
 from relaxify.lconv.operators import Generators
 
 # keeps the fit of structure constants defined where generators are dependent, far above rounding and below any effect
@@ -37,7 +38,7 @@ def killing_penalty(
 
     It is 0 for an Abelian algebra, too, whose Killing form is 0.
     """
-    killing = _killing(_measure(generators, probes, generator)[1])
+    killing = killing_form(_measure(generators, probes, generator)[1])
     total = killing.square().sum()
     off = total - killing.diagonal().square().sum()
     # nearly Abelian generators have no direction to be turned to
@@ -49,8 +50,7 @@ def _measure(generators: Generators, probes: int, generator: torch.Generator | N
     space = generators.space_of(None)
     if generators.space_out() != space:
         raise ValueError(f"generators from {space} to {generators.space_out()} have no bracket; use ones of one space.")
-    like = next((t for t in (*generators.parameters(), *generators.buffers()) if t.is_floating_point()), torch.empty(0))
-    z = torch.randn(1, probes, *space, generator=generator).to(like)
+    z = torch.randn(1, probes, *space, generator=generator).to(generators.numbers)
     once = generators.act(z)
     size = _or_one(once.flatten(1).norm(dim=1).detach() / z.norm())
     size = size.reshape(-1, *(1,) * (once.dim() - 1))
@@ -73,7 +73,3 @@ def _fit(values: Float[Tensor, "many size"], basis: Float[Tensor, "n size"]) -> 
 def _or_one(size: Tensor) -> Tensor:
     """A size to divide by: one where there is nothing to divide."""
     return torch.where(size > 0, size, torch.ones_like(size))
-
-
-def _killing(f: Float[Tensor, "n n n"]) -> Float[Tensor, "n n"]:
-    return torch.einsum("ilm,jml->ij", f, f)

@@ -34,7 +34,7 @@ class NoLConvError(Exception):
 class Origin:
     """The layer that an L-conv took the place of: its class, its settings, and the names of its parameters.
 
-    It is no child of the L-conv, so it adds nothing to the state dict; its Parameters are the L-conv's own.
+    It is not a child of the L-conv, so it adds nothing to the state dict; its Parameters are the L-conv's own.
     """
 
     module: nn.Module
@@ -123,7 +123,7 @@ def _linear(module: nn.Linear, mode: Mode, flattened: Space | None, rank: int) -
         return layer
     if mode == "grid":
         raise NoLConvError("a linear layer maps to one point, where there is no local stencil")
-    # features that are no image's are a space of their own
+    # features that do not come from an image are a space of their own
     space = flattened or (inputs,)
     return LinearLConv(LowRank.random(rank, space, rank=1, space_out=(1,)), inputs, outputs, bias=bias)
 
@@ -137,11 +137,11 @@ def _gcn(module: nn.Module) -> GraphLConv:
     conv: Any = module
     generator = torch.Generator().manual_seed(0)
     if type(conv.aggr_module).__name__ != "SumAggregation" or conv.node_dim != -2 or conv.decomposed_layers != 1:
-        raise NoLConvError("it aggregates otherwise than by a sum over neighbours")
+        raise NoLConvError("it does not aggregate by a sum over neighbours")
     settings = GraphSettings(conv.normalize, conv.add_self_loops, conv.improved, conv.flow == "source_to_target")
     layer = GraphLConv(conv.lin, conv.bias, settings)
     edges = torch.tensor([[0, 1, 1, 2, 3, 3, 4, 5], [1, 0, 2, 3, 3, 4, 0, 2]])
-    # without weights some versions of the library make loops otherwise
+    # without weights, some versions of the library make loops differently
     for weights in (torch.linspace(0.5, 2, 8, dtype=torch.float64), None):
         x = torch.randn(7, conv.in_channels, dtype=torch.float64, generator=generator)
         _prove(module, layer, generator, x, edges, weights)
@@ -201,4 +201,4 @@ def _prove(module: nn.Module, layer: nn.Module, generator: torch.Generator, *inp
             raise NoLConvError(f"it does not run as a graph convolution ({type(error).__name__})") from error
     same = isinstance(expected, Tensor) and expected.shape == found.shape
     if not same or not bool(((expected - found).abs() <= TOLERANCE * found.abs().max()).all()):
-        raise NoLConvError("it computes something else than A_hat x Theta + b")
+        raise NoLConvError("it computes something other than A_hat x Theta + b")

@@ -1,4 +1,4 @@
-"""What a model must be before its layers are changed; every refusal names the thing, why, and the mend."""
+"""What a model must be before its layers are changed; every refusal says what is wrong, why, and how to fix it."""
 
 from __future__ import annotations
 

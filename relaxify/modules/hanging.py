@@ -1,6 +1,6 @@
-"""What hangs on a model's modules: a child that acts on its owner through hooks, or in the place of the owner's forward.
+"""What hangs on a model's modules: a child that acts on its owner through hooks, or in place of the owner's forward.
 
-Here alone is known how such a child is attached, found and taken off again, and how a model is copied without any.
+Only this file knows how such a child is attached, found and taken off again, and how a model is copied without any.
 Hooks and forwards are bound methods of the child, so that deepcopy and pickle carry them, and so that they can be told from
 all others.
 """
@@ -43,7 +43,7 @@ class Hung(Protocol):
 
 
 class StandIn:
-    """A bound method in the place of a module's forward, which it is given as its first argument.
+    """A bound method in place of a module's forward, which it is given as its first argument.
 
     The method calls `own` for what the module computes without it; several on one module nest.
     """

@@ -29,6 +29,11 @@ def matches(pattern: Pattern, path: str, module: nn.Module) -> bool:
     return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}.*")
 
 
+def select(patterns: Iterable[Pattern], names: Sequence[tuple[str, nn.Module]]) -> bool:
+    """Whether one of the patterns selects a module by one of its names."""
+    return any(matches(pattern, path, module) for pattern in patterns for path, module in names)
+
+
 def patterns_of(argument: str, given: Iterable[Pattern]) -> tuple[Pattern, ...]:
     """The patterns that an argument holds. ValueError if it is one pattern and no sequence, or holds something else."""
     if isinstance(given, str) or not isinstance(given, Iterable):
@@ -36,7 +41,7 @@ def patterns_of(argument: str, given: Iterable[Pattern]) -> tuple[Pattern, ...]:
     patterns = tuple(given)
     for pattern in patterns:
         if not isinstance(pattern, str) and not callable(pattern):
-            raise ValueError(f"{argument}: {pattern!r} is no pattern; pass globs, 're:' patterns, types or predicates.")
+            raise ValueError(f"{argument}: {pattern!r} is not a pattern; pass globs, 're:' patterns, types or predicates.")
         _check_regex(argument, pattern)
     return patterns
 
@@ -45,7 +50,7 @@ def check_patterns(arguments: Mapping[str, Sequence[Pattern]], candidates: Seque
     """ValueError, with the near misses, for a pattern that selects none of the candidates."""
     for argument, patterns in arguments.items():
         for pattern in patterns:
-            if candidates and not any(matches(pattern, path, module) for path, module in candidates):
+            if candidates and not select([pattern], candidates):
                 paths = ", ".join(path or "(the model itself)" for path, _ in candidates[:8])
                 more = f" and {len(candidates) - 8} more" if len(candidates) > 8 else ""
                 raise ValueError(
@@ -58,4 +63,4 @@ def _check_regex(argument: str, pattern: Pattern) -> None:
         try:
             re.compile(pattern[3:])
         except re.error as error:
-            raise ValueError(f"{argument}: {pattern!r} is no regular expression ({error}); mend the pattern.") from error
+            raise ValueError(f"{argument}: {pattern!r} is not a regular expression ({error}); fix the pattern.") from error

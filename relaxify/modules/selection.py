@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import nn
 
 from relaxify.modules.checks import check_site
-from relaxify.modules.patterns import Pattern, check_patterns, matches
+from relaxify.modules.patterns import Pattern, check_patterns, select
 from relaxify.sites import Rejected, RejectionKind, Site
 
 TOLERANCE = 1e-6
@@ -50,7 +50,7 @@ class Selection:
     def value_for(self, site: Site, by_pattern: Mapping[Pattern, Value], default: Value) -> Value:
         """The value of the first pattern that selects a site."""
         names = self._candidates[site.path]
-        return next((value for pattern, value in by_pattern.items() if _selected([pattern], names)), default)
+        return next((value for pattern, value in by_pattern.items() if select([pattern], names)), default)
 
     def _decided(self, claim: Site | Rejected) -> Site | Rejected:
         path, names = claim.path, self._names(claim)
@@ -58,9 +58,9 @@ class Selection:
         if isinstance(claim, Rejected):
             return claim
         rep_in, rep_out, op = claim.map.rep_in, claim.map.rep_out, claim.map.op
-        if _selected(self.exclude, names):
+        if select(self.exclude, names):
             return Rejected(path, op, "excluded", RejectionKind.excluded)
-        if self.include and not _selected(self.include, names):
+        if self.include and not select(self.include, names):
             return Rejected(path, op, "not included", RejectionKind.not_included)
         if rep_in.dim == 0 or rep_out.dim == 0:
             return Rejected(path, op, "it has no features to mix", RejectionKind.trivial)
@@ -95,16 +95,12 @@ class Selection:
             return self.model.get_submodule(path.rpartition(".")[0])
 
     def _foldable_alone(self, site: Site) -> Site:
-        """What is folded into a weight must not change a layer that uses the same weight otherwise."""
+        """What is folded into a weight must not change a layer that uses the same weight in another way."""
         modules = [site.module, *(module for _, module in site.aliases)]
         for path in site.map.paths:
             owner, _, name = path.parameter.rpartition(".")
             own = {id(module.get_submodule(owner)) for module in modules}
             if self._users[id(site.module.get_submodule(owner)._parameters[name])] - own:
-                reason = "its weight is shared with a layer that uses it otherwise"
+                reason = "its weight is shared with a layer that uses it in another way"
                 return replace(site, map=replace(site.map, paths=(), attribute=None, unfoldable=reason))
         return site
-
-
-def _selected(patterns: Iterable[Pattern], names: Names) -> bool:
-    return any(matches(pattern, path, module) for pattern in patterns for path, module in names)

@@ -1,7 +1,7 @@
 """What is known of FSDP2: which parameters are sharded, and how a model is copied out of it, whole and without its hooks.
 
 `fully_shard` turns parameters into DTensors, replaces each module's class by a subclass that refuses to be copied, and keeps
-its state beside the module's own attributes.
+its state next to the module's own attributes.
 """
 
 from __future__ import annotations

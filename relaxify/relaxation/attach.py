@@ -13,7 +13,7 @@ from relaxify.groups import Group
 from relaxify.modules.hanging import child_name
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.planning import ExampleInputs, Plan, plan
+from relaxify.relaxation.planning import ExampleInputs, Plan, plan_and_analysis
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
@@ -63,19 +63,10 @@ def relaxify(
     >>> [name for name, _ in model.named_parameters()][:3]
     ['0.weight', '0.relaxation.up', '0.relaxation.down']
     """
-    result = plan(
-        model,
-        group,
-        include=include,
-        exclude=exclude,
-        config=config,
-        overrides=overrides,
-        example_inputs=example_inputs,
-        input_action=input_action,
-    )
+    result, _ = plan_and_analysis(model, group, include, exclude, config, overrides, example_inputs, input_action)
     if strict and result.unsound:
         raise ValueError(
-            f"these layers should be equivariant but are not: {_reasons(result.unsound)}; mend them, exclude them, "
+            f"these layers should be equivariant but are not: {_reasons(result.unsound)}; fix them, exclude them, "
             "or pass strict=False to leave such layers, and those downstream of them, as they are."
         )
     if not result.sites:

@@ -19,7 +19,7 @@ from relaxify.modules.sharding import sharded_modules
 def replicas_of(model: nn.Module) -> dist.ProcessGroup | None:
     """The processes that train copies or shards of this model on shares of the batch, or None.
 
-    A model inside of DistributedDataParallel does not know that it is there: hand over the wrapped one.
+    A model inside of DistributedDataParallel does not know that it is: pass the wrapped one.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None

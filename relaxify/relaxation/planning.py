@@ -95,28 +95,19 @@ def plan(
     >>> [rejected.path for rejected in plan(model, "SO(3)").rejected]  # without inputs nothing is known of bare layers
     ['0', '1']
     """
-    return plan_and_analysis(
-        model,
-        group,
-        include=include,
-        exclude=exclude,
-        config=config,
-        overrides=overrides,
-        example_inputs=example_inputs,
-        input_action=input_action,
-    )[0]
+    return plan_and_analysis(model, group, include, exclude, config, overrides, example_inputs, input_action)[0]
 
 
 def plan_and_analysis(
     model: nn.Module,
     group: Group | str,
-    *,
     include: Sequence[Pattern] = (),
     exclude: Sequence[Pattern] = (),
     config: RelaxConfig = RelaxConfig(),
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
     example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
+    *,
     output_action: OutputAction | None = None,
     training: bool = False,
     changes: bool = True,
@@ -208,7 +199,7 @@ def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
 
 
 def _claims(model: nn.Module, group: Group) -> list[Site | Rejected]:
-    """What the adapters say of each module, of one with several names once."""
+    """What the adapters say about each module, once if it has several names."""
     first: dict[int, tuple[str, nn.Module]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         first.setdefault(id(module), (path, module))
@@ -235,7 +226,7 @@ def _is_covered(entry: Site | Rejected, judged: Iterable[Site | Rejected]) -> bo
 
 
 def _unjudged(model: nn.Module, claims: Sequence[Site | Rejected]) -> Iterator[Rejected]:
-    """What example inputs alone could tell of: torch's linear layers, and the weights that other modules hold themselves.
+    """What only example inputs could tell about: torch's linear layers, and the weights that other modules hold themselves.
 
     A weight that mixes channels has two axes or more; parameters of fewer are taken for biases and scales.
     """
@@ -277,10 +268,10 @@ def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:
 
 
 def _alone(model: nn.Module, found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
-    """Ordinary convolutions are sites of a model without other layers, beside which they may read anything."""
+    """Ordinary convolutions are sites only in a model without other layers, whose outputs may carry anything."""
     ordinary = {path for path, module in model.named_modules(remove_duplicate=False) if type(module) in CONVOLUTIONS}
     others = sorted({entry.map.op if isinstance(entry, Site) else entry.op for entry in found if entry.path not in ordinary})
-    reason = f"beside {', '.join(others)} its channels may carry anything"
+    reason = f"next to {', '.join(others)} its channels may carry anything"
     result: list[Site | Rejected] = []
     for entry in found:
         if not (isinstance(entry, Site) and _is_symmetrised(entry)) or (symmetrise and not others):
@@ -321,7 +312,7 @@ def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]
         raise ValueError(f"overrides={overrides!r}: pass a dict from patterns to RelaxConfig(...).")
     for name, value in {"config": config, **{f"overrides[{key!r}]": value for key, value in overrides.items()}}.items():
         if not isinstance(value, RelaxConfig):
-            raise ValueError(f"{name}={value!r} is no RelaxConfig; pass for example RelaxConfig(rank=16).")
+            raise ValueError(f"{name}={value!r} is not a RelaxConfig; pass for example RelaxConfig(rank=16).")
 
 
 def _inputs(example_inputs: ExampleInputs) -> Inputs:

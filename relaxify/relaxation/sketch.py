@@ -4,7 +4,7 @@ Either input rows (all of them, or a uniform sample of fixed size over everythin
 the second moment sum x x^T, which is enough for `rms` over every row and smaller once there are more rows than features.
 
 An update is made of tensor operations, and what it decides on in Python (whether it is the first since the last read, and
-the shapes) is the same in every training step, so that a compiled model's graph holds it and is made once.
+the shapes) is the same in every training step, so that a compiled model's graph contains it and is compiled once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Sketch:
     """A running summary of input rows x and of the size of the equivariant output.
 
     `seen` counts the rows since the last `read`; the summary itself stays available until the next row arrives. `updates`
-    is the place in the stream of sampled rows, which resumed training goes on from. `is_sample` says that the rows are
+    is the place in the stream of sampled rows, from which resumed training continues. `is_sample` says that the rows are
     drawn at random, each for itself, and not all that were seen.
     """
 
@@ -96,7 +96,7 @@ class Sketch:
         self._output_square = square if self._output_square is None else self._output_square + square
 
     def _keep_all_or_moment(self, x: Float[Tensor, "rows n"]) -> None:
-        """Every row while there are no more rows than features, when applying W to them is the cheaper; else x^T x."""
+        """Every row while there are no more rows than features, when applying W to them is cheaper; else x^T x."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self._moment is not None:
             self._moment = self._moment.to(x.dtype) + x.mT @ x

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from relaxify.graph.inputs import Inputs
-from relaxify.grids.pixels import Pixels, is_image, places
+from relaxify.grids.pixels import Pixels, is_image, possible_pixels
 from relaxify.verdicts.candidates import Carry, Way
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.nearby import replaced, tensors_in
@@ -27,7 +27,7 @@ def of_pixels(inputs: Inputs) -> Places:
     size = next((value.shape[-1] for value in tensors_in(inputs).values() if is_image(value)), 0)
 
     def found(value: Tensor) -> Sequence[Way]:
-        return [_of(pixels, size) for pixels in places(value.shape, [size])]
+        return [_of(pixels, size) for pixels in possible_pixels(value.shape, [size])]
 
     return found
 

@@ -209,7 +209,7 @@ def test_convolutions_of_points_have_no_taps(name: str, own: str, kind: str) -> 
         pytest.skip("needs torch_geometric")
     fields = field(space(name), ["trivial", "irrep_1"])
     (rejected,) = plan(getattr(enn, kind)(fields, fields, sigma=[0.6, 0.6], rings=[0.0, 1.0]), own).rejected
-    assert rejected.reason.startswith("its kernel is a function of the points' offsets, which are others for every edge")
+    assert rejected.reason.startswith("its kernel is a function of the points' offsets, which differ from edge to edge")
 
 
 def test_what_is_quadratic_has_no_linear_term() -> None:

@@ -1,4 +1,4 @@
-"""Ordinary convolutions: their equivariant part is their own symmetrised kernel, and what they have beside is the term's."""
+"""Ordinary convolutions: their equivariant part is their own symmetrised kernel, and the rest is the term's."""
 
 from __future__ import annotations
 
@@ -354,7 +354,7 @@ def test_beside_layers_of_a_library_plain_convolutions_are_left_alone(group: str
     steerable = enn.R2Conv(enn.FieldType(space, [space.trivial_repr]), enn.FieldType(space, [space.regular_repr]), 3)
     found = plan(nn.ModuleList([steerable, nn.Conv2d(4, 4, 3)]), group)
     assert [site.path for site in found.sites] == sites
-    assert found.rejected[-1].reason == "beside escnn.R2Conv its channels may carry anything"
+    assert found.rejected[-1].reason == "next to escnn.R2Conv its channels may carry anything"
 
 
 @given(st.sampled_from([3, 5]), st.sampled_from(["Scale(2)", "Scale(1.5)", "Scale(3)"]))

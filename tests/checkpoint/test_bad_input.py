@@ -57,8 +57,8 @@ BAD_STATES: dict[str, tuple[Callable[[State], None], str]] = {
     ),
     "no weight": (without("lin.relaxation.weight"), r"lin\.relaxation\.weight is missing though its record is there"),
     "no theta": (without("lin.relaxation.theta"), r"lin\.relaxation\.theta is missing though its record is there"),
-    "a stray key": (put("lin.relaxation.bias", torch.ones(2)), r"lin\.relaxation\.bias is no key of the term"),
-    "a factor too many": (put("lin.relaxation.up", torch.ones(2)), r"lin\.relaxation\.up is no key of the term"),
+    "a stray key": (put("lin.relaxation.bias", torch.ones(2)), r"lin\.relaxation\.bias is not a key of the term"),
+    "a factor too many": (put("lin.relaxation.up", torch.ones(2)), r"lin\.relaxation\.up is not a key of the term"),
     "no base": (without("lin.weight"), r"lin\.weight is missing though the record"),
     "base of another shape": (put("lin.weight", torch.ones(25)), r"lin\.weight has shape \(25,\), but .* says \(26,\)"),
     "term transposed": (put("lin.relaxation.weight", torch.ones(12, 10)), r"has shape \(12, 10\), but .* says \(10, 12\)"),
@@ -70,7 +70,7 @@ BAD_STATES: dict[str, tuple[Callable[[State], None], str]] = {
     "theta an integer": (put("lin.relaxation.theta", torch.tensor(1)), r"theta holds no floating-point values"),
     "record cut": (
         put("lin.relaxation._extra_state", IRREPS.encode()[:-9]),
-        r"lin\.relaxation\._extra_state: the relaxify record is invalid: it is no JSON",
+        r"lin\.relaxation\._extra_state: the relaxify record is invalid: it is not JSON",
     ),
     "record of another": (
         put("lin.relaxation._extra_state", torch.zeros(4, dtype=torch.uint8)),
@@ -141,7 +141,9 @@ def test_a_truncated_file(suffix: str, share: float, tmp_path: Path) -> None:
     source = save(relaxed_layer().state("lin."), tmp_path / f"in{suffix}")
     data = source.read_bytes()
     source.write_bytes(data[: max(1, int(share * len(data)))])
-    fails(source, tmp_path / f"out{suffix}", r"is no whole (safetensors file|torch checkpoint) \(.*save or copy it again")
+    fails(
+        source, tmp_path / f"out{suffix}", r"is not a complete (safetensors file|torch checkpoint) \(.*save or copy it again"
+    )
 
 
 @FORMATS
@@ -152,14 +154,14 @@ def test_a_truncated_file(suffix: str, share: float, tmp_path: Path) -> None:
 def test_a_file_of_something_else(suffix: str, data: bytes, tmp_path: Path) -> None:
     source = tmp_path / f"in{suffix}"
     source.write_bytes(data)
-    fails(source, tmp_path / f"out{suffix}", r"is no whole (safetensors file|torch checkpoint)")
+    fails(source, tmp_path / f"out{suffix}", r"is not a complete (safetensors file|torch checkpoint)")
 
 
 @FORMATS
 def test_a_file_of_the_other_format(suffix: str, tmp_path: Path) -> None:
     other = ".pt" if suffix == ".safetensors" else ".safetensors"
     source = save(relaxed_layer().state("lin."), tmp_path / f"in{other}").rename(tmp_path / f"in{suffix}")
-    fails(source, tmp_path / f"out{suffix}", r"is no whole (safetensors file|torch checkpoint)")
+    fails(source, tmp_path / f"out{suffix}", r"is not a complete (safetensors file|torch checkpoint)")
 
 
 @pytest.mark.parametrize("content", [[1, 2], "text", torch.ones(3), {"a": 1}, None, {"model": {}}])
@@ -197,7 +199,7 @@ def test_a_bare_pickle_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     proof, source = tmp_path / "proof", tmp_path / "in.bin"
     monkeypatch.setenv("RELAXIFY_TEST_PROOF", str(proof))
     source.write_bytes(pickle.dumps({"model": Evil()}, protocol=2))
-    fails(source, tmp_path / "out.pt", r"would run code|is no whole torch checkpoint")
+    fails(source, tmp_path / "out.pt", r"would run code|is not a complete torch checkpoint")
     assert not proof.exists()
 
 

@@ -170,7 +170,7 @@ def no_cifar(folder: Path) -> object:
         (other_counts, "give files that belong together"),
         (truncated, "is truncated: 17 of 18 bytes"),
         (lambda folder: idx(idx_file(folder / "a", np.zeros(2)), idx_file(folder / "b", np.zeros(2))), "is no IDX file"),
-        (no_cifar, "is no binary CIFAR file of 3073 bytes an image"),
+        (no_cifar, "is not a binary CIFAR file of 3073 bytes an image"),
     ],
 )
 def test_files_of_another_kind_are_refused(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:

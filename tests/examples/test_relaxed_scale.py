@@ -133,7 +133,7 @@ def test_groups_of_a_ladder(kind: type[RelaxedConv]) -> None:
 
 @pytest.mark.parametrize("arguments", [{"step": 1.0}, {"reach": 0}, {"reach": 4}])
 def test_what_is_no_ladder(arguments: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="is no ladder; pass a step above 1 and a reach from 1 to the number of scales"):
+    with pytest.raises(ValueError, match="is not a ladder; pass a step above 1 and a reach from 1 to the number of scales"):
         RelaxedScaleConv(1, 1, 3, **arguments)
 
 

@@ -134,7 +134,7 @@ def test_pickles_copies_and_loads_strictly() -> None:
         assert torch.equal(twin(*inputs), model(*inputs))
 
 
-@pytest.mark.skipif(not OLDEST.is_dir(), reason="e3nn 0.4.4 is not installed beside the current one")
+@pytest.mark.skipif(not OLDEST.is_dir(), reason="e3nn 0.4.4 is not installed next to the current one")
 def test_the_oldest_e3nn_computes_the_same(tmp_path: Path) -> None:
     program = (
         "import sys, torch, e3nn; from models.segnn import SEGNN; assert e3nn.__version__ == '0.4.4'\n"

@@ -192,12 +192,12 @@ def test_the_command_line_simulates(counted: list[Plume], tmp_path: Path, capsys
 
 @pytest.mark.parametrize("change", [{"simulations": 0}, {"steps": 1}, {"size": 4}])
 def test_senseless_recipes_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="are no data set"):
+    with pytest.raises(ValueError, match="make no data set"):
         replace(TINY, **change)
 
 
 def test_unknown_variants_and_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="is no variant"):
+    with pytest.raises(ValueError, match="is not a variant"):
         replace(TINY, symmetry="shear")
     with pytest.raises(ValueError, match="no simulation 3 among 3"):
         plume(TINY, 3)

@@ -90,7 +90,7 @@ def test_fitted_interpolation_is_exact_on_what_it_is_fitted_to(name: str, k: int
     assert interpolation_error(plain, known, lie) > 0.02
     better = fitted(plain, known, lie)
     assert interpolation_error(better, known, lie) < 1e-9
-    # nothing is fitted where there is nothing to mend
+    # nothing is fitted where nothing is inexact
     assert torch.allclose(fitted(better, known, lie), better)
 
 

@@ -321,7 +321,7 @@ def test_parameters_keep_their_types() -> None:
 def test_what_computes_something_else_is_left_with_its_reason() -> None:
     (entry,) = swaps(NotAGCN(4, 3))
     assert entry.layer is None
-    assert entry.reason == "it computes something else than A_hat x Theta + b"
+    assert entry.reason == "it computes something other than A_hat x Theta + b"
     assert swaps(GATConv(4, 3)) == ()
 
 

@@ -325,7 +325,7 @@ def test_a_flat_shift_wraps_rows_and_a_grid_shift_does_not() -> None:
         (lambda: stencil().dense(), "acts on a space of any size; say which"),
         (lambda: Shifts((5,)).dense((3,)), "does not fit"),
         (lambda: LowRank.random(2, (4,), rank=0), "rank=0"),
-        (lambda: Dense(noise(1, 2, 3), space=(2, 2)), "cannot act on a space of"),
+        (lambda: Dense(noise(1, 2, 3), space=(2, 2)), "generators of 2 x 3 do not fit"),
         (lambda: Dense(noise(1, 3, 3)).act(noise(1, 2, 4)), "pass \\(batch, channels, 3\\)"),
         (lambda: Dense(noise(1, 3, 3)).dense((4,)), "not \\(4,\\); pass that"),
         (lambda: Dense(noise(1, 2, 3)).expm_apply(torch.ones(1), noise(1, 1, 3)), "have no exponential"),

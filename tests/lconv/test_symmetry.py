@@ -145,7 +145,7 @@ def test_labels_that_know_nothing_leave_all_of_so() -> None:
 
 
 def test_the_part_that_a_distribution_keeps() -> None:
-    """Three Gaussian directions beside two that are not, all mixed: so(3)."""
+    """Three Gaussian directions next to two that are not, all mixed: so(3)."""
     z = torch.cat([noise(4000, 3), -uniform(4000, 2).log() - 1], 1)
     found = symmetries_of(z @ noise(5, 5, seed=3).mT, statistics="distribution", resamplings=99)
     assert (found.dimension, found.name) == (3, "so(3)")

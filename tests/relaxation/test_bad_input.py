@@ -1,4 +1,4 @@
-"""Bad input: every message names the thing, says why, and tells the mend, in one line, and nothing is changed."""
+"""Bad input: every message names the thing, says why, and how to fix it, in one line, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "exclude": ({"exclude": ["*.nothing"]}, ["exclude", "'*.nothing' matches no", "head.map_to_feat"]),
     "overrides": ({"overrides": {"hed": RelaxConfig()}}, ["overrides", "'hed' matches no", "head.map_to_feat"]),
     "regex that matches nothing": ({"include": ["re:hea"]}, ["include", "'re:hea' matches no", "head.map_to_feat"]),
-    "bad regex": ({"exclude": ["re:(head"]}, ["exclude", "'re:(head' is no regular expression", "unterminated", "mend"]),
+    "bad regex": ({"exclude": ["re:(head"]}, ["exclude", "'re:(head' is not a regular expression", "unterminated", "fix"]),
     "type": ({"exclude": [nn.Conv2d]}, ["exclude", "Conv2d'> matches none of the candidates", "head.map_to_feat"]),
     "predicate": (
         {"include": [lambda path, module: False]},
@@ -76,7 +76,7 @@ def test_arguments(problem: str) -> None:
 
 WRONG_TYPES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "one type": ({"include": VNLinear}, ["include=<class", "a sequence"]),
-    "one number": ({"exclude": [3]}, ["exclude: 3 is no pattern", "globs"]),
+    "one number": ({"exclude": [3]}, ["exclude: 3 is not a pattern", "globs"]),
     "list of overrides": ({"overrides": ["head"]}, ["overrides=['head']", "a dict"]),
     "override": ({"overrides": {"head": {"rank": 2}}}, ["overrides['head']={'rank': 2}", "RelaxConfig(rank=16)"]),
     "config": ({"config": {"rank": 2}}, ["config={'rank': 2}", "RelaxConfig(rank=16)"]),
@@ -252,7 +252,7 @@ def test_a_child_or_attribute_named_relaxation(taken: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "mend"),
+    ("field", "value", "advice"),
     [
         ("weight", -0.1, ">= 0"),
         ("weight", float("nan"), "finite"),
@@ -267,10 +267,10 @@ def test_a_child_or_attribute_named_relaxation(taken: object) -> None:
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_configs(field: str, value: object, mend: str) -> None:
+def test_configs(field: str, value: object, advice: str) -> None:
     with pytest.raises(ValueError, match=r".") as error:
         RelaxConfig(**{field: value})
-    assert says(error, f"RelaxConfig({field}={value!r})", mend)
+    assert says(error, f"RelaxConfig({field}={value!r})", advice)
 
 
 UNRELAXED: dict[str, Callable[[nn.Module], object]] = {

@@ -276,7 +276,7 @@ def test_a_layer_that_fails_the_proof_is_refused(tamper: Callable, monkeypatch: 
     with pytest.raises(ValueError, match="should be equivariant but are not") as error:
         relaxify(model, group)
     assert all(f"{path!r}" in str(error.value) for path in bad)
-    assert "mend them, exclude them, or pass strict=False" in str(error.value)
+    assert "fix them, exclude them, or pass strict=False" in str(error.value)
     assert anatomy(model) == before
 
 

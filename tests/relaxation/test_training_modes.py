@@ -242,7 +242,7 @@ def test_terms_of_one_shape_are_penalised_as_one_by_one() -> None:
 
 
 def test_a_projected_model_costs_what_the_base_model_does() -> None:
-    """Structurally: the same classes and parameters, and no hooks or buffers beside them."""
+    """Structurally: the same classes and parameters, and no other hooks or buffers."""
     for make in (e3nn_net, vn_net):
         model, group, batch = make()
         base = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""geometric-vector-perceptron: two einsums with Parameters of the class on [B, channels, 3], scalars beside the vectors."""
+"""geometric-vector-perceptron: two einsums with Parameters of the class on [B, channels, 3], scalars next to the vectors."""
 
 from __future__ import annotations
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.graph.inputs import tensors_of
 from relaxify.graph.precision import quiet
 from relaxify.grids.derivatives import Scheme
 from relaxify.grids.flows import Flow, PixelPositions, flows_of, is_map
 from relaxify.grids.resampling import refined, resample
-from relaxify.inspection.derivatives import Curve, Differentiation, best_method
+from relaxify.inspection.derivatives import Curve, Differentiation, best_method, floating
 from relaxify.inspection.images.attribution import (
     STEP,
     Motion,
@@ -53,7 +51,7 @@ def local_equivariance_error(
     - `transformations`: names among translation, rotation, scale, shear; also translation_x and so on. The unit of lengths
       is the image's longer side, that of angles one radian.
     - `derivative`: "spectral" for periodic images (and circular padding), "central" for all others.
-    - `probes`: what the steps' terms amount to at the output is estimated by so many random directions; exactly, if the
+    - `probes`: the steps' share in the output's error is estimated along this many random directions; it is exact if the
       output has no more numbers for each image, or for None. Each takes one backward pass.
     - `sizes`: t of the finite moves whose errors are measured too, with a resampler that agrees with the derivative.
     - `finer`: measure the error on the images at twice their resolution as well, where the model takes any size: an error of
@@ -106,8 +104,8 @@ class _Measurement:
         self.scheme = scheme
         with torch.enable_grad():
             output, self.steps = run(self.model, (self.images.clone().requires_grad_(),))
-        self.outputs = [value for value in _floating(output) if value.requires_grad]
-        self.kept = [place for place, value in enumerate(_floating(output)) if value.requires_grad]
+        self.outputs = [value for value in floating(output) if value.requires_grad]
+        self.kept = [place for place, value in enumerate(floating(output)) if value.requires_grad]
         if not self.outputs:
             raise ValueError(f"the output of {self.name} does not depend on the images; there is nothing to measure.")
         check_batched(self.steps, self.outputs, len(images))
@@ -153,7 +151,7 @@ class _Measurement:
         return lambda t: self._outputs_on(self.images + t * velocity)
 
     def _outputs_on(self, images: Tensor) -> list[Tensor]:
-        outputs = _floating(self.model(images))
+        outputs = floating(self.model(images))
         return [outputs[place] for place in self.kept]
 
     def _lie_derivative(self, motion: Motion, derive: Differentiation) -> list[Tensor]:
@@ -187,10 +185,6 @@ class _Measurement:
         inside = _over(_norm(_central(lie)), _norm(_central(values))) if any(map(is_map, lie)) else None
         relative = _over(_norm(lie), _norm(values))
         return TransformationReport(name, float(of_images.mean()), spread, relative, inside, errors, steps, rest)
-
-
-def _floating(output: Any) -> list[Tensor]:
-    return [value for _, value in tensors_of(output) if value.is_floating_point()]
 
 
 def _central(values: Sequence[Tensor]) -> list[Tensor]:

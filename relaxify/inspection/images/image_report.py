@@ -42,7 +42,7 @@ class TransformationReport:
     """One transformation. `lee`: E|L f|^2 / dim over the images, with its standard error; `relative`: |L f| / |f(x)|.
 
     `interior`: `relative` over the central half of the output's maps. `remainder`: how far the steps' terms are from adding
-    up to L f, over |L f| + |f|; not at rounding level if values come by ways that are not seen.
+    up to L f, over |L f| + |f|; above rounding level if some values are not seen.
     """
 
     name: str

@@ -51,7 +51,7 @@ class Step:
 
 
 def run(model: nn.Module, images: Inputs) -> tuple[Any, list[Step]]:
-    """The model's output on images that require gradients, and its steps. Its parameters shall require none."""
+    """The model's output on images that require gradients, and its steps. Its parameters must require none."""
     recorder = _Recorder(model)
     with _calls_seen_by(recorder, model), recorder:
         output = call(model, images)
@@ -126,7 +126,7 @@ def _calls_seen_by(recorder: _Recorder, model: nn.Module) -> Iterator[None]:
 
     handles: list[RemovableHandle] = []
     for module in model.modules():
-        # outside of what other hooks do, which is part of the layer
+        # around what other hooks do, which is part of the layer
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
         handles.append(module.register_forward_hook(leave, with_kwargs=True))
     try:

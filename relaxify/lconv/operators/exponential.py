@@ -10,21 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 LONGEST_SERIES = 120
+POWERS = 6
 
 
-def exponential_action(
-    linear: Callable[[Tensor], Tensor], v: Float[Tensor, "*shape"], *, growth: float | None = None
-) -> Float[Tensor, "*shape"]:
+def exponential_action(linear: Callable[[Tensor], Tensor], v: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """exp(A) v = (exp(A/s))^s v with s steps of size about one, each a Taylor series summed until it no longer changes.
 
-    `growth` is an estimate of |A|; by default it is measured on a few powers of A, so s is right for most A and the series
-    is merely longer for others. ValueError if the series does not converge.
+    |A| is estimated on a few powers of A, so s is right for most A and the series is merely longer for others. ValueError
+    if the series does not converge.
 
     >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     >>> exponential_action(lambda v: math.pi / 2 * turn @ v, torch.tensor([1.0, 0.0])).round(decimals=6).abs()
     tensor([0., 1.])
     """
-    growth = _growth(linear, v) if growth is None else growth
+    growth = _growth(linear, v)
     if not math.isfinite(growth):
         raise ValueError("the generators have NaN or infinite values, so there is no exponential; restore them first.")
     steps = max(1, math.ceil(growth))
@@ -48,11 +47,11 @@ def _series(linear: Callable[[Tensor], Tensor], v: Tensor, steps: int) -> Tensor
 
 
 @torch.no_grad()
-def _growth(linear: Callable[[Tensor], Tensor], v: Tensor, powers: int = 6) -> float:
+def _growth(linear: Callable[[Tensor], Tensor], v: Tensor) -> float:
     """The largest ratio |A w| / |w| over the first powers of A on a random w."""
     w = torch.randn(v.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(v)
     largest = 0.0
-    for _ in range(powers):
+    for _ in range(POWERS):
         norm = float(w.norm())
         if norm == 0:
             break

@@ -21,7 +21,7 @@ class Generators(nn.Module):
 
     They act on `(batch, channels, *space)`, on the space axes alone. A family whose `space` is None, such as shifts, acts
     on a space of any size. What a form must define is `act`; what it can do faster than by `act` it overrides. `act` is
-    not named `apply`, which in an nn.Module is what initialisers walk by.
+    not named `apply`, by which nn.Module lets initialisers walk its children.
     """
 
     def __init__(self, count: int, space: Space | None, *, ndim: int | None = None, space_out: Space | None = None) -> None:
@@ -81,29 +81,23 @@ class Generators(nn.Module):
     ) -> Float[Tensor, "count d_out d_in"]:
         """The matrices themselves. ValueError, with the size they would take, above `limit` bytes."""
         space = self.space_of(space)
-        like = next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
-        dtype = dtype or like.dtype
+        dtype = dtype or self.numbers.dtype
         d_in, d_out = math.prod(space), math.prod(self.space_out(space))
         check_size(self.count, d_out, d_in, dtype, limit)
-        basis = torch.eye(d_in, dtype=dtype, device=like.device).reshape(1, d_in, *space)
+        basis = torch.eye(d_in, dtype=dtype, device=self.numbers.device).reshape(1, d_in, *space)
         return self.act(basis).reshape(self.count, d_in, d_out).mT
-
-    def cost(self, channels_out: int, channels_in: int, space: Space | None = None) -> int:
-        """Multiply-adds of `mix` for one sample."""
-        d_out = math.prod(self.space_out(space))
-        return self.act_cost(channels_in, space) + self.count * d_out * channels_in * channels_out
-
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        """Multiply-adds of `act` for one sample: those of dense matrices, unless a form says less."""
-        return self.count * channels * math.prod(self.space_out(space)) * math.prod(self.space_of(space))
 
     def power(self) -> Float[Tensor, " count"]:
         """The mean squared norm of each L_i's rows: how much L_i multiplies the variance of independent inputs."""
         if self.space is None:
             return torch.ones(self.count)
-        like = next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
-        noise = torch.randn(1, 32, *self.space, generator=torch.Generator().manual_seed(0)).to(like)
+        noise = torch.randn(1, 32, *self.space, generator=torch.Generator().manual_seed(0)).to(self.numbers)
         return self.act(noise).detach().flatten(1).square().mean(1).to(torch.get_default_dtype())
+
+    @property
+    def numbers(self) -> Tensor:
+        """One of the tensors that say what the L_i are: it has their type and device. Empty if there are none."""
+        return next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))
 
     def space_of(self, space: Space | None) -> Space:
         """The input's space: the family's own, or the one given. ValueError if there is none, or if they disagree."""

@@ -79,9 +79,6 @@ class Grid(Generators):
     def space_out(self, space: Space | None = None) -> Space:
         return self.stencil.space_out(self.space_of(space))
 
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        return self.count * self.stencil.count * channels * math.prod(self.space_out(space))
-
     def power(self) -> Float[Tensor, " count"]:
         if self.space is not None:
             return super().power()

@@ -6,7 +6,6 @@ With r = (y, x) from the image's centre and h(r) -> h(g^-1 r), in pixels: rotati
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -69,11 +68,6 @@ class ImageAlgebra(Generators):
         twin = ImageAlgebra(self.names, self.derivative)
         twin.sign = -self.sign
         return twin
-
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        height, width = self.space_of(space)
-        length = 5 * (math.log2(height) + math.log2(width)) if self.derivative == "spectral" else 2
-        return round(channels * height * width * (length + 2 * self.count))
 
     def extra_repr(self) -> str:
         return f"{', '.join(self.names)}, {self.derivative}"

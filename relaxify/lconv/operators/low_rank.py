@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.lconv.operators.family import Generators, Space
-from relaxify.lconv.operators.matrices import store
+from relaxify.lconv.operators.matrices import fitting_spaces, store
 
 
 class LowRank(Generators):
@@ -31,11 +31,8 @@ class LowRank(Generators):
         space_out: Space | None = None,
         learnable: bool = True,
     ) -> None:
-        d_out, d_in = up.shape[1], down.shape[2]
-        space = space or (d_in,)
-        super().__init__(len(up), space, space_out=space_out or (space if d_out == d_in else (d_out,)))
-        if math.prod(space) != d_in or math.prod(self.space_out()) != d_out:
-            raise ValueError(f"U V is {d_out} x {d_in}, which does not fit {space} -> {self.space_out()}; mend the spaces.")
+        space, space_out = fitting_spaces(up.shape[1], down.shape[2], space, space_out)
+        super().__init__(len(up), space, space_out=space_out)
         self.up: Tensor
         self.down: Tensor
         store(self, "up", up, learnable)
@@ -78,13 +75,6 @@ class LowRank(Generators):
         return LowRank(
             self.down.detach().mT, self.up.detach().mT, space=self.space_out(), space_out=self.space, learnable=False
         )
-
-    def cost(self, channels_out: int, channels_in: int, space: Space | None = None) -> int:
-        d_in, d_out = math.prod(self.space_of(space)), math.prod(self.space_out())
-        return self.count * self.rank * (d_in * channels_in + channels_in * channels_out + d_out * channels_out)
-
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        return self.count * self.rank * channels * (math.prod(self.space_of(space)) + math.prod(self.space_out()))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"

@@ -28,10 +28,8 @@ class Dense(Generators):
         learnable: bool = True,
     ) -> None:
         count, d_out, d_in = matrices.shape
-        space = space or (d_in,)
-        super().__init__(count, space, space_out=space_out or (space if d_out == d_in else (d_out,)))
-        _check_points(space, d_in)
-        _check_points(self.space_out(), d_out)
+        space, space_out = fitting_spaces(d_out, d_in, space, space_out)
+        super().__init__(count, space, space_out=space_out)
         self.matrices: Tensor
         store(self, "matrices", matrices, learnable)
 
@@ -67,7 +65,7 @@ class Sparse(Generators):
         order = torch.argsort(indices[0] * d_in + indices[1], stable=True)
         rows, columns = indices[:, order]
         if len(rows) and (rows.min() < 0 or columns.min() < 0 or rows.max() >= self._rows or columns.max() >= d_in):
-            raise ValueError(f"sparse generators: an index is outside {self._rows} x {d_in}; mend the indices.")
+            raise ValueError(f"sparse generators: an index is outside {self._rows} x {d_in}; fix the indices.")
         starts = torch.zeros(self._rows + 1, dtype=torch.long, device=rows.device)
         starts[1:] = torch.bincount(rows, minlength=self._rows).cumsum(0)
         self.starts: Tensor
@@ -96,9 +94,6 @@ class Sparse(Generators):
         flipped = torch.stack([generator * d_in + self.columns, mu])
         return Sparse(flipped, self.values.detach(), self.count, self.space_out(), space_out=self.space)
 
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        return channels * len(self.values)
-
 
 def store(module: nn.Module, name: str, values: Tensor, learnable: bool) -> None:
     """Keep a generator's numbers as a Parameter if they are learnable, else as a buffer."""
@@ -108,6 +103,10 @@ def store(module: nn.Module, name: str, values: Tensor, learnable: bool) -> None
         module.register_buffer(name, values.detach().clone())
 
 
-def _check_points(space: Space, d: int) -> None:
-    if math.prod(space) != d:
-        raise ValueError(f"generators of {d} points cannot act on a space of {space}; pass one of {d} points.")
+def fitting_spaces(d_out: int, d_in: int, space: Space | None, space_out: Space | None) -> tuple[Space, Space]:
+    """The spaces that d_out x d_in matrices act between, where one is not given. ValueError if a given one does not fit."""
+    space = space or (d_in,)
+    space_out = space_out or (space if d_out == d_in else (d_out,))
+    if (math.prod(space_out), math.prod(space)) != (d_out, d_in):
+        raise ValueError(f"generators of {d_out} x {d_in} do not fit {space} -> {space_out}; pass spaces of as many points.")
+    return space, space_out

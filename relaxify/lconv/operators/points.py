@@ -43,8 +43,5 @@ class Points(Generators):
     def per_generator(self, weight: Tensor, groups: int = 1) -> Float[Tensor, "count channels_out group_in"]:
         return weight.reshape(len(weight), -1, self.count).movedim(2, 0)
 
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        return 0
-
     def power(self) -> Float[Tensor, " count"]:
         return torch.ones(self.count)

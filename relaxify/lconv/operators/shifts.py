@@ -32,24 +32,18 @@ class Shifts(Generators):
         self,
         kernel_size: Space,
         *,
-        stride: Space | None = None,
-        padding: tuple[tuple[int, int], ...] | None = None,
-        dilation: Space | None = None,
+        stride: Space = (),
+        padding: tuple[tuple[int, int], ...] = (),
+        dilation: Space = (),
         padding_mode: str = "zeros",
         transposed: bool = False,
-        output_padding: Space | None = None,
+        output_padding: Space = (),
     ) -> None:
         super().__init__(math.prod(kernel_size), None, ndim=len(kernel_size))
         if not 1 <= self.ndim <= 3:
             raise ValueError(f"a kernel of {self.ndim} axes has no convolution; pass one, two or three sizes.")
         self.geometry = Geometry(
-            kernel_size,
-            stride=stride or (),
-            padding=padding or (),
-            dilation=dilation or (),
-            padding_mode=padding_mode,
-            transposed=transposed,
-            output_padding=output_padding or (),
+            kernel_size, stride, padding, dilation, padding_mode, transposed=transposed, output_padding=output_padding
         )
 
     @classmethod
@@ -119,9 +113,6 @@ class Shifts(Generators):
     def pack(self, per_generator: Float[Tensor, "count channels_out group_in"], groups: int = 1) -> Tensor:
         """The convolution's weight from one matrix for each tap: what `per_generator` undoes."""
         return self.geometry.in_groups(groups).as_kernel(per_generator.movedim(0, -1).flatten(1))
-
-    def act_cost(self, channels: int, space: Space | None = None) -> int:
-        return 0
 
     def power(self) -> Float[Tensor, " count"]:
         # a tap of a transposed convolution reaches only one output point in stride^ndim

@@ -2,7 +2,7 @@
 
 An algebra is recognised by numbers that do not depend on its basis: dimension, dimensions of its centre and of its derived
 algebra, and the signature of its Killing form. Where these leave several names (so(3) is su(2)), the trace form of the
-matrices over the Killing form says of which they are the defining ones.
+matrices over the Killing form says which of them the matrices define.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relaxify.algebras import Signature, brackets, killing_form, orthonormal, si
 ZERO_PER_NOISE = 5.0
 SMALLEST_ZERO, LARGEST_ZERO = 1e-6, 0.1
 
-# a span whose brackets leave it by more than this is no algebra
+# a span whose brackets leave it by more than this is not an algebra
 LARGEST_CLOSURE_RESIDUAL = 0.1
 
 LARGEST_NAMED = 45
@@ -55,7 +55,7 @@ def invariants(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> Invarian
 
 
 def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str, ...]:
-    """Every name that the span of the matrices has, the most fitting first; none if it is no algebra known here.
+    """Every name that the span of the matrices has, the best fit first; none if it is not an algebra known here.
 
     >>> from relaxify import Group
     >>> names_of(Group.parse("SO(1,3)").generators)
@@ -123,7 +123,7 @@ def _index(matrices: Float[Tensor, "n d d"]) -> float:
 
 
 def _sum_of_ideals(matrices: Tensor, noise: float) -> tuple[str, ...]:
-    """A centre and simple ideals, each by its name; nothing if the algebra is no such sum."""
+    """A centre and simple ideals, each by its name; nothing if the algebra is not such a sum."""
     constants = _constants(matrices, noise)
     _, values, vectors = torch.linalg.svd(constants.flatten(0, 1), full_matrices=False)
     derived = torch.einsum("kn,nab->kab", vectors[values > _zero(noise) * values[0]], matrices)

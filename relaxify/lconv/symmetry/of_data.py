@@ -72,7 +72,7 @@ def symmetries_of(
 
 
 def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | None = None) -> Symmetry:
-    """Theorem 1 on exact second moments H = E[x x^T] and C = E[y x^T]: what they allow; there are no data to bear it out.
+    """Theorem 1 on exact second moments H = E[x x^T] and C = E[y x^T]: what they allow; there are no data to confirm it.
 
     >>> symmetries_of_moments(torch.eye(6), torch.eye(6)[:2]).dimension
     7
@@ -103,11 +103,12 @@ def _checked(X: Tensor, Y: Tensor | None) -> tuple[Tensor, Tensor | None]:
 def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None, count: int) -> Symmetry:
     found, reason = _judge(fit, chance)
     basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
+    source = "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)"
     return Symmetry(
         basis,
         found,
         reason,
-        "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)",
+        source,
         held_out_defect=_held_out(X, Y),
         confidence_angle=None if chance is None else chance.confidence_angle,
         bootstraps=0 if chance is None else count,
@@ -161,7 +162,7 @@ def _judge_kept(chance: Bootstrap, whitened: Tensor, spectrum: Tensor) -> tuple[
         return False, f"{words}, but the next is broken only {gap:.2g} times more: that is no clear symmetry."
     residual = closure_residual(whitened)
     if residual > LARGEST_CLOSURE_RESIDUAL:
-        return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are no algebra."
+        return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are not an algebra."
     return True, f"{words}, at a level of {LEVEL:.0%}, and their brackets stay in the span."
 
 

@@ -118,5 +118,5 @@ def _judge(generators: Tensor, spectrum: Tensor, dimension: int) -> tuple[bool, 
     residual = closure_residual(generators)
     kept = f"{dimension} directions are broken no more than {float(spectrum[dimension - 1]):.2g} of a random one"
     if residual > LARGEST_CLOSURE_RESIDUAL:
-        return False, f"{kept}, but their brackets leave the span (residual {residual:.2g}), so they are no algebra."
+        return False, f"{kept}, but their brackets leave the span (residual {residual:.2g}), so they are not an algebra."
     return True, f"{kept}, and their brackets stay in the span."

@@ -53,7 +53,7 @@ class Symmetry:
 
     @property
     def gap(self) -> float | None:
-        """The first broken direction's size over the last kept one's; None without a spectrum or with nothing to divide."""
+        """By what factor the first broken direction is broken more than the last kept one; None if that cannot be told."""
         if self.spectrum is None or not 0 < self.dimension < len(self.spectrum):
             return None
         kept, broken = float(self.spectrum[self.dimension - 1]), float(self.spectrum[self.dimension])

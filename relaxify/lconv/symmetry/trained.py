@@ -21,7 +21,7 @@ def generators(
     """What each L-conv and Flow of a model has for generators, by path, as reports.
 
     L_i enters eq. 6 as L_i h W^i, so only its direction, weighted by |W^i|, means anything; and since L_0 = I is there
-    already, only what L_i has besides a multiple of I. Directions of less than `smallest_share` of the strongest are left
+    already, only what L_i has apart from a multiple of I. Directions of less than `smallest_share` of the strongest are left
     out. `space` is for families that act on any. ValueError if the model has no L-conv, or if matrices would take more
     than `limit` bytes.
 

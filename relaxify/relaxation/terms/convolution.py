@@ -33,7 +33,7 @@ class ConvolutionTerm(StandInTerm):
     """theta * K in the kernel of a convolution, or in the matrix of a linear layer on an adapter's own kind of tensor.
 
     W, of shape (channels_out, a group's channels_in * taps), is K flattened. It starts at zero; or, if the equivariant part
-    is the symmetrised kernel of an ordinary convolution, at what that kernel has beside, so that theta = 1 changes nothing.
+    is the symmetrised kernel of an ordinary convolution, at the rest of that kernel, so that theta = 1 changes nothing.
     """
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
@@ -56,10 +56,7 @@ class ConvolutionTerm(StandInTerm):
     @property
     def whole_weights(self) -> tuple[Tensor, ...]:
         """W, or its factors, acting on patches of all channels."""
-        weights = super().whole_weights
-        if self.convolution.groups == 1:
-            return weights
-        return (self.convolution.blocks(weights[0] if len(weights) == 1 else weights[0] @ weights[1]),)
+        return super().whole_weights if self.convolution.groups == 1 else (self.convolution.blocks(self._matrix()),)
 
     def compute(self, forward: StandIn, input: Any) -> Any:  # noqa: A002 (as layers call it)
         if self.active:
@@ -67,11 +64,9 @@ class ConvolutionTerm(StandInTerm):
                 self._observe(self.convolution.patches(self.convolution.kernel.tensor(input)), None, (), {})
             return self.convolution.forward(self.layer, input, self.theta * self._kernel())
         self._renew()
-        return (
-            forward.own(input)
-            if self.convolution.kernel.symmetriser is None
-            else self.convolution.forward(self.layer, input)
-        )
+        if self.convolution.kernel.symmetriser is None:
+            return forward.own(input)
+        return self.convolution.forward(self.layer, input)
 
     def _kernel(self) -> Float[Tensor, "..."]:
         matrix = self.weight if self.config.rank is None else self.up @ self.down
@@ -100,7 +95,7 @@ class ConvolutionTerm(StandInTerm):
 
     @torch.no_grad()
     def _take_rest(self) -> None:
-        """W = what the layer's own kernel has beside its symmetric part."""
+        """W = the layer's own kernel without its symmetric part."""
         rest = self.convolution.kernel.rest(self.layer)
         if rest is not None and self.config.rank is None:
             self.weight.copy_(self.convolution.as_matrix(rest))
@@ -157,25 +152,10 @@ class ConvolutionTerm(StandInTerm):
         self._check_finite(relaxation)
         return [(self.convolution.kernel.parameter, 0, self._nearest(relaxation, moment)[0])]
 
-    @torch.no_grad()
-    def folded_residual(self) -> float:
-        """|theta K - the part of it that `fold` keeps| / |theta K|; 0 while K is zero."""
-        matrix = self._matrix().double().cpu()
-        norm = float(matrix.norm())
-        return float((matrix - self._nearest(matrix)[1]).norm()) / norm if norm else 0.0
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """A checkpoint of the other mode lacks the layer's cache, or has one too many: it is made of the rest."""
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        _, _, missing_keys, unexpected_keys, _ = args
         owner = prefix.removesuffix(".").rpartition(".")[0]
         cached = {f"{owner}.{name}".removeprefix(".") for name in self.convolution.kernel.cached()}
         for keys in (missing_keys, unexpected_keys):

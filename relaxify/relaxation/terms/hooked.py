@@ -12,7 +12,7 @@ from relaxify.sites import Site
 
 
 class HookedTerm(Term):
-    """A term beside its layer, dense or of low rank."""
+    """A term next to its layer, dense or of low rank."""
 
     @classmethod
     def takes(cls, site: Site, config: RelaxConfig) -> bool:

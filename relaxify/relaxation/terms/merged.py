@@ -1,7 +1,7 @@
 """Terms that are computed together with the op that they relax, in one product: y = (W_e + theta * W) x, with W_e dense.
 
-A layer of few channels beside components is made of small products, each over an input laid out in its own way; dense, it
-is a part of what the term costs anyway. In one product the layer costs nothing, and no sum of two outputs is formed.
+A layer with few channels per irrep is a series of small products, each over an input in its own layout; as one dense matrix
+it adds little to what the term costs anyway. In one product the layer is free, and no sum of two outputs is formed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from relaxify.relaxation.terms.stand_in import StandInTerm
 from relaxify.relaxation.terms.term import argument_of
 from relaxify.sites import Site
 
-# a layer of more is put together in more steps than are saved
+# assembling the matrix of more paths takes more steps than one product saves
 MOST_PATHS = 8
-# of rows per feature: with fewer, putting the layer together costs more than its own products
+# rows per feature: with fewer, assembling the layer's matrix costs more than its own products
 FEW_ROWS = 1 / 4
 
 
@@ -52,7 +52,7 @@ class MergedTerm(StandInTerm):
         if not self.active:
             return forward.own(*args, **kwargs)
         x = argument_of(args, kwargs, 0, self.map.argument)
-        # with further arguments, such as weights of another's, the layer is not what it is known as
+        # with further arguments, such as weights from outside, the layer may compute something else
         if len(args) + len(kwargs) > 1 or self._has_few_rows(x) or self._adds_nothing():
             return self.added_to(forward.own(*args, **kwargs), x)
         rows = self.map.features_in.rows(x)
@@ -66,7 +66,7 @@ class MergedTerm(StandInTerm):
         return x.numel() // n_in < FEW_ROWS * n_in
 
     def _adds_nothing(self) -> bool:
-        """Whether theta or W is zero, where looking does not wait: one product would round in another way than the layer."""
+        """Whether theta or W is zero, where asking does not wait: one product would not round as the layer does."""
         if torch.compiler.is_compiling() or type(self.theta) is not Tensor or self.theta.device.type != "cpu":
             return False
         if torch._C._functorch.peek_interpreter_stack() is not None:

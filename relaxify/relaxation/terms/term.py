@@ -94,7 +94,7 @@ class Term(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def act_on(self, module: nn.Module) -> None:
-        """Register hooks on a module, or stand in for its forward, by bound methods, which `take_off` knows by that."""
+        """Register hooks on a module, or stand in for its forward, by bound methods: so `take_off` recognises them."""
 
     def settle(self, layer: nn.Module) -> None:
         """Make this term's layer, or a copy of it, compute its equivariant part without the term."""
