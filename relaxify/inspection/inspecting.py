@@ -110,6 +110,8 @@ def _relaxed_error(runs: _Runs) -> Errors | None:
         return None
     twin = Twin(runs.model, terms=True)
     with relaxed(twin.model):
+        # each run starts from the state that is settled: terms that act belong to it
+        twin.settle()
         found = runs.examined.measured.of(twin)
     return None if found is None else found.error
 
