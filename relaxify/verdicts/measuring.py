@@ -16,13 +16,13 @@ from relaxify.evidence.actions import InputAction, default_action
 from relaxify.graph.inputs import Inputs
 from relaxify.grids.pixels import MovePixels, on_pixels
 from relaxify.groups import Group
-from relaxify.verdicts import places
 from relaxify.verdicts.conclusion import conclude, without_runs
 from relaxify.verdicts.draws import draws
-from relaxify.verdicts.errors import in_precision, judge
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
+from relaxify.verdicts.judging import in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
 from relaxify.verdicts.orbits import Actions, finite, orbit
+from relaxify.verdicts.places import nowhere, of_inputs, of_pixels
 from relaxify.verdicts.subject import Measured, Subject
 from relaxify.verdicts.twin import NotRunError, Twin
 from relaxify.verdicts.verdict import OwnPrecision, Reason, Spread, Status, Verdict
@@ -89,11 +89,11 @@ class _Subjects:
     def copied(self, *, double: bool) -> Subject:
         twin = Twin(self.model, training=self.training, double=double)
         if isinstance(self.actions.inputs, MovePixels):
-            where = places.of_pixels(self.inputs)
+            where = of_pixels(self.inputs)
         elif self.is_own:
-            where = places.of_inputs(self.actions, twin.inputs(self.inputs), draws(self.group, 0)[0])
+            where = of_inputs(self.actions, twin.inputs(self.inputs), draws(self.group, 0)[0])
         else:
-            where = places.nowhere
+            where = nowhere
         return Subject(twin, self.group, self.actions, self.inputs, where)
 
 
@@ -158,7 +158,10 @@ def _in_own_precision(twin: Twin, subject: Subject, found: Measured) -> OwnPreci
     with suppress(NotRunError):
         rough = orbit(twin, subject.actions, given, draws(subject.group, 0)[:2])
         exact = found.orbits[0]
-        errors = [in_precision(each, rough, exact, found.setting) for each in found.outputs]
+        telling = [each for each in found.outputs if each.runs and each.reason is not Reason.SILENT]
+        errors = [in_precision(each, rough, exact, found.setting) for each in telling]
+        if not errors:
+            return None
         return OwnPrecision(twin.own, Spread.of([e for e, _ in errors]), max(r for _, r in errors))
     return None
 
