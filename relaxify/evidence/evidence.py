@@ -108,6 +108,10 @@ class Evidence:
             for moved, matrix in zip(runs, matrices, strict=True)
         )
 
+    def is_seen(self, node: fx.Node) -> bool:
+        """Whether the value of a node was seen in all runs."""
+        return node in self._index and node.meta.get("value") is not None
+
     def values(self, node: fx.Node) -> Pairs:
         """The values of a node in all runs."""
         return self._pairs_at(self._index[node])

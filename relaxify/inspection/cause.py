@@ -34,7 +34,7 @@ class CauseKind(enum.StrEnum):
     TIES = "ties"
 
 
-Form = Literal["", "basis", "border", "even kernel", "factor", "pixels", "stride", "windows"]
+Form = Literal["", "basis", "border", "even kernel", "factor", "note", "pixels", "stride", "windows"]
 """Which of its forms a kind takes, where it has several; "" is the usual one."""
 
 
@@ -84,6 +84,7 @@ _SENTENCES: dict[tuple[CauseKind, Form], str] = {
     (CauseKind.NONLINEARITY, ""): "{op} acts on single components; let it act on invariants and multiply by those",
     (CauseKind.NORMALISATION, ""): "{op} normalises over components that transform; normalise lengths instead",
     (CauseKind.OTHER, ""): "{op} does not commute with {group}",
+    (CauseKind.OTHER, "note"): "its value does not transform in a known way, though the output does",
     (CauseKind.PADDING, ""): "{op} adds more pixels on one side than on the others; pad all sides alike",
     (CauseKind.PADDING, "border"): (
         "{op} meets a border, where shifts push pixels out; pad circularly (padding_mode='circular')"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import linecache
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import fx, nn
@@ -48,8 +49,16 @@ def attributed(
         return _first_fault(planned, analysis, verdict), ()
     if verdict.status is Status.BROKEN:
         return _first_fault(planned, analysis, verdict), ()
-    odd = None if analysis.broken is None else _first_fault(planned, analysis, verdict)
-    return _rounding_fault(model, analysis.evidence, inputs, verdict, training=training), (odd,) if odd else ()
+    rounding = _rounding_fault(model, analysis.evidence, inputs, verdict, training=training)
+    return rounding, tuple(_notes(analysis, verdict))
+
+
+def _notes(analysis: Analysis, verdict: Verdict) -> Iterator[Fault]:
+    """What looks odd in a sound model has no cause: two may cancel, or the basis may be another."""
+    if verdict.is_sound and analysis.broken is not None:
+        node, evidence = analysis.broken.node, analysis.evidence
+        why = Cause(CauseKind.OTHER, op_name(node), evidence.group.name, "note")
+        yield _fault_at(node, why, evidence.of(node).residual, verdict.error.mean)
 
 
 def _first_fault(planned: Plan, analysis: Analysis, verdict: Verdict) -> Fault | None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from relaxify.groups import Group
-from relaxify.verdicts.errors import output_verdict
+from relaxify.verdicts.judging import output_verdict
 from relaxify.verdicts.orbits import not_finite
 from relaxify.verdicts.subject import Measured
 from relaxify.verdicts.verdict import Errors, OutputVerdict, Reason, Status, Verdict

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +63,8 @@ class Draw:
         return f"{turn} and the inversion" if sign < 0 else turn
 
 
-def draws(group: Group, seed: int) -> list[Draw]:
+@functools.lru_cache(maxsize=64)
+def draws(group: Group, seed: int) -> Sequence[Draw]:
     """Elements for one input: each other seed gives others, unless they are all elements of a small finite group."""
     generator = torch.Generator().manual_seed(1000 + seed)
     every = [] if len(group.generators) else list(itertools.islice(_every(group), ENUMERATED + 1))

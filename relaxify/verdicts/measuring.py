@@ -15,14 +15,14 @@ from torch.nn.parameter import is_lazy
 from relaxify.graph.inputs import Inputs, InputsError
 from relaxify.grids.pixels import MovePixels, on_pixels
 from relaxify.groups import Group
-from relaxify.verdicts import places
 from relaxify.verdicts.actions import InputAction, OutputAction, default_action
 from relaxify.verdicts.conclusion import conclude, without_runs
 from relaxify.verdicts.draws import draws
-from relaxify.verdicts.errors import in_precision, judge
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
+from relaxify.verdicts.judging import in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
 from relaxify.verdicts.orbits import Actions, finite, orbit
+from relaxify.verdicts.places import nowhere, of_inputs, of_pixels
 from relaxify.verdicts.subject import Measured, Subject
 from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Errors, OwnPrecision, Reason, Status, Verdict
@@ -42,7 +42,10 @@ class Measurement:
             return None
         with suppress(InputsError):
             rough = orbit(twin, self.subject.actions, twin.inputs(self.subject.given), draws(self.subject.group, 0)[:2])
-            errors = [in_precision(each, rough, self.found.orbits[0], self.found.setting) for each in self.found.outputs]
+            telling = [each for each in self.found.outputs if each.runs and each.reason is not Reason.SILENT]
+            errors = [in_precision(each, rough, self.found.orbits[0], self.found.setting) for each in telling]
+            if not errors:
+                return None
             return OwnPrecision(twin.own, Errors.of([e for e, _ in errors]), max(r for _, r in errors))
         return None
 
@@ -112,11 +115,11 @@ class _Subjects:
     def copied(self, *, double: bool) -> Subject:
         twin = Twin(self.model, training=self.training, double=double, prepare=self.prepare)
         if isinstance(self.actions.inputs, MovePixels):
-            where = places.of_pixels(self.inputs)
+            where = of_pixels(self.inputs)
         elif self.is_own:
-            where = places.of_inputs(self.actions, twin.inputs(self.inputs), draws(self.group, 0)[0])
+            where = of_inputs(self.actions, twin.inputs(self.inputs), draws(self.group, 0)[0])
         else:
-            where = places.nowhere
+            where = nowhere
         return Subject(twin, self.group, self.actions, self.inputs, where)
 
 

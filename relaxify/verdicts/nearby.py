@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relaxify.verdicts.constraints import kept
 from relaxify.verdicts.copies import parts
 
 SIZE = 0.05
@@ -57,7 +58,8 @@ def _shifted(inputs: Any, moved: Any, seed: int, shift: Callable[[Tensor, Tensor
     def near(name: str, value: Tensor) -> Tensor:
         if not _varies(value, others.get(name)):
             return value.clone()
-        return shift(value, torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype))
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)
+        return kept(value, shift(value, noise))
 
     return replaced(inputs, near)
 

@@ -75,7 +75,7 @@ class Actions:
 def _like(g: Draw, tensors: Mapping[str, Tensor]) -> Tensor:
     """The matrix of g in the precision of the first floating tensor."""
     dtype = next((v.dtype.to_real() for v in tensors.values() if v.is_floating_point() or v.is_complex()), torch.float64)
-    return g.matrix.to(dtype)
+    return g.matrix.to(dtype, copy=True)
 
 
 def orbit(twin: Twin, actions: Actions, inputs: Inputs, elements: Sequence[Draw]) -> Orbit:

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_STEADY = vars(nn.Module()).keys() - {"_buffers", "_parameters", "_modules", "training"}
+"""What no forward pass changes: hooks."""
+
 Restore = Callable[[], Any]
 
 
@@ -29,7 +32,7 @@ class State:
 
     def __init__(self, model: nn.Module) -> None:
         self._attributes = [
-            (module, {key: _shallow(value) for key, value in vars(module).items()})
+            (module, {key: _shallow(value) for key, value in vars(module).items() if key not in _STEADY})
             for module in model.modules()
             if not isinstance(module, torch.jit.ScriptModule)
         ]
@@ -41,7 +44,7 @@ class State:
     def restore(self) -> None:
         for module, attributes in self._attributes:
             now = vars(module)
-            for key in now.keys() - attributes.keys():
+            for key in now.keys() - attributes.keys() - _STEADY:
                 del now[key]
             now.update({key: _shallow(value) for key, value in attributes.items()})
         for restore in self._values:

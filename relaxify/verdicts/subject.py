@@ -11,9 +11,11 @@ import torch
 
 from relaxify.graph.inputs import Inputs, InputsError
 from relaxify.groups import Group
+from relaxify.verdicts.constraints import exactly
 from relaxify.verdicts.draws import Draw, draws, small
-from relaxify.verdicts.errors import MEANINGLESS, Judged, Setting, judge
-from relaxify.verdicts.nearby import distance, nearby, nudged, tensors_in
+from relaxify.verdicts.errors import MEANINGLESS, Setting
+from relaxify.verdicts.judging import Judged, judge
+from relaxify.verdicts.nearby import distance, nearby, nudged, replaced, tensors_in
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
 from relaxify.verdicts.places import Places, nowhere
@@ -46,7 +48,9 @@ class Subject:
 
     @functools.cached_property
     def inputs(self) -> Inputs:
-        return self.twin.inputs(self.given)
+        """The given inputs; rotations that were rounded to a lower precision are rotations again."""
+        exact: Inputs = replaced(self.twin.inputs(self.given), lambda _, value: exactly(value))
+        return exact
 
     def measured(self, *, whole: bool = True, from_nearby: bool = False) -> Measured:
         """Orbits of the given input and, if `whole`, of one nearby, which otherwise only tells the response.

@@ -71,7 +71,9 @@ def with_partial() -> nn.Module:
 
 @pytest.mark.parametrize("make", [with_hook, with_pre_hook, with_closure, with_global, with_method, with_partial])
 def test_hooks_and_patched_forwards_are_part_of_the_model(make) -> None:
-    assert measure(make(), "SO(3)", (X,)).status is Status.BROKEN
+    verdict = measure(make(), "SO(3)", (X,))
+    # the original would run in float32 alone
+    assert (verdict.status, verdict.precision) == (Status.BROKEN, torch.float64)
 
 
 def test_a_patched_forward_runs_the_copy() -> None:
@@ -219,6 +221,7 @@ def test_names_of_precisions_in_forward_do_not_matter() -> None:
 
     verdict = measure(Of(function), "SO(3)", (X,))
     assert (verdict.is_sound, verdict.precision) == (True, torch.float64)
+    assert verdict.error.largest < 1e-14
 
 
 def test_a_model_that_runs_in_its_own_precision_alone_is_measured_in_that() -> None:

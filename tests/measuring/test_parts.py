@@ -160,3 +160,30 @@ def test_float64_is_of_this_thread_alone() -> None:
         other.join()
         assert torch.zeros(1).dtype is torch.float64
     assert seen == [torch.float32]
+
+
+def test_constants_are_made_in_float64_not_rounded_before() -> None:
+    with InDouble():
+        assert float(torch.tensor(0.1)) == 0.1
+        assert torch.equal(torch.linspace(0, 1, 4), torch.linspace(0, 1, 4, dtype=torch.float64))
+
+
+@given(SEEDS)
+def test_inputs_nearby_keep_what_holds_for_the_given_ones(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rotations = torch.linalg.qr(torch.randn(5, 3, 3, generator=generator, dtype=torch.float64)).Q
+    rigid = torch.eye(4, dtype=torch.float64).repeat(5, 1, 1)
+    rigid[:, :3, :3], rigid[:, :3, 3] = rotations, torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    unit = torch.nn.functional.normalize(torch.randn(7, 4, generator=generator, dtype=torch.float64), dim=-1)
+    symmetric = rotations[0] + rotations[0].mT
+    padded = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    padded[4:] = 0
+    given_ones = (rotations, rigid, unit, symmetric, padded)
+    near = nearby(given_ones, tuple(value + 1 for value in given_ones), seed)
+    assert all(not torch.equal(a, b) for a, b in zip(near, given_ones, strict=True))
+    torch.testing.assert_close(near[0] @ near[0].mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
+    torch.testing.assert_close(near[1][:, :3, :3] @ near[1][:, :3, :3].mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))
+    assert torch.equal(near[1][:, 3], rigid[:, 3])
+    torch.testing.assert_close(near[2].norm(dim=-1), torch.ones(7, dtype=torch.float64))
+    assert torch.equal(near[3], near[3].mT)
+    assert torch.equal(near[4][4:], padded[4:])

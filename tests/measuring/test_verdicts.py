@@ -273,3 +273,20 @@ def test_a_constant_in_float32_sets_the_tolerance_that_is_stated() -> None:
     verdict = measure(Of(rounded), "SO(3)", (X,))
     assert (verdict.is_sound, verdict.precision) == (True, torch.float32)
     assert 1e-9 < verdict.error.largest < verdict.tolerance < 1e-3
+
+
+def test_a_model_that_rests_on_rotations_is_measured_on_rotations() -> None:
+    def to_quaternion_and_back(frames: Tensor, x: Tensor) -> Tensor:
+        """R x with R by its skew part and trace, which only a rotation is."""
+        cosine = (frames.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+        skew = (frames - frames.mT) / 2
+        rebuilt = torch.eye(3).to(x) + skew + skew @ skew / (1 + cosine)[:, None, None]
+        return (frames.mT @ rebuilt @ x[..., None]).squeeze(-1)
+
+    frames = torch.linalg.qr(torch.randn(6, 3, 3, generator=torch.Generator().manual_seed(1)))[0]
+    frames = frames * torch.linalg.det(frames)[:, None, None]
+
+    def act(g: Tensor, inputs):
+        return g @ inputs[0], inputs[1]
+
+    assert measure(Of(to_quaternion_and_back), "SO(3)", (frames, points(6)), input_action=act).is_sound

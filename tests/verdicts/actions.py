@@ -245,3 +245,13 @@ def irreps_matrix(irreps: str, g: Tensor) -> Tensor:
 def irreps(notation: str, axis: int = -1) -> Action:
     """Irreps on one axis."""
     return through(lambda g: irreps_matrix(notation, g), axis)
+
+
+def acting_on(basis: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The matrix of g on functions of a point that map among themselves."""
+
+    def matrix(g: Tensor) -> Tensor:
+        x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return torch.linalg.lstsq(basis(x), basis(x @ g.mT)).solution.mT
+
+    return matrix

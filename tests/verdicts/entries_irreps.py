@@ -12,7 +12,7 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verdicts.actions import along, first, fixed, irreps, irreps_matrix, through
+from verdicts.actions import acting_on, along, first, fixed, irreps, irreps_matrix, through
 from verdicts.entry import BROKEN, LATENT, SOUND, Action, Entry
 from verdicts.parts import (
     generic_layer_norm,
@@ -24,7 +24,7 @@ from verdicts.parts import (
     plain,
     trained,
 )
-from verdicts.vector_models import around, centred
+from verdicts.vector_models import around, centred, complex_vector
 
 HARMONICS = "1x0e+1x1o+1x2e"
 HIDDEN = "3x0e+2x1o+1x2e"
@@ -89,24 +89,6 @@ def textbook(x: Tensor) -> Tensor:
     x, y, z = x.unbind(-1)
     parts = (x * y, y * z, (2 * z**2 - x**2 - y**2) / math.sqrt(12), x * z, (x**2 - y**2) / 2)
     return torch.stack(parts, -1)
-
-
-def acting_on(basis: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The matrix of g on functions of a point that map among themselves."""
-
-    def matrix(g: Tensor) -> Tensor:
-        x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return torch.linalg.lstsq(basis(x), basis(x @ g.mT)).solution.mT
-
-    return matrix
-
-
-def complex_vector(x: Tensor) -> Tensor:
-    """l = 1 by m = -1, 0, 1, with Condon and Shortley's phase."""
-    x, y, z = x.unbind(-1)
-    return torch.stack(
-        [torch.complex(x, -y) / math.sqrt(2), torch.complex(z, 0 * z), torch.complex(-x, -y) / math.sqrt(2)], -1
-    )
 
 
 def quadrupole(x: Tensor) -> Tensor:

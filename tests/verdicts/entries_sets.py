@@ -219,7 +219,7 @@ ENTRIES = (
         fixed,
         ":argsort :take_along_dim :__getitem__",
     ),
-    graph_of("upper triangle of an adjacency", plain(upper, mix=linear()), ITEMS, ":triu"),
+    graph_of("upper triangle of an adjacency", plain(upper, mix=linear()), ITEMS, ":triu :matmul"),
     graph_of(
         "a graph's eigenvectors as positions",
         plain(lambda self, a, x: x + torch.linalg.eigh(a + a.mT).eigenvectors[:, :4]),

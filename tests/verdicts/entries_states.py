@@ -461,12 +461,14 @@ RANDOM = (
         **TRAIN,
     ),
     state("random vectors added", after(lambda self, v: v + 0.1 * torch.randn_like(v)), fault=":randn_like :add :mul"),
-    state(
-        "random rotations in training",
-        plain(lambda self, x: x @ torch.linalg.qr(torch.randn(3, 3).to(x)).Q),
-        along(-1),
-        ":matmul :__matmul__",
-        **TRAIN,
+    claimed(
+        state(
+            "random rotations in training",
+            plain(lambda self, x: x @ torch.linalg.qr(torch.randn(3, 3).to(x)).Q),
+            along(-1),
+            ":matmul :__matmul__",
+            **TRAIN,
+        )
     ),
     state("numpy's random numbers", after(lambda self, v: v * np.random.rand()), label=NEVER),  # noqa: NPY002
     state("Python's random numbers", after(lambda self, v: v * random.random()), label=NEVER),

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from verdicts.actions import along, each, first, fixed, through
-from verdicts.entries_irreps import acting_on, complex_vector
+from verdicts.actions import acting_on, along, each, first, fixed, through
 from verdicts.entry import BROKEN, SOUND, Action, Entry, claimed, told
 from verdicts.parts import (
     linear,
@@ -20,7 +19,7 @@ from verdicts.parts import (
     normal,
     plain,
 )
-from verdicts.vector_models import after, centred, gated, norms, squared
+from verdicts.vector_models import after, centred, complex_vector, gated, norms, squared
 
 VECTOR, CHANNELS = along(-1), along(-2)
 
@@ -349,8 +348,8 @@ ENTRIES = (
     ),
     wild("operations in place", plain(in_place), VECTOR),
     wild("one column in place", plain(in_place_on_a_column), VECTOR, ":__getitem__ :__setitem__ :mul :imul :__imul__"),
-    wild("one layer twenty times", recursive(20, by_length), CHANNELS),
-    wild("one layer twenty times with tanh", recursive(20, torch.tanh), CHANNELS, ":tanh"),
+    wild("one layer eight times", recursive(8, by_length), CHANNELS),
+    wild("one layer eight times with tanh", recursive(8, torch.tanh), CHANNELS, ":tanh"),
     wild("as often as a length asks for", plain(until_small, shrink=lambda: nn.Parameter(torch.tensor(0.3))), VECTOR),
     wild(
         "as often as a coordinate asks for",

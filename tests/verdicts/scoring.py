@@ -32,6 +32,8 @@ class Score:
     named: tuple[str, str] | None
     seconds: float
     words: str
+    relaxed: bool
+    """Whether strict `relaxify` takes a model that will break once trained."""
     changed: bool
     """Whether the user's model, inputs or random numbers are not what they were."""
 
@@ -102,14 +104,15 @@ def score(entry: Entry) -> Score:
         (fault.module, fault.op) if fault else None,
         seconds,
         " ".join(f"{report}\n{found}".split()),
+        relaxed=entry.label == LATENT and _takes(entry),
         changed=not _same(before, _state(model, inputs)),
     )
 
 
-def refuses(entry: Entry) -> bool:
-    """Whether strict `relaxify` turns the model away."""
-    verdict, _ = _said(lambda: relaxify(entry.model(), _group(entry), example_inputs=entry.example(), **_planned(entry)))
-    return verdict == REFUSED
+def _takes(entry: Entry) -> bool:
+    """Whether strict `relaxify` relaxes the model."""
+    refused, _ = _said(lambda: relaxify(entry.model(), _group(entry), example_inputs=entry.example(), **_planned(entry)))
+    return not refused
 
 
 def _said(judge: Callable[[], Any]) -> tuple[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from verdicts.corpus import BY_DOMAIN
 from verdicts.entry import BROKEN, FAULTY, LATENT, NEVER, SOUND, UNSEEN
 from verdicts.scoring import Score
 
@@ -20,9 +20,10 @@ COLUMNS = (
 BEGIN, END = "<!-- verdicts: generated -->", "<!-- verdicts: end -->"
 
 
-def page(scores: dict[str, Score]) -> str:
+def page(scores: Mapping[str, Score]) -> str:
     """The table, a line of totals, and what went wrong, model by model."""
-    rows = [row(domain, [scores[f"{domain}: {entry.name}"] for entry in entries]) for domain, entries in BY_DOMAIN.items()]
+    domains = dict.fromkeys(name.partition(":")[0] for name in scores)
+    rows = [row(domain, [score for name, score in scores.items() if name.startswith(f"{domain}:")]) for domain in domains]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows, row("**all**", list(scores.values()))]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return "\n\n".join([BEGIN, table, *filter(None, ["\n".join(remarks(scores))]), END])
@@ -37,23 +38,43 @@ def row(domain: str, scores: Sequence[Score]) -> list[str]:
     return [domain, *map(str, (*counts, *wrong, silent)), right]
 
 
-def remarks(scores: dict[str, Score]) -> list[str]:
+def remarks(scores: Mapping[str, Score]) -> list[str]:
     """What was not right of each model, a line each."""
-    return [
-        f"- {name} ({score.entry.label}): {'; '.join(said)}." for name, score in scores.items() if (said := _wrong(score))
-    ]
+    said = {name: [*wrong(score), *filter(None, [misnamed(score)])] for name, score in scores.items()}
+    return [f"- {name} ({scores[name].entry.label}): {'; '.join(lines)}." for name, lines in said.items() if lines]
 
 
-def _wrong(score: Score) -> list[str]:
+def wrong(score: Score) -> list[str]:
+    """What was said of a model and is not so, or was not said."""
     verdicts = ", ".join(f"{verb} {verdict}" for verb, verdict in score.verdicts.items())
-    named = ":".join(score.named) if score.named else "nothing"
     return [
         *([f"false sound ({verdicts})"] if score.false_sound else []),
         *([f"false broken ({verdicts})"] if score.false_broken else []),
         *([f"no verdict ({score.crashed})"] if score.crashed and not score.false_broken else []),
         *(["not said to break once trained" if score.entry.label == LATENT else "judged unseen"] if score.unspoken else []),
-        *([f"names {named}, not {score.entry.fault}"] if score.entry.label in FAULTY and not score.named_right else []),
+        *(["relaxed although it will break once trained"] if score.relaxed else []),
         *(["model or inputs changed"] if score.changed else []),
+    ]
+
+
+def misnamed(score: Score) -> str:
+    """What was named in the place of the operation that breaks first."""
+    if score.entry.label not in FAULTY or score.named_right:
+        return ""
+    return f"names {':'.join(score.named) if score.named else 'nothing'}, not {score.entry.fault}"
+
+
+def as_data(scores: Mapping[str, Score]) -> list[dict[str, Any]]:
+    """What a test asks of the scores."""
+    return [
+        {
+            "name": name,
+            "wrong": [f"{name}: {line}" for line in wrong(score)],
+            "misnamed": misnamed(score),
+            "faulty": score.entry.label in FAULTY,
+            "seconds": score.seconds,
+        }
+        for name, score in scores.items()
     ]
 
 

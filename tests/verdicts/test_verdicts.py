@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 
 import pytest
 
-from verdicts.corpus import ENTRIES
-from verdicts.entry import FAULTY, LATENT, Entry
-from verdicts.scoring import Score, refuses, score
+from verdicts.corpus import DOMAINS, LIBRARIES
+from verdicts.process import output_of
 
 NAMED_RIGHT = 0.95
 
-EACH = pytest.mark.parametrize("name", list(ENTRIES))
 
-
-@functools.cache
-def scored(name: str) -> Score:
-    return score(ENTRIES[name])
-
-
-@EACH
-def test_nothing_is_called_sound_that_is_not(name: str) -> None:
-    found = scored(name)
-    assert not found.false_sound, found.verdicts
-
-
-@EACH
-def test_nothing_is_called_broken_that_is_sound(name: str) -> None:
-    found = scored(name)
-    assert not found.false_broken, f"{found.verdicts}: {found.words}"
-
-
-@EACH
-def test_there_is_a_verdict_or_a_sentence(name: str) -> None:
-    found = scored(name)
-    assert not found.crashed
-    assert not found.unspoken, found.words
-
-
-@EACH
-def test_the_users_model_and_inputs_stay_as_they_are(name: str) -> None:
-    assert not scored(name).changed
-
-
-def test_the_first_operation_that_breaks_is_named() -> None:
-    scores = [scored(name) for name, entry in ENTRIES.items() if entry.label in FAULTY]
-    wrong = {found.entry.name: (found.named, found.entry.fault) for found in scores if not found.named_right}
-    assert len(wrong) <= (1 - NAMED_RIGHT) * len(scores), wrong
-
-
-@pytest.mark.parametrize("entry", [pytest.param(e, id=name) for name, e in ENTRIES.items() if e.label == LATENT])
-def test_strict_relaxation_refuses_what_will_break_once_trained(entry: Entry) -> None:
-    assert refuses(entry)
+@pytest.mark.parametrize(
+    "domains",
+    [
+        pytest.param([domain for domain in DOMAINS if domain not in LIBRARIES], id="plain torch"),
+        pytest.param(LIBRARIES, id="libraries"),
+    ],
+)
+def test_the_verdicts_are_true(domains: Sequence[str]) -> None:
+    scores = output_of("verdicts", "--json", *domains)
+    assert [line for score in scores for line in score["wrong"]] == []
+    misnamed = [f"{score['name']}: {score['misnamed']}" for score in scores if score["misnamed"]]
+    assert len(misnamed) <= (1 - NAMED_RIGHT) * sum(score["faulty"] for score in scores), misnamed

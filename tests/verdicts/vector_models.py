@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -196,3 +197,11 @@ def component_batch_norm(self: nn.Module, v: Tensor) -> Tensor:
 
 def two_heads(self: nn.Module, v: Tensor) -> tuple[Tensor, Tensor]:
     return gated(self, v), 1e-6 * self.head(v[:, 0])
+
+
+def complex_vector(x: Tensor) -> Tensor:
+    """l = 1 by m = -1, 0, 1, with Condon and Shortley's phase."""
+    x, y, z = x.unbind(-1)
+    return torch.stack(
+        [torch.complex(x, -y) / math.sqrt(2), torch.complex(z, 0 * z), torch.complex(-x, -y) / math.sqrt(2)], -1
+    )
