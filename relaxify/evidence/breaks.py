@@ -48,7 +48,7 @@ def first_break(
 def _first(
     evidence: Evidence, is_sound: Callable[[fx.Node], bool], breaks: Callable[[fx.Node], bool], *, whole: bool = False
 ) -> fx.Node | None:
-    """The first that `breaks` among the outputs that do, or the `whole` output, and what they are made of that is not sound."""
+    """The first that `breaks` among the outputs that do, or the `whole` output, and the unsound values they are made of."""
     order = {node: i for i, node in enumerate(evidence.nodes)}
     outputs = evidence.nodes[-1].all_input_nodes
     waiting = [node for node in outputs if breaks(node)] or [node for node in outputs if whole and not is_sound(node)]
