@@ -47,7 +47,7 @@ def attributed(
             model, group, inputs, input_action, planned.sites, training=training, prepare=moved, is_broken=True
         )
         return _first_fault(planned, analysis, verdict), ()
-    if verdict.status is Status.BROKEN:
+    if verdict.status is Status.BROKEN or verdict.reason is Reason.FEW:
         return _first_fault(planned, analysis, verdict), ()
     rounding = _rounding_fault(model, analysis.evidence, inputs, verdict, training=training)
     return rounding, tuple(_notes(analysis, verdict))
@@ -63,7 +63,8 @@ def _notes(analysis: Analysis, verdict: Verdict) -> Iterator[Fault]:
 
 def _first_fault(planned: Plan, analysis: Analysis, verdict: Verdict) -> Fault | None:
     """The first of what breaks the output, and of the linear operations that should be equivariant and are not."""
-    unsound = {rejected.path for rejected in planned.unsound}
+    broken = (analysis.broken.module, analysis.broken.op) if analysis.broken else None
+    unsound = {rejected.path for rejected in planned.unsound if (rejected.path, rejected.op) != broken}
     nodes = {call.node for path, calls in analysis.calls.items() if path in unsound for call in calls}
     nodes |= {analysis.broken.node} if analysis.broken else set()
     evidence = analysis.evidence
