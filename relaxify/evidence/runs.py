@@ -87,7 +87,8 @@ class Observer:
 
     def full_size(self, evidence: Evidence) -> FullSize:
         """Runs on the elements that verdicts rest on."""
-        drawn = draws(self.group, 0)
+        # those of the given input, and those of the one nearby
+        drawn = [*draws(self.group, 0), *(draws(self.group, 1) if len(self.group.generators) else ())]
         base, *moved = [self._everything(x) for x in (self.inputs, *(self.actions.on_inputs(g, self.inputs) for g in drawn))]
         return FullSize(evidence, drawn, base, moved)
 
