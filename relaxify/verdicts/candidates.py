@@ -95,8 +95,9 @@ def is_scaling(group: Group) -> bool:
     >>> is_scaling(Group.parse("Scale(2)")), is_scaling(Group.parse("SO(2)"))
     (True, False)
     """
+    factors = torch.cat([group.generators, group.finite])
     identity = torch.eye(group.dim, dtype=torch.float64)
-    return len(group.generators) == 1 and not len(group.finite) and torch.equal(group.generators[0], identity)
+    return not group.compact and torch.equal(factors, factors[:, :1, :1] * identity)
 
 
 def _on_channels(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> Iterator[Way]:
