@@ -89,7 +89,7 @@ def analyse(
                 evidence, injected, calls = other, assumed, weighted_calls(model, other.nodes, taken)
                 break
         promises = Promises(evidence, sites)
-        broken = first_break(evidence, promises, is_broken=is_broken)
+        broken = first_break(evidence, promises, observer.full_size(evidence) if is_broken else None)
         # more inputs give more samples for the fits; most models need no more
         if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
             break

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import is_isometric
-from relaxify.evidence.known_ways import changes_length, moves_in_a_known_way
+from relaxify.evidence.full_size import FullSize
+
+EXACT = 1e-10
+"""Of a value's size: what a constant dominates varies by little more."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +30,34 @@ class Break:
 
 
 def first_break(
-    evidence: Evidence, known: Callable[[fx.Node], bool | None] = lambda node: None, *, is_broken: bool = False
+    evidence: Evidence,
+    known: Callable[[fx.Node], bool | None] = lambda node: None,
+    full_size: FullSize | None = None,
 ) -> Break | None:
     """The operation that breaks the symmetry, or None if every output of the model transforms linearly (or is undecided).
 
     A value may transform in no linear way for a while (a product of components, before it is summed): what counts is that
     nothing downstream of the break recovers. `known` says of a node whether it transforms as a layer's type promises, if
-    there is such a promise. If the output `is_broken`, what the fits cannot tell is held to less: whether lengths are kept,
-    and whether a value moves as vectors or positions do.
+    there is such a promise. `full_size`: runs of a model whose output is known not to transform; then what the fits cannot
+    tell is held to these.
     """
-    signs = _Signs(evidence, known)
-    first = _first(evidence, signs.is_sound, signs.breaks)
-    if is_broken:
-        first = _first(evidence, signs.is_explained, signs.is_odd, whole=True)
-        first = first or _first(evidence, signs.is_explained, signs.is_out_of_sight, whole=True)
-        first = first or _first(evidence, signs.is_named, lambda node: not signs.is_named(node), whole=True)
+    fits = _Fits(evidence, known)
+    if full_size is None:
+        first = _first(evidence, fits.is_sound, fits.breaks, whole=False)
+    else:
+        runs, exact = (_Runs(fits, each) for each in (full_size, replace(full_size, tolerance=EXACT)))
+        first = (
+            _first(evidence, runs.is_sound, runs.breaks)
+            or _first(evidence, runs.is_named, runs.is_unnamed)
+            or _first(evidence, exact.is_named, exact.is_unnamed)
+        )
     return None if first is None else Break(first, first.meta.get("module", ""), where(first), op_name(first))
 
 
 def _first(
-    evidence: Evidence, is_sound: Callable[[fx.Node], bool], breaks: Callable[[fx.Node], bool], *, whole: bool = False
+    evidence: Evidence, is_sound: Callable[[fx.Node], bool], breaks: Callable[[fx.Node], bool], *, whole: bool = True
 ) -> fx.Node | None:
-    """The first that `breaks` among the outputs that do, or the `whole` output, and the unsound values they are made of."""
+    """The first that `breaks` among the outputs that do, or all (`whole`), and what they are made of that is not sound."""
     order = {node: i for i, node in enumerate(evidence.nodes)}
     outputs = evidence.nodes[-1].all_input_nodes
     waiting = [node for node in outputs if breaks(node)] or [node for node in outputs if whole and not is_sound(node)]
@@ -61,14 +70,13 @@ def _first(
 
 
 @dataclass(frozen=True)
-class _Signs:
-    """What speaks for a value, and against it."""
+class _Fits:
+    """What a layer's promise says of a value, or else the fits."""
 
     evidence: Evidence
     known: Callable[[fx.Node], bool | None]
 
     def is_sound(self, node: fx.Node) -> bool:
-        """By its layer's promise, or else by the fits."""
         promised = self.known(node)
         if promised is None:
             promised = self.evidence.of(node).is_sound and not _is_deformed(self.evidence, node)
@@ -79,22 +87,30 @@ class _Signs:
             return not self.known(node)
         return self.evidence.of(node).kind == "none" or _is_deformed(self.evidence, node)
 
-    def is_explained(self, node: fx.Node) -> bool:
-        """By the fits, or because it moves as something does that needs none."""
-        return self.is_sound(node) or moves_in_a_known_way(self.evidence, node)
 
-    def is_odd(self, node: fx.Node) -> bool:
-        few = self.evidence.of(node).kind == "undecided" and self.known(node) is None
-        against = self.breaks(node) or (few and changes_length(self.evidence, node))
-        return against and not moves_in_a_known_way(self.evidence, node)
+@dataclass(frozen=True)
+class _Runs:
+    """What runs on full-size elements say besides."""
 
-    def is_out_of_sight(self, node: fx.Node) -> bool:
-        """Whole numbers and the like, made of what is explained."""
-        return node.meta.get("value") is None and all(map(self.is_explained, node.all_input_nodes))
+    fits: _Fits
+    full_size: FullSize
+
+    def is_sound(self, node: fx.Node) -> bool:
+        return self.is_named(node) or (self.fits.is_sound(node) and not self.full_size.changes_length(node))
+
+    def breaks(self, node: fx.Node) -> bool:
+        """By the fits, or because its length changes, and because it moves in no way that is known."""
+        runs = self.full_size
+        against = self.fits.breaks(node) or runs.changes_length(node) or runs.is_beyond_fits(node)
+        return against and not self.is_named(node)
 
     def is_named(self, node: fx.Node) -> bool:
-        """Because it moves as something does that needs no fit."""
-        return node.op != "call_function" or bool(self.known(node)) or moves_in_a_known_way(self.evidence, node)
+        if node.op != "call_function" or self.fits.known(node) is not None:
+            return node.op != "call_function" or bool(self.fits.known(node))
+        return self.full_size.moves_in_a_known_way(node)
+
+    def is_unnamed(self, node: fx.Node) -> bool:
+        return not self.is_named(node) and self.full_size.values(node) is not None
 
 
 def _is_deformed(evidence: Evidence, node: fx.Node) -> bool:

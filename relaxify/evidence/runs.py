@@ -9,12 +9,13 @@ from torch import Tensor, fx, nn
 
 from relaxify.evidence.evidence import Evidence, Sample
 from relaxify.evidence.fitting import elements
+from relaxify.evidence.full_size import FullSize
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import Recording, record
 from relaxify.grids.pixels import MovePixels, on_pixels
 from relaxify.groups import Element, Group
 from relaxify.verdicts.actions import InputAction, default_action
-from relaxify.verdicts.draws import Draw
+from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.nearby import nearby
 from relaxify.verdicts.orbits import Actions
 from relaxify.verdicts.twin import Twin
@@ -83,6 +84,17 @@ class Observer:
         base = self._run(x, forced[0])
         moved = [self._run(self.moved(g, x), to, locate=False) for g, to in zip(drawn, forced[1:], strict=True)]
         return Sample(base, moved)
+
+    def full_size(self, evidence: Evidence) -> FullSize:
+        """Runs on the elements that verdicts rest on."""
+        # those of the given input, and those of the one nearby
+        drawn = [*draws(self.group, 0), *(draws(self.group, 1) if len(self.group.generators) else ())]
+        base, *moved = [self._everything(x) for x in (self.inputs, *(self.actions.on_inputs(g, self.inputs) for g in drawn))]
+        return FullSize(evidence, drawn, base, moved)
+
+    def _everything(self, inputs: Inputs) -> Recording:
+        found: Recording = self.twin.run(inputs, functools.partial(record, keep=lambda tensor: True, locate=False))
+        return found
 
     def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, locate: bool = True) -> Recording:
         found: Recording = self.twin.run(inputs, functools.partial(record, injected=injected, locate=locate))

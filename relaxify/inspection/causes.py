@@ -18,7 +18,8 @@ from relaxify.inspection.pixel_causes import pixel_cause
 
 def cause_of(evidence: Evidence, node: fx.Node) -> Cause:
     """The likely reason for which the value of a node does not transform though what it was made of does."""
-    tests = (_convention, _dropout, pixel_cause, _mixing, _bias, _parity, _by_function, _by_operands)
+    of_values = (_convention, _dropout, pixel_cause, _mixing, _bias, _parity, _by_function, _by_operands)
+    tests = of_values if evidence.is_seen(node) else (_dropout, _by_function)
     causes = (test(evidence, node) for test in tests)
     return next((cause for cause in causes if cause is not None), _cause(evidence, node, CauseKind.OTHER))
 
@@ -141,7 +142,8 @@ _NONLINEARITIES = _names(
     abs exp log sin cos square pow __pow__ sqrt clamp clamp_min clip sign round floor reciprocal prelu rrelu threshold"""
 )
 _COMPARISONS = _names(
-    """max amax min amin maximum minimum argmax argmin sort argsort topk median cummax max_pool1d max_pool2d max_pool3d
+    """gt ge lt le __gt__ __ge__ __lt__ __le__ greater less
+    max amax min amin maximum minimum argmax argmin sort argsort topk median cummax max_pool1d max_pool2d max_pool3d
     adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch scatter_reduce"""
 )
 _SELECTIONS = _names(

@@ -47,7 +47,7 @@ def attributed(
             model, group, inputs, input_action, planned.sites, training=training, prepare=moved, is_broken=True
         )
         return _first_fault(planned, analysis, verdict), ()
-    if verdict.status is Status.BROKEN:
+    if verdict.status is Status.BROKEN or verdict.reason is Reason.FEW:
         return _first_fault(planned, analysis, verdict), ()
     rounding = _rounding_fault(model, analysis.evidence, inputs, verdict, training=training)
     return rounding, tuple(_notes(analysis, verdict))
@@ -63,17 +63,26 @@ def _notes(analysis: Analysis, verdict: Verdict) -> Iterator[Fault]:
 
 def _first_fault(planned: Plan, analysis: Analysis, verdict: Verdict) -> Fault | None:
     """The first of what breaks the output, and of the linear operations that should be equivariant and are not."""
-    unsound = {rejected.path for rejected in planned.unsound}
+    broken = (analysis.broken.module, analysis.broken.op) if analysis.broken else None
+    unsound = {rejected.path for rejected in planned.unsound if (rejected.path, rejected.op) != broken}
     nodes = {call.node for path, calls in analysis.calls.items() if path in unsound for call in calls}
     nodes |= {analysis.broken.node} if analysis.broken else set()
     evidence = analysis.evidence
     node = next((node for node in evidence.nodes if node in nodes), None)
     if node is None:
-        node = evidence.parting
+        node = _parting(evidence)
         if node is None:
             return None
         return _fault_at(node, Cause(CauseKind.COURSE, op_name(node), evidence.group.name), math.nan, verdict.error.mean)
     return _fault_at(node, _cause(evidence, node, verdict), evidence.of(node).residual, verdict.error.mean)
+
+
+def _parting(evidence: Evidence) -> fx.Node | None:
+    """Where runs part: at what nothing but a branch of the program reads, if that comes just before."""
+    parting = evidence.parting
+    if parting is None or parting.prev.op != "call_function" or parting.prev.users:
+        return parting
+    return parting.prev
 
 
 def _cause(evidence: Evidence, node: fx.Node, verdict: Verdict) -> Cause:

@@ -6,6 +6,7 @@ representation that has to be fitted: see `fits`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from relaxify.groups import Group
 from relaxify.verdicts.draws import Draw
+
+DEGREES = (1, 2, 3, -1, -2, -3)
+"""Of homogeneous values under scalings."""
 
 Matrix = Callable[[Float[Tensor, "d d"]], Float[Tensor, "n n"]]
 Carry = Callable[[Draw, Tensor], Tensor]
@@ -77,6 +81,23 @@ def ways(group: Group, value: Tensor, places: Sequence[Way] = ()) -> Iterator[Wa
             yield placed
             if value.dtype != torch.bool:
                 yield from (replace(placed, letters=letters) for letters in _signs(group))
+    if value.dtype != torch.bool and is_scaling(group):
+        yield from (Way(f"of degree {k}", place=functools.partial(_scaled, k)) for k in DEGREES)
+
+
+def _scaled(degree: int, g: Draw, value: Tensor) -> Tensor:
+    return value * float(g.matrix[0, 0]) ** degree
+
+
+def is_scaling(group: Group) -> bool:
+    """Whether the group multiplies vectors by numbers, and values by their powers.
+
+    >>> is_scaling(Group.parse("Scale(2)")), is_scaling(Group.parse("SO(2)"))
+    (True, False)
+    """
+    factors = torch.cat([group.generators, group.finite])
+    identity = torch.eye(group.dim, dtype=torch.float64)
+    return not group.compact and torch.equal(factors, factors[:, :1, :1] * identity)
 
 
 def _on_channels(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> Iterator[Way]:

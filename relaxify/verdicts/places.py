@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from relaxify.graph.inputs import Inputs
-from relaxify.grids.pixels import Pixels, is_image, possible_pixels
+from relaxify.grids.pixels import Pixels, acts_on_grid, is_image, possible_pixels
 from relaxify.verdicts.candidates import Carry, Way
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.nearby import replaced, tensors_in
@@ -48,11 +49,21 @@ def of_inputs(actions: Actions, inputs: Inputs, g: Draw) -> Places:
         if name in after and value.is_floating_point() and (value.shape != after[name].shape or not value.equal(after[name]))
     ]
     ways = {name: _like(actions, inputs, name) for name in moved}
+    maps = of_pixels(inputs) if any(_moves_pixels(g, before[name], after[name]) for name in moved) else nowhere
 
     def found(value: Tensor) -> Sequence[Way]:
-        return [way for name, way in ways.items() if before[name].ndim == value.ndim and _takes(way, g, value)]
+        like = [way for name, way in ways.items() if before[name].ndim == value.ndim and _takes(way, g, value)]
+        return [*like, *maps(value)]
 
     return found
+
+
+def _moves_pixels(g: Draw, before: Tensor, after: Tensor) -> bool:
+    """Whether an image moves its pixels as `MovePixels` does, whatever happens to its channels meanwhile."""
+    if not is_image(before) or before.shape != after.shape or not acts_on_grid(g.group):
+        return False
+    moved = Pixels(-2, before.shape[-1]).move(g.matrix, before, before.shape[-1])
+    return torch.allclose(moved.norm(dim=1), after.norm(dim=1), atol=1e-6)
 
 
 def _takes(way: Way, g: Draw, value: Tensor) -> bool:

@@ -11,7 +11,7 @@ from relaxify import Group, inspect
 from relaxify.evidence.runs import Observer
 from relaxify.graph.precision import quiet
 from relaxify.inspection.derivatives import by_differences, by_forward_ad
-from relaxify.inspection.outputs import curve_of
+from relaxify.inspection.lie_derivatives import curve_of
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 

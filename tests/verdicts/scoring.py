@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from relaxify import Group, Report, inspect, plan, relaxify
+from relaxify.relaxation.planning import Plan
 from relaxify.testing import assert_equivariant
 from verdicts import oracle
 from verdicts.entry import BROKEN, LATENT, NEVER, SOUND, UNSEEN, Entry, Matrices
@@ -34,14 +35,20 @@ class Score:
     words: str
     relaxed: bool
     """Whether strict `relaxify` takes a model that will break once trained."""
+    unplanned: bool
+    """Whether a plan is not of the model as it is: its convolutions would be symmetrised, or its precision is refused."""
     changed: bool
     """Whether the user's model, inputs or random numbers are not what they were."""
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """Those that were asked for: a plan is made of models in evaluation."""
+        """Those that were asked for: a plan is made of models in evaluation, as `relaxify` would leave them."""
         found = {"inspect": self.inspected, "plan": self.planned, "assert_equivariant": self.asserted}
-        return {verb: verdict for verb, verdict in found.items() if not (verb == "plan" and self.entry.training)}
+        return {
+            verb: verdict
+            for verb, verdict in found.items()
+            if not (verb == "plan" and (self.entry.training or self.unplanned))
+        }
 
     @property
     def false_sound(self) -> bool:
@@ -104,9 +111,21 @@ def score(entry: Entry) -> Score:
         (fault.module, fault.op) if fault else None,
         seconds,
         " ".join(f"{report}\n{found}".split()),
-        relaxed=entry.label == LATENT and _takes(entry),
+        relaxed=entry.label == LATENT and not _is_symmetrised(found) and _takes(entry),
+        unplanned=_is_half(model) or _is_symmetrised(found),
         changed=not _same(before, _state(model, inputs)),
     )
+
+
+def _is_half(model: nn.Module) -> bool:
+    """Whether weights are too coarse to be relaxed, which `plan` refuses."""
+    return any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
+
+
+def _is_symmetrised(found: Any) -> bool:
+    """Whether `relaxify` would make ordinary convolutions equivariant, so that the plan is not of the model as it is."""
+    sites = found.sites if isinstance(found, Plan) else ()
+    return any(site.map.convolution is not None and site.map.convolution.kernel.symmetriser is not None for site in sites)
 
 
 def _takes(entry: Entry) -> bool:

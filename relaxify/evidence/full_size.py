@@ -1,0 +1,75 @@
+"""FullSize: what a model that is known to be broken does on full-size group elements, whole numbers and booleans included.
+
+Small elements do not show what depends on the sign of a coordinate, or on which is the largest. Here a value is held to ways
+of moving that need no fit; and to its length, which an orthogonal representation keeps, on whatever axes it acts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from relaxify.evidence.evidence import Evidence
+from relaxify.evidence.fitting import TOLERANCE
+from relaxify.graph.recording import Recording
+from relaxify.verdicts.candidates import Way, ways
+from relaxify.verdicts.draws import Draw, is_orthogonal
+
+
+@dataclass(frozen=True, eq=False)
+class FullSize:
+    """Runs on x and on g x for the `elements` g; the `tolerance` of what they are held to is relative to a value's size."""
+
+    evidence: Evidence
+    elements: Sequence[Draw]
+    base: Recording
+    moved: Sequence[Recording]
+    tolerance: float = TOLERANCE
+
+    @functools.cached_property
+    def _index(self) -> dict[fx.Node, int]:
+        return {node: i for i, node in enumerate(self.evidence.nodes)}
+
+    def values(self, node: fx.Node) -> tuple[Tensor, Sequence[Tensor]] | None:
+        """A value on x and on each g x; None where a run took another course, or the value has pixels that move."""
+        index = self._index[node]
+        runs = [run.nodes[index] if index < len(run.nodes) else None for run in (self.base, *self.moved)]
+        is_other = any(run is None or run.target != node.target or run.meta.get("value") is None for run in runs)
+        if is_other or self.evidence.of(node).pixels is not None:
+            return None
+        base, *moved = [value.double() for run in runs if run is not None and (value := run.meta.get("value")) is not None]
+        return (base, moved) if [value.shape for value in moved] == [base.shape] * len(self.moved) else None
+
+    def moves_in_a_known_way(self, node: fx.Node) -> bool:
+        """Whether a value is carried to that on g x as an invariant is, vectors, pairs of them, or positions."""
+        found = self.values(node)
+        if found is None:
+            return self.evidence.of(node).is_sound
+        base, moved = found
+
+        def carries(way: Way) -> bool:
+            return all(_carries(way, g, base, run, self.tolerance) for g, run in zip(self.elements, moved, strict=True))
+
+        return any(map(carries, ways(self.evidence.group, base)))
+
+    def changes_length(self, node: fx.Node) -> bool:
+        """Whether no orthogonal representation can carry a value; of groups with others nothing is known so."""
+        found = self.values(node)
+        if found is None or not is_orthogonal(self.evidence.group):
+            return False
+        base, moved = found
+        return any(abs(float(run.norm() - base.norm())) > self.tolerance * float(base.norm()) for run in moved)
+
+    def is_beyond_fits(self, node: fx.Node) -> bool:
+        """Whether a value that fits do not tell of can only be told by its name: lengths say nothing."""
+        return self.evidence.of(node).kind == "undecided" and not is_orthogonal(self.evidence.group)
+
+
+def _carries(way: Way, g: Draw, base: Tensor, run: Tensor, tolerance: float) -> bool:
+    try:
+        return float((run - way(g, base)).norm()) <= tolerance * float(base.norm())
+    except (ValueError, RuntimeError, IndexError):
+        return False
