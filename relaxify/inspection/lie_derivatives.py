@@ -14,8 +14,8 @@ from relaxify.graph.precision import quiet
 from relaxify.inspection import derivatives
 from relaxify.inspection.carried import Carried
 from relaxify.inspection.derivatives import Curve
+from relaxify.modules.copies import duplicate
 from relaxify.verdicts.actions import OutputAction
-from relaxify.verdicts.copies import duplicate
 
 
 def lie_derivatives(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relaxify.verdicts.copies import parts
+from relaxify.modules.copies import parts
 
 SIZE = 0.05
 """Of the spread of a tensor's entries."""
