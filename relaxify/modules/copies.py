@@ -28,6 +28,7 @@ from relaxify.modules.substitutes import substitute
 Model = TypeVar("Model", bound=nn.Module)
 
 _CONTAINERS = (list, dict, set, deque)
+_LEADING = (*_CONTAINERS, tuple, functools.partial, types.FunctionType, types.MethodType)
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
 
 
@@ -47,7 +48,7 @@ def copied(model: Model, instead: Mapping[int, nn.Module] | None = None) -> Mode
     `instead` has what stands in the copy for the modules with these ids. A model that is sharded comes whole; every process
     takes part. ValueError, one sentence, if something cannot be copied.
     """
-    whole = _Duplicate(lambda tensor: tensor, is_kept=True)
+    whole = _Kept(model)
     whole.memo.update(instead or {})
     whole.shells += gather(model, whole.memo)
     result: Model = whole.of(model, "the model")
@@ -55,11 +56,10 @@ def copied(model: Model, instead: Mapping[int, nn.Module] | None = None) -> Mode
 
 
 class _Duplicate:
-    """One copy in the making; if `is_kept`, not for runs alone."""
+    """One copy in the making."""
 
-    def __init__(self, cast: Callable[[Tensor], Tensor], *, is_kept: bool = False) -> None:
+    def __init__(self, cast: Callable[[Tensor], Tensor]) -> None:
         self.cast = cast
-        self.is_kept = is_kept
         self.is_of_a_model = False
         self.memo: dict[int, Any] = {}
         # an object's identity is its id only while it lives
@@ -133,7 +133,7 @@ class _Duplicate:
         if isinstance(item, Tensor):
             self.memo[id(item)] = _tensor(item, where, self.cast, is_constant=self.is_of_a_model)
             return []
-        if type(item) is weakref.ref or (self.is_kept and isinstance(item, io.IOBase)):
+        if type(item) is weakref.ref or self.shares(item):
             self.memo[id(item)] = item
             return []
         if isinstance(item, torch.jit.ScriptModule):
@@ -148,12 +148,9 @@ class _Duplicate:
         if _holds_code(item):
             # its own way of being copied would compile the code anew
             self._shell(item)
-        elif self.is_kept and _is_found_by_name(getattr(item, "__func__", item)):
-            # pickles hold its name
-            held = held if isinstance(item, types.MethodType) else []
         elif isinstance(item, types.FunctionType):
             self._rebind(item)
-        elif isinstance(item, types.MethodType) and _holds_state(item.__func__):
+        elif isinstance(item, types.MethodType) and self.holds_state(item.__func__):
             # deepcopy binds the same function to the copy of its owner
             self.memo[id(item)] = _Method()
             self.methods.append((item, self.memo[id(item)]))
@@ -161,7 +158,7 @@ class _Duplicate:
 
     def _rebind(self, function: types.FunctionType) -> None:
         """A function that holds a model, or what it changes, gets a twin that will hold their copies."""
-        if not _holds_state(function):
+        if not self.holds_state(function):
             return
         cells = tuple(types.CellType() for _ in function.__closure__ or ())
         twin = types.FunctionType(
@@ -182,7 +179,43 @@ class _Duplicate:
 
     def _copied(self, value: Any) -> Any:
         # what is no state may be a mark that is compared by identity
-        return copy.deepcopy(value, self.memo) if _is_state(value) or id(value) in self.memo else value
+        return copy.deepcopy(value, self.memo) if self.is_state(value) or id(value) in self.memo else value
+
+    def holds_state(self, function: Any) -> bool:
+        if not isinstance(function, types.FunctionType) or self.shares(function):
+            return False
+        return any(self.is_state(part) for _, part in parts(function))
+
+    def is_state(self, value: Any) -> bool:
+        """Whether a function that holds this value needs a twin that holds its copy."""
+        return _is_state(value)
+
+    def shares(self, value: Any) -> bool:
+        """Whether the copy has the very object that the original has."""
+        return False
+
+
+class _Kept(_Duplicate):
+    """A copy that is not for runs alone: its functions go on writing the user's logs, and pickle by their names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(lambda tensor: tensor)
+        self.own = {id(value) for value in (*model.modules(), *model.parameters(), *model.buffers())}
+
+    def is_state(self, value: Any) -> bool:
+        """Whether it leads to the model."""
+        waiting, seen = [value], {}
+        while waiting:
+            item = waiting.pop()
+            if id(item) in self.own:
+                return True
+            if id(item) not in seen and isinstance(item, _LEADING) and not self.shares(item):
+                seen[id(item)] = item
+                waiting += [part for _, part in parts(item)]
+        return False
+
+    def shares(self, value: Any) -> bool:
+        return isinstance(value, io.IOBase) or _is_found_by_name(value)
 
 
 class _Method:
@@ -203,10 +236,6 @@ def _holds_code(value: Any) -> bool:
     pickles = type(value).__getstate__ is not object.__getstate__
     generated = (fx.GraphModule, torch.jit.ScriptModule)
     return isinstance(value, fx.GraphModule) or (pickles and any(isinstance(child, generated) for child in value.children()))
-
-
-def _holds_state(function: Any) -> bool:
-    return isinstance(function, types.FunctionType) and any(_is_state(part) for _, part in parts(function))
 
 
 def _is_found_by_name(function: Any) -> bool:

@@ -32,6 +32,12 @@ from relaxify.verdicts.measuring import Measurement, measurement, spoilt
 from relaxify.verdicts.verdict import Status, Verdict
 
 UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
+UNCHECKED = "whole model not checked, only layers one by one; pass example_inputs=(...)"
+
+
+class UncheckedWarning(UserWarning):
+    """Of a model without example inputs: what stands between equivariant layers (padding, flattening) may break it."""
+
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -61,6 +67,7 @@ class Plan:
         lines = [f"{len(self.sites)} sites of {self.group.name}"]
         lines += [f"  {site.path}: {_map_of(site)}" for site in self.sites]
         lines += [f"  not {rejected.path}: {rejected.op}: {rejected.reason}" for rejected in self.rejected]
+        lines += [f"  {UNCHECKED}"] if self.verdict is None else []
         return "\n".join(lines)
 
 
@@ -81,7 +88,8 @@ def plan(
       shares its weight with others, is selected by any of them.
     - `example_inputs`: arguments of the model's forward, in a tuple, or by keyword in a dict (which, if it is the one
       argument, goes into a tuple). With them, layers whose type proves nothing (a bare nn.Linear on vector channels) are
-      judged by how their values transform when the inputs do.
+      judged by how their values transform when the inputs do, and the model as a whole by its outputs. Without, nothing is
+      known of what stands between layers: zero padding, a stride or flattening may break what each of them keeps.
     - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g (n x n); by default every axis that has
       the size n is a vector.
 
