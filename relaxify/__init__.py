@@ -12,7 +12,7 @@ from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.controllers import Constant, Cosine, Triangle
 from relaxify.relaxation.penalties import penalties, penalty
-from relaxify.relaxation.planning import plan
+from relaxify.relaxation.planning import UncheckedWarning, plan
 from relaxify.relaxation.projecting import project
 from relaxify.relaxation.summary import summary
 from relaxify.relaxation.switching import projected, relaxed, set_theta
@@ -29,6 +29,7 @@ __all__ = [
     "Report",
     "Representation",
     "Triangle",
+    "UncheckedWarning",
     "inspect",
     "irreps",
     "lconvify",

@@ -125,12 +125,12 @@ class Group:
         ValueError if neither is given, the sizes differ, an entry is not finite, the A are linearly dependent, or a
         finite generator is singular.
         """
-        given = [torch.as_tensor(m, dtype=torch.float64) for m in (generators, finite) if m is not None]
+        given = [_matrices(m, name) for m in (generators, finite) if m is not None]
         if not given:
             raise ValueError(f"group {name!r} has no generators; pass `generators` or `finite`.")
         d = given[0].shape[-1]
         for matrices in given:
-            if matrices.shape[1:] != (d, d):
+            if matrices.ndim != 3 or matrices.shape[1:] != (d, d):
                 raise ValueError(f"group {name!r}: generators have shape {tuple(matrices.shape)}; pass (count, {d}, {d}).")
             if not matrices.isfinite().all():
                 raise ValueError(f"group {name!r}: a generator has NaN or infinite entries; pass finite matrices.")
@@ -156,6 +156,12 @@ class Group:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+def _matrices(given: object, name: str) -> Tensor:
+    if isinstance(given, list | tuple):
+        raise ValueError(f"group {name!r}: generators are one tensor (count, d, d), not a {type(given).__name__}: stack it.")
+    return torch.as_tensor(given, dtype=torch.float64)
 
 
 def _integer(high: int, generator: torch.Generator) -> int:

@@ -88,10 +88,15 @@ def structure(module: nn.Module) -> Hashable:
 _IGNORED = frozenset(vars(nn.Module()))
 
 
+def _bytes(value: Tensor) -> bytes:
+    # numpy knows no bfloat16
+    return value.detach().resolve_conj().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def _plain(value: object) -> Hashable:
     """A value to compare by; an object that cannot be compared is equal only to itself."""
     if isinstance(value, Tensor):
-        return (value.dtype, tuple(value.shape), value.detach().cpu().numpy().tobytes())
+        return (value.dtype, tuple(value.shape), _bytes(value))
     if isinstance(value, tuple | list):
         return (type(value), *map(_plain, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

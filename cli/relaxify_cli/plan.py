@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from relaxify.relaxation.planning import Plan
     from relaxify.sites import Rejected, Site
 
+UNCHECKED = "Whole model not checked, only layers one by one; give --inputs."
 UNJUDGED = "its type proves nothing; give --inputs, so that it is judged by its values"
 
 
@@ -73,6 +74,8 @@ def plan(
         console.print(f"Runs on x and on g x take different courses from {escape(result.diverged)} on.")
     if result.sites:
         _sum_up(console, result)
+    if result.verdict is None:
+        console.print(UNCHECKED)
     if result.unsound:
         first = result.unsound[0]
         place = escape(first.path or "the model")

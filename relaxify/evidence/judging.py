@@ -86,6 +86,9 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
         return rejected(*_mixes_pixels(call, before, after))
     if nothing := _no_evidence(evidence, call, before):
         return rejected(*nothing)
+    if after.kind == "zero":
+        reason = f"it is idle: its output is zero as it is initialised, which tells nothing, at {where(call.node)}"
+        return rejected(reason, RejectionKind.undecided)
     if after.kind != "linear":
         reason = f"its output does not transform as its input does at {where(call.node)}"
         if _bias(call.node) is not None:

@@ -60,15 +60,16 @@ def record(
     model: nn.Module,
     inputs: Inputs,
     *,
+    keep: Callable[[Tensor], bool] = torch.is_floating_point,
     injected: Mapping[int, Tensor] = MappingProxyType({}),
     locate: bool = True,
 ) -> Recording:
     """Run the model once on the inputs and record every operation.
 
-    `injected` replaces what the nodes of these numbers computed; without `locate` the statements are not looked for, which
-    takes time.
+    `keep` says which values to keep copies of; `injected` replaces what the nodes of these numbers computed; without `locate`
+    the statements are not looked for, which takes time.
     """
-    recorder = _Recorder(model, inputs, injected, locate)
+    recorder = _Recorder(model, inputs, keep, injected, locate)
     with _calls_seen_by(recorder), recorder:
         output = call(model, inputs)
     last = recorder.graph.output(recorder.reference(_as_tree(output)))
@@ -77,9 +78,17 @@ def record(
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, inputs: Inputs, injected: Mapping[int, Tensor], locate: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        keep: Callable[[Tensor], bool],
+        injected: Mapping[int, Tensor],
+        locate: bool,
+    ) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self.keep = keep
         self.injected = injected
         self.locate = locate
         self.stack: list[str] = []
@@ -164,7 +173,7 @@ class _Recorder(TorchFunctionMode):
         self._nodes[id(tensor)] = node
         self._versions[id(tensor)] = _version(tensor)
         with torch._C.DisableTorchFunction():
-            kept = tensor.detach() if tensor.is_floating_point() else None
+            kept = tensor.detach() if self.keep(tensor) else None
             # an operation in place may change it later
             node.meta["value"] = kept.clone() if clone and kept is not None else kept
         node.meta.setdefault("parameters", ())

@@ -14,8 +14,9 @@ from relaxify.graph.precision import quiet
 from relaxify.inspection import derivatives
 from relaxify.inspection.carried import Carried
 from relaxify.inspection.derivatives import Curve
+from relaxify.modules.copies import duplicate
 from relaxify.verdicts.actions import OutputAction
-from relaxify.verdicts.copies import duplicate
+from relaxify.verdicts.state import seeded
 
 
 def lie_derivatives(
@@ -46,8 +47,8 @@ def curve_of(observer: Observer, generator: Tensor) -> Curve:
     def outputs(t: Tensor) -> Any:
         own = duplicate(observer.inputs, lambda tensor: tensor, "the input")
         observer.twin.restore()
-        torch.manual_seed(0)
-        return call(observer.twin.model, observer.actions.inputs(torch.linalg.matrix_exp(t * generator), own))
+        with seeded():
+            return call(observer.twin.model, observer.actions.inputs(torch.linalg.matrix_exp(t * generator), own))
 
     return outputs
 

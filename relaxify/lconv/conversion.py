@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -16,6 +15,7 @@ from relaxify.lconv.observing import Observed, observe
 from relaxify.lconv.operators import Grid, Shifts
 from relaxify.lconv.swapping import Mode, NoLConvError, is_candidate, swap
 from relaxify.modules.checks import check_model
+from relaxify.modules.copies import copied
 from relaxify.modules.patterns import Pattern, check_patterns, patterns_of, select
 
 LAYERS = (LConv, LinearLConv, GraphLConv, AdjacencyLConv)
@@ -119,7 +119,8 @@ def lconvify(
     >>> torch.allclose(model(x), cnn(x), atol=1e-6)
     True
     """
-    model = model if inplace else copy.deepcopy(model)
+    check_model(model)
+    model = model if inplace else copied(model)
     entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)
     replacements = {id(entry.module): entry.layer for entry in entries if entry.layer is not None}
     if not replacements:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from relaxify.lconv.graph_layers import GraphLConv
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.operators import Grid, Points, Shifts
 from relaxify.lconv.swapping import Origin
+from relaxify.modules.copies import copied
 
 
 def unlconvify(model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -25,7 +25,7 @@ def unlconvify(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     >>> type(unlconvify(lconvify(nn.Sequential(nn.Linear(3, 2))))[0]).__name__
     'Linear'
     """
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     originals = {id(layer): _original(layer) for _, layer in lconvs_of(model)}
     replacements = {key: original for key, original in originals.items() if original is not None}
     if not replacements:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv, GraphSetting
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.operators import Grid, LowRank, Points, Shifts
 from relaxify.lconv.operators.family import Space
+from relaxify.modules.copies import copied
 
 Mode = Literal["exact", "low_rank", "grid"]
 
@@ -189,7 +189,7 @@ def _plain_gcn(module: nn.Module) -> AdjacencyLConv:
 
 def _prove(module: nn.Module, layer: nn.Module, generator: torch.Generator, *inputs: Tensor | None) -> None:
     """NoLConvError unless the L-conv computes what the layer does, in float64 on random inputs and weights."""
-    ours, theirs = (copy.deepcopy(m).double().eval() for m in (layer, module))
+    ours, theirs = (copied(m).double().eval() for m in (layer, module))
     with torch.no_grad():
         for ours_parameter, theirs_parameter in zip(ours.parameters(), theirs.parameters(), strict=True):
             theirs_parameter.normal_(generator=generator)

@@ -7,7 +7,6 @@ all others.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -15,7 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import nn
 
-from relaxify.modules.sharding import gather
+from relaxify.modules.copies import copied
 
 CHILD = "relaxation"
 """The name under which a term is a child of its site's module; checkpoint keys read `path.relaxation.weight`."""
@@ -177,18 +176,16 @@ def _without(forward: Any, children: Collection[int]) -> Any:
 
 def copy_without(model: Model, children: Sequence[nn.Module]) -> Model:
     """A copy of a model without these children, gathered from all processes if it is sharded."""
-    # an empty module for each keeps deepcopy from copying it; the copy's hooks are bound to these
+    # the copy's hooks are bound to an empty module in the place of each
     empty = {id(child): nn.Identity() for child in children}
-    memo: dict[int, Any] = {**empty, **_constants(model)}
-    gather(model, memo)
-    clean = copy.deepcopy(model, memo)
+    clean = copied(model, empty)
     take_off(clean, {id(child) for child in empty.values()})
     return clean
 
 
 def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:
     """A copy to run numeric proofs on: in float64 (None: as it is), eval, without hooks and without what hangs on it."""
-    twin = copy.deepcopy(module, _constants(module)).to("cpu", dtype).eval()
+    twin = copied(module).to("cpu", dtype).eval()
     take_off_all(twin)
     for part in twin.modules():
         part._forward_hooks.clear()
@@ -217,9 +214,3 @@ def _acting_on(module: nn.Module) -> Iterator[Hung]:
 
 def _bound_to(callback: object) -> object:
     return getattr(callback, "__self__", None)
-
-
-def _constants(module: nn.Module) -> dict[int, Any]:
-    """A memo for copy.deepcopy: what a module computed with gradients and keeps, which torch does not copy, as values."""
-    kept = [buffer for part in module.modules() for buffer in part._buffers.values() if buffer is not None]
-    return {id(buffer): buffer.detach().clone() for buffer in kept if buffer.grad_fn is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -13,7 +14,7 @@ from relaxify.groups import Group
 from relaxify.modules.hanging import child_name
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.planning import ExampleInputs, Plan, plan_and_analysis
+from relaxify.relaxation.planning import UNCHECKED, ExampleInputs, Plan, UncheckedWarning, plan_and_analysis
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
@@ -45,7 +46,8 @@ def relaxify(
     - `include`, `exclude`: globs on module paths, `re:` patterns, types, or predicates `(path, module) -> bool`; exclusion
       wins.
     - `config`, `overrides`: how to relax; the first matching pattern of `overrides` replaces `config`.
-    - `example_inputs`, `input_action`: see `plan`; with them, bare nn.Linear layers on vector channels are found too.
+    - `example_inputs`, `input_action`: see `plan`; with them, bare nn.Linear layers on vector channels are found too, and
+      the model as a whole is checked. Without, an UncheckedWarning says that it is not.
     - `keep_relaxed`: the terms act in `eval()` too, for models that stay approximately equivariant (CR sec. 4.4).
     - `strict`: raise if the model breaks the symmetry somewhere, rather than leave what breaks it, and the layers downstream
       of it that example inputs show to be spoilt, as they are, with a warning that names them.
@@ -72,6 +74,8 @@ def relaxify(
     if not result.sites:
         raise ValueError(_no_site(result))
     _say_what_is_left(result)
+    if result.verdict is None:
+        say_unchecked()
     if existing := terms_of(model):
         _check_same(existing, result, keep_relaxed)
         return model
@@ -80,6 +84,13 @@ def relaxify(
     for site, term in zip(result.sites, terms, strict=True):
         term.hang(site)
     return model
+
+
+# Python's own "once" forgets what it has said whenever anybody's filters change
+@functools.cache
+def say_unchecked() -> None:
+    """The warning that a model is not checked, once in a process."""
+    warnings.warn(UNCHECKED, UncheckedWarning, stacklevel=3)
 
 
 def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:

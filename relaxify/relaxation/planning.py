@@ -29,9 +29,15 @@ from relaxify.relaxation.config import RelaxConfig
 from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.actions import InputAction, OutputAction
 from relaxify.verdicts.measuring import Measurement, measurement, spoilt
-from relaxify.verdicts.verdict import Status, Verdict
+from relaxify.verdicts.verdict import Reason, Status, Verdict
 
 UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
+UNCHECKED = "whole model not checked, only layers one by one; pass example_inputs=(...)"
+
+
+class UncheckedWarning(UserWarning):
+    """Of a model without example inputs: what stands between equivariant layers (padding, flattening) may break it."""
+
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -61,6 +67,7 @@ class Plan:
         lines = [f"{len(self.sites)} sites of {self.group.name}"]
         lines += [f"  {site.path}: {_map_of(site)}" for site in self.sites]
         lines += [f"  not {rejected.path}: {rejected.op}: {rejected.reason}" for rejected in self.rejected]
+        lines += [f"  {UNCHECKED}"] if self.verdict is None else []
         return "\n".join(lines)
 
 
@@ -81,7 +88,8 @@ def plan(
       shares its weight with others, is selected by any of them.
     - `example_inputs`: arguments of the model's forward, in a tuple, or by keyword in a dict (which, if it is the one
       argument, goes into a tuple). With them, layers whose type proves nothing (a bare nn.Linear on vector channels) are
-      judged by how their values transform when the inputs do.
+      judged by how their values transform when the inputs do, and the model as a whole by its outputs. Without, nothing is
+      known of what stands between layers: zero padding, a stride or flattening may break what each of them keeps.
     - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g (n x n); by default every axis that has
       the size n is a vector.
 
@@ -130,7 +138,8 @@ def plan_and_analysis(
         settled = [claim for claim in claims if not _is_open(claim)]
         actions = {"input_action": input_action, "output_action": output_action}
         examined = _examine(model, group, _inputs(example_inputs), settled, own=not changes, training=training, **actions)
-        decided = _as_a_whole(model, _judged(model, selection, claims, examined.analysis), examined.measured.verdict)
+        judged = _judged(model, selection, claims, examined.analysis)
+        decided = _as_a_whole(model, claims, judged, examined.measured.verdict)
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = tuple(entry for entry in decided if isinstance(entry, Site))
     rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
@@ -170,13 +179,25 @@ def _examine(
     return Examined(measured, analyse(model, group, inputs, input_action, settled, is_broken=is_broken, **options))
 
 
-def _as_a_whole(model: nn.Module, decided: list[Site | Rejected], verdict: Verdict) -> list[Site | Rejected]:
+def _as_a_whole(
+    model: nn.Module, claims: Sequence[Site | Rejected], decided: list[Site | Rejected], verdict: Verdict
+) -> list[Site | Rejected]:
     """What was decided of each operation, held to the verdict on the model."""
     if verdict.is_sound:
+        decided = _upheld(claims, decided)
         return [_noted(entry) if isinstance(entry, Rejected) and entry.unsound else entry for entry in decided]
-    if verdict.status is Status.BROKEN and any(isinstance(entry, Rejected) and entry.unsound for entry in decided):
+    is_blamed = any(isinstance(entry, Rejected) and entry.unsound for entry in decided)
+    if verdict.status is Status.BROKEN and is_blamed:
         return decided
+    if verdict.reason is Reason.SILENT and not is_blamed:
+        decided = _upheld(claims, decided)
     return [*decided, *_of_the_model(model, verdict)]
+
+
+def _upheld(claims: Sequence[Site | Rejected], decided: Sequence[Site | Rejected]) -> list[Site | Rejected]:
+    """Claims are proved, and where nothing is broken, a layer that reads another basis or order of axes is no less right."""
+    proved = {claim.path: claim for claim in claims if isinstance(claim, Site)}
+    return [proved.get(entry.path, entry) if isinstance(entry, Rejected) and entry.spoilt else entry for entry in decided]
 
 
 def _noted(entry: Rejected) -> Rejected:
@@ -195,7 +216,9 @@ def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
         return
     told = "no single operation could be named" if verdict.status is Status.BROKEN else "it cannot be told to be equivariant"
     reason = f"{verdict.reason.value}, error {verdict.error.mean:.1e}; {told}"
-    yield Rejected("", type(model).__name__, reason, RejectionKind.unsound)
+    # a constant is no proof, and no fault either
+    kind = RejectionKind.undecided if verdict.reason is Reason.SILENT else RejectionKind.unsound
+    yield Rejected("", type(model).__name__, reason, kind)
 
 
 def _claims(model: nn.Module, group: Group) -> list[Site | Rejected]:

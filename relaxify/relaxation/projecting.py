@@ -31,6 +31,9 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
       inputs last seen in training: never further on those inputs than either.
     - `max_theta`: refuse to project a model that was not annealed to at most this theta.
 
+    The clean model is as equivariant as the one that was relaxed, which is checked as a whole only with the example inputs
+    of `relaxify` (or by `inspect`): layers that each keep a symmetry do not make a model that does.
+
     A model sharded by FSDP2 is gathered into an ordinary one on every process; all of them call this.
 
     Layers that cannot express anything (`summary(model)` says why) are dropped. RuntimeError if the model is not relaxed;

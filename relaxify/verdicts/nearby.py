@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relaxify.modules.copies import parts
 from relaxify.verdicts.constraints import kept
-from relaxify.verdicts.copies import parts
 
 SIZE = 0.05
 """Of the spread of a tensor's entries."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relaxify.graph.inputs import Inputs
-from relaxify.verdicts.copies import duplicate
+from relaxify.modules.copies import duplicate
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.nearby import distance, size, tensors_in
 from relaxify.verdicts.outputs import seen_in

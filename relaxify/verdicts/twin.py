@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.graph.precision import InDouble, widened
+from relaxify.modules.copies import duplicate
 from relaxify.modules.hanging import take_off_all
-from relaxify.verdicts.copies import duplicate
 from relaxify.verdicts.state import State, seeded
 
 Runner = Callable[[nn.Module, Inputs], Any]

@@ -127,3 +127,10 @@ def test_bad_input_is_one_sentence(
     assert code == 2
     assert words in output
     assert output.count("\n") == 1
+
+
+def test_without_inputs_it_says_that_the_model_is_not_checked(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = plan(capsys, f"{file}:cnn", "-g", "C4")
+    assert code == 0
+    assert "Whole model not checked, only layers one by one; give --inputs." in out
+    assert "not checked" not in plan(capsys, f"{file}:Net", "-g", "SO3", "--inputs", f"{file}:inputs")[1]

@@ -286,6 +286,12 @@ def test_a_report_makes_layers_and_flows() -> None:
         none.as_operators()
 
 
+def test_arrays_are_samples_as_tensors_are() -> None:
+    X = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    of_tensors, of_arrays = (symmetries_of(*data, resamplings=0) for data in ((X, X[:, :1]), (X.numpy(), X[:, :1].numpy())))
+    assert torch.equal(of_tensors.generators, of_arrays.generators)
+
+
 def test_bad_input_is_one_sentence() -> None:
     X = noise(50, 3)
     with pytest.raises(ValueError, match="one row for each in both"):

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from relaxify import irreps
 from relaxify.graph.precision import InDouble
 from relaxify.groups import Group
-from relaxify.irreps import irreps
+from relaxify.modules.copies import duplicate
 from relaxify.verdicts.candidates import Way, ways
-from relaxify.verdicts.copies import duplicate
 from relaxify.verdicts.draws import draws, is_orthogonal, small
 from relaxify.verdicts.fits import fit
 from relaxify.verdicts.generic import responsible

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +16,8 @@ from e3nn import o3
 from networks import NETWORKS, WITH_CNN, Make, anatomy, e3nn_net, randomise_terms, run, train, vn_net
 from torch import Tensor, nn
 
-from relaxify import Group, RelaxConfig, project, relaxed, relaxify
+from relaxify import Group, RelaxConfig, UncheckedWarning, plan, project, relaxed, relaxify
+from relaxify.relaxation.attach import say_unchecked
 from relaxify.relaxation.terms.term import terms_of
 
 CONFIGS = pytest.mark.parametrize("config", [RelaxConfig(theta=0.7), RelaxConfig(theta=0.7, rank=3)], ids=["dense", "rank"])
@@ -310,3 +314,28 @@ def test_an_error_at_the_last_layer_leaves_the_first_as_they_were() -> None:
     with pytest.raises(ValueError, match="'last' already has an attribute named 'relaxation'"):
         relaxify(model, group)
     assert anatomy(model) == before
+
+
+def test_a_model_without_example_inputs_is_said_not_to_be_checked() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, stride=2), nn.Flatten(), nn.Linear(64, 1))
+    say_unchecked.cache_clear()
+    with pytest.warns(UncheckedWarning, match=r"whole model not checked.*pass example_inputs"):
+        relaxify(model, "C(4)", include=["0"])
+    assert "whole model not checked" in str(plan(model, "C(4)"))
+
+
+def test_a_model_with_example_inputs_is_checked_without_a_word() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False)), torch.randn(16, 3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        relaxify(model, "SO(3)", example_inputs=x)
+    assert "not checked" not in str(plan(model, "SO(3)", example_inputs=x))
+
+
+def test_it_is_said_once_in_a_process() -> None:
+    model = "relaxify(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3)), 'C(4)')"
+    program = f"import torch\nfrom relaxify import relaxify\n{model}\n{model}\n"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stderr.count("whole model not checked") == 1
+    # the line of the user's that made the call
+    assert "<string>:3: UncheckedWarning" in result.stderr

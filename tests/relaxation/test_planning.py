@@ -422,3 +422,57 @@ def test_folding_does_not_change_a_layer_that_uses_the_weight_otherwise() -> Non
     model[1].relaxation.weight.data.normal_()
     x = torch.randn(3, 4)
     assert torch.equal(project(model, mode="fold")[0](x), project(model)[0](x))
+
+
+class InAnotherOrder(nn.Module):
+    """Spherical harmonics of the axes in another order, as in code from before e3nn's change of axes."""
+
+    def __init__(self, order: list[int], *, constant: bool = False) -> None:
+        super().__init__()
+        self.order, self.constant = order, constant
+        self.up, self.mix = o3.Linear("1x1o+1x2e", "4x1o+2x2e"), o3.Linear("4x1o+2x2e", "4x1o+2x2e")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.mix(self.up(o3.spherical_harmonics([1, 2], (x - x.mean(0))[:, self.order], normalize=False)))
+        return torch.ones(1).to(x) if self.constant else h.square().sum(1)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0], [2, 1, 0]])
+def test_layers_that_read_the_axes_in_another_order_are_relaxed(order: list[int], constant: bool) -> None:
+    model, x = InAnotherOrder(order, constant=constant), torch.randn(30, 3)
+    result = plan(model, "O(3)", example_inputs=(x,))
+    assert [site.path for site in result.sites] == ["up", "mix"]
+    assert (result.verdict.is_sound, result.unsound) == (not constant, ())
+    assert [rejected.path for rejected in result.rejected] == ([""] if constant else [])
+    assert relaxify(model, "O(3)", example_inputs=(x,)) is model
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0]])
+def test_a_fault_before_them_is_refused_in_every_order(order: list[int]) -> None:
+    model = nn.Sequential(nn.ReLU(), InAnotherOrder(order))
+    with pytest.raises(ValueError, match="should be equivariant but are not"):
+        relaxify(model, "O(3)", example_inputs=(torch.randn(30, 3),))
+
+
+@pytest.mark.parametrize("how", ["Linear", "linear", "einsum"])
+def test_a_layer_that_starts_at_zero_is_idle(how: str) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.last = nn.Linear(1, 6, bias=False), nn.Linear(6, 6, bias=False)
+            nn.init.zeros_(self.last.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            v = self.up(x.unsqueeze(-1))
+            if how == "Linear":
+                return v + self.last(v)
+            weight = self.last.weight
+            return v + (nn.functional.linear(v, weight) if how == "linear" else torch.einsum("nmd,ed->nme", v, weight))
+
+    model, x = Residual(), torch.randn(12, 3)
+    result = plan(model, "O(3)", example_inputs=(x,))
+    assert [site.path for site in result.sites] == ["up"]
+    (idle,) = result.rejected
+    assert (idle.path.split(".")[0], idle.kind, "idle" in idle.reason) == ("last", RejectionKind.undecided, True)
+    assert relaxify(model, "O(3)", example_inputs=(x,)) is model

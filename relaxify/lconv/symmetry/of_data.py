@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,8 +26,8 @@ SMALLEST_GAP = 2.0
 
 
 def symmetries_of(
-    X: Float[Tensor, "n d"],
-    Y: Float[Tensor, "labelled *c"] | None = None,
+    X: Float[Tensor, "n d"] | Float[np.ndarray[Any, Any], "n d"],
+    Y: Float[Tensor, "labelled *c"] | Float[np.ndarray[Any, Any], "labelled *c"] | None = None,
     *,
     statistics: Literal["second_moments", "distribution"] = "second_moments",
     resamplings: int = 200,
@@ -85,7 +86,10 @@ def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | Non
     return Symmetry(basis, False, reason, "second moments", output_generators=outputs, frame=fit.root)
 
 
-def _checked(X: Tensor, Y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _checked(X: object, Y: object) -> tuple[Tensor, Tensor | None]:
+    X, Y = _samples("X", X), None if Y is None else _samples("Y", Y)
+    if X.ndim != 2:
+        raise ValueError(f"X has shape {tuple(X.shape)}; pass (samples, dimensions).")
     n, d = X.shape
     if Y is not None and len(Y) != n:
         raise ValueError(f"X has {n} samples and Y has {len(Y)}; pass one row for each in both.")
@@ -97,7 +101,13 @@ def _checked(X: Tensor, Y: Tensor | None) -> tuple[Tensor, Tensor | None]:
     for name, given in (("X", X), ("Y", Y)):
         if given is not None and not bool(given.isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite entries; drop or fix these samples.")
-    return X.detach().double(), None if Y is None else Y.detach().double().reshape(n, -1)
+    return X, None if Y is None else Y.reshape(n, -1)
+
+
+def _samples(name: str, given: object) -> Tensor:
+    if not isinstance(given, Tensor | np.ndarray):
+        raise ValueError(f"{name} is a {type(given).__name__}; pass a tensor or an array, a sample a row.")
+    return torch.as_tensor(given).detach().double()
 
 
 def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None, count: int) -> Symmetry:

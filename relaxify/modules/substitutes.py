@@ -6,13 +6,12 @@ import copy
 import io
 import threading
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-SHARED = (types.ModuleType, types.MappingProxyType, type, types.CodeType, weakref.ref)
+SHARED = (types.ModuleType, types.MappingProxyType, type, types.CodeType)
 """What a copy and its original may have in common: nothing that a forward pass does changes it."""
 
 

@@ -9,19 +9,26 @@ from __future__ import annotations
 import builtins
 import copy
 import functools
+import io
+import sys
 import types
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from relaxify.verdicts.substitutes import substitute
+from relaxify.modules.sharding import gather
+from relaxify.modules.substitutes import substitute
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _CONTAINERS = (list, dict, set, deque)
+_LEADING = (*_CONTAINERS, tuple, functools.partial, types.FunctionType, types.MethodType)
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
 
 
@@ -35,17 +42,34 @@ def duplicate(value: Any, cast: Callable[[Tensor], Tensor], name: str = "the mod
     return _Duplicate(cast).of(value, name)
 
 
+def copied(model: Model, instead: Mapping[int, nn.Module] | None = None) -> Model:
+    """A copy of a model, to the last bit, for its user to keep: it pickles where the model does, and its files stay open.
+
+    `instead` has what stands in the copy for the modules with these ids. A model that is sharded comes whole; every process
+    takes part. ValueError, one sentence, if something cannot be copied.
+    """
+    whole = _Kept(model)
+    whole.memo.update(instead or {})
+    whole.shells += gather(model, whole.memo)
+    result: Model = whole.of(model, "the model")
+    return result
+
+
 class _Duplicate:
+    """One copy in the making."""
+
     def __init__(self, cast: Callable[[Tensor], Tensor]) -> None:
         self.cast = cast
+        self.is_of_a_model = False
         self.memo: dict[int, Any] = {}
         # an object's identity is its id only while it lives
         self.seen: dict[int, Any] = {}
         self.functions: list[tuple[types.FunctionType, types.FunctionType]] = []
         self.methods: list[tuple[types.MethodType, _Method]] = []
-        self.shells: list[tuple[nn.Module, nn.Module]] = []
+        self.shells: list[tuple[dict[str, Any], nn.Module]] = []
 
     def of(self, value: Any, name: str) -> Any:
+        self.is_of_a_model = isinstance(value, nn.Module)
         self._prepare(value, name)
         before = dict(self.memo)
         try:
@@ -58,7 +82,7 @@ class _Duplicate:
             return self._copy(value)
         except Exception as error:
             words = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{name} cannot be copied ({words}), and only a copy of it is judged.") from error
+            raise ValueError(f"{name} cannot be copied ({words}); keep out of it what Python does not copy.") from error
 
     def _copy(self, value: Any) -> Any:
         # TorchScript's own copies would have a history; and what is copied may call itself deprecated
@@ -67,8 +91,8 @@ class _Duplicate:
             return self._copy_quietly(value)
 
     def _copy_quietly(self, value: Any) -> Any:
-        for module, shell in self.shells:
-            shell.__dict__.update(copy.deepcopy(vars(module), self.memo))
+        for attributes, shell in self.shells:
+            shell.__dict__.update(copy.deepcopy(attributes, self.memo))
         result = copy.deepcopy(value, self.memo)
         for original, twin in self.functions:
             self._fill(original, twin)
@@ -78,7 +102,7 @@ class _Duplicate:
 
     def _prepare(self, value: Any, name: str, *, careful: bool = False) -> None:
         """Settle beforehand, for all that the value holds, what deepcopy cannot know; if `careful`, what it cannot do."""
-        waiting = [(value, name)]
+        waiting = [(value, name), *((attributes, name) for attributes, _ in self.shells)]
         while waiting:
             item, where = waiting.pop()
             if isinstance(item, _ATOMS) or id(item) in self.seen:
@@ -86,11 +110,31 @@ class _Duplicate:
             self.seen[id(item)] = item
             held = [] if id(item) in self.memo else self._settle(item, where, careful=careful)
             waiting += [(part, f"{where}.{key}") for key, part in held]
+        for item in [item for item in self.seen.values() if type(item) is weakref.ref]:
+            self._point(item)
+
+    def _point(self, reference: Any) -> None:
+        """A weak reference to a part of what is copied leads to that part's copy, which exists by then as a shell."""
+        target = reference()
+        if id(target) in self.seen and id(target) not in self.memo and isinstance(target, nn.Module):
+            self._shell(target)
+        if id(target) in self.memo:
+            self.memo[id(reference)] = weakref.ref(self.memo[id(target)])
+        else:
+            self.memo[id(reference)] = reference
+
+    def _shell(self, module: nn.Module) -> None:
+        """The copy's place, to be filled."""
+        self.memo[id(module)] = object.__new__(type(module))
+        self.shells.append((vars(module), self.memo[id(module)]))
 
     def _settle(self, item: Any, where: str, *, careful: bool) -> list[tuple[str, Any]]:
         """One object's place in the memo, if it needs one; and what it holds."""
         if isinstance(item, Tensor):
-            self.memo[id(item)] = _tensor(item, where, self.cast)
+            self.memo[id(item)] = _tensor(item, where, self.cast, is_constant=self.is_of_a_model)
+            return []
+        if type(item) is weakref.ref or self.shares(item):
+            self.memo[id(item)] = item
             return []
         if isinstance(item, torch.jit.ScriptModule):
             return []
@@ -103,11 +147,10 @@ class _Duplicate:
         held = list(parts(item))
         if _holds_code(item):
             # its own way of being copied would compile the code anew
-            self.memo[id(item)] = object.__new__(type(item))
-            self.shells.append((item, self.memo[id(item)]))
+            self._shell(item)
         elif isinstance(item, types.FunctionType):
             self._rebind(item)
-        elif isinstance(item, types.MethodType) and _holds_state(item.__func__):
+        elif isinstance(item, types.MethodType) and self.holds_state(item.__func__):
             # deepcopy binds the same function to the copy of its owner
             self.memo[id(item)] = _Method()
             self.methods.append((item, self.memo[id(item)]))
@@ -115,7 +158,7 @@ class _Duplicate:
 
     def _rebind(self, function: types.FunctionType) -> None:
         """A function that holds a model, or what it changes, gets a twin that will hold their copies."""
-        if not _holds_state(function):
+        if not self.holds_state(function):
             return
         cells = tuple(types.CellType() for _ in function.__closure__ or ())
         twin = types.FunctionType(
@@ -136,7 +179,43 @@ class _Duplicate:
 
     def _copied(self, value: Any) -> Any:
         # what is no state may be a mark that is compared by identity
-        return copy.deepcopy(value, self.memo) if _is_state(value) or id(value) in self.memo else value
+        return copy.deepcopy(value, self.memo) if self.is_state(value) or id(value) in self.memo else value
+
+    def holds_state(self, function: Any) -> bool:
+        if not isinstance(function, types.FunctionType) or self.shares(function):
+            return False
+        return any(self.is_state(part) for _, part in parts(function))
+
+    def is_state(self, value: Any) -> bool:
+        """Whether a function that holds this value needs a twin that holds its copy."""
+        return _is_state(value)
+
+    def shares(self, value: Any) -> bool:
+        """Whether the copy has the very object that the original has."""
+        return False
+
+
+class _Kept(_Duplicate):
+    """A copy that is not for runs alone: its functions go on writing the user's logs, and pickle by their names."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(lambda tensor: tensor)
+        self.own = {id(value) for value in (*model.modules(), *model.parameters(), *model.buffers())}
+
+    def is_state(self, value: Any) -> bool:
+        """Whether it leads to the model."""
+        waiting, seen = [value], {}
+        while waiting:
+            item = waiting.pop()
+            if id(item) in self.own:
+                return True
+            if id(item) not in seen and isinstance(item, _LEADING) and not self.shares(item):
+                seen[id(item)] = item
+                waiting += [part for _, part in parts(item)]
+        return False
+
+    def shares(self, value: Any) -> bool:
+        return isinstance(value, io.IOBase) or _is_found_by_name(value)
 
 
 class _Method:
@@ -159,11 +238,18 @@ def _holds_code(value: Any) -> bool:
     return isinstance(value, fx.GraphModule) or (pickles and any(isinstance(child, generated) for child in value.children()))
 
 
-def _holds_state(function: Any) -> bool:
-    return isinstance(function, types.FunctionType) and any(_is_state(part) for _, part in parts(function))
+def _is_found_by_name(function: Any) -> bool:
+    """Whether a function is what its module has under its name."""
+    if not isinstance(function, types.FunctionType):
+        return False
+    found: Any = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function
 
 
-def _tensor(value: Tensor, where: str, cast: Callable[[Tensor], Tensor]) -> Tensor:
+def _tensor(value: Tensor, where: str, cast: Callable[[Tensor], Tensor], *, is_constant: bool) -> Tensor:
+    """The copy of a tensor; what a model has computed and keeps `is_constant` from then on, while inputs want gradients."""
     if is_lazy(value):
         raise ValueError(f"{where} has no shape yet; run one forward pass first.")
     if value.is_meta:
@@ -173,7 +259,7 @@ def _tensor(value: Tensor, where: str, cast: Callable[[Tensor], Tensor]) -> Tens
     if isinstance(value, nn.Parameter):
         twin = type(value)._make_subclass(type(value), twin, value.requires_grad)
     elif twin.is_floating_point() or twin.is_complex():
-        twin.requires_grad_(value.requires_grad)
+        twin.requires_grad_(value.requires_grad and (value.is_leaf or not is_constant))
     twin.__dict__.update(value.__dict__)
     return twin
 
