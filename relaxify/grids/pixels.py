@@ -1,6 +1,6 @@
 """Groups that map a grid of pixels to itself: quarter turns and flips, and shifts around a torus, exactly.
 
-[g f](r) = f(g^-1 r) with r = (x, y) from the grid's centre, x to the right and y up, as escnn turns images and as `taps` does
+[g f](r) = f(g^-1 r) with r = (x, y) from the grid's centre, x to the right and y up, as escnn turns images and `taps` turns
 kernels: a quarter turn is counter-clockwise as displayed. A map of features moves its pixels so, and may besides carry a
 representation on its channels, which a fit finds once the pixels are moved back.
 """

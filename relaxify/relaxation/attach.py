@@ -18,6 +18,7 @@ from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.features import IrrepsOf
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -32,6 +33,7 @@ def relaxify(
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
     example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
+    input_irreps: IrrepsOf | None = None,
     keep_relaxed: bool = False,
     strict: bool = True,
 ) -> Model:
@@ -45,7 +47,8 @@ def relaxify(
     - `include`, `exclude`: globs on module paths, `re:` patterns, types, or predicates `(path, module) -> bool`; exclusion
       wins.
     - `config`, `overrides`: how to relax; the first matching pattern of `overrides` replaces `config`.
-    - `example_inputs`, `input_action`: see `plan`; with them, bare nn.Linear layers on vector channels are found too.
+    - `example_inputs`, `input_action`, `input_irreps`: see `plan`; with them, bare nn.Linear layers on vector channels
+      are found too.
     - `keep_relaxed`: the terms act in `eval()` too, for models that stay approximately equivariant (CR sec. 4.4).
     - `strict`: raise if the model breaks the symmetry somewhere, rather than leave what breaks it, and the layers downstream
       of it that example inputs show to be spoilt, as they are, with a warning that names them.
@@ -72,6 +75,7 @@ def relaxify(
         overrides=overrides,
         example_inputs=example_inputs,
         input_action=input_action,
+        input_irreps=input_irreps,
     )
     if strict and result.unsound:
         raise ValueError(

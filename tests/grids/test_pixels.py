@@ -108,7 +108,8 @@ class Gradient(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = x - x.mean()
-        v = torch.stack([x.roll(-1, d) - x.roll(1, d) for d in (-1, -2)], 2)
+        # rows are counted downwards, y upwards
+        v = torch.stack([x.roll(-1, -1) - x.roll(1, -1), x.roll(1, -2) - x.roll(-1, -2)], 2)
         tokens = v.flatten(3).movedim(-1, 1)
         return (
             v,
