@@ -95,14 +95,14 @@ def _check_inputs(inputs: Inputs) -> None:
 
 def _check_action(group: Group, inputs: Inputs, action: InputAction) -> None:
     """ValueError if an action of the user's own cannot be meant: an answer in another form, or the same inputs."""
-    before = {name: tensor.detach().clone() for name, tensor in tensors_of(inputs)}
-    dtype = next((tensor.dtype for tensor in before.values() if tensor.is_floating_point()), torch.float64)
+    # in the precision in which it will be measured
+    before = {name: _doubled(tensor.detach()) for name, tensor in tensors_of(inputs)}
     is_moved = False
     for g in draws(group, 0)[:2]:
         # some actions write to what they are given
         copied = map_tensors(lambda name, tensor: before[name].clone(), inputs)
         with torch.no_grad():
-            moved = action(g.matrix.to(dtype), copied)
+            moved = action(g.matrix, copied)
         if not isinstance(moved, dict if isinstance(inputs, dict) else (tuple, list)):
             form = "a dict by name" if isinstance(inputs, dict) else "a tuple, as (x,) is"
             raise ValueError(f"input_action returned a {type(moved).__name__}; it takes and returns all inputs, in {form}.")
@@ -114,6 +114,10 @@ def _check_action(group: Group, inputs: Inputs, action: InputAction) -> None:
             f"input_action leaves every input unchanged under {group.name}, so nothing can be judged; return the inputs "
             "moved by g, or give inputs that it moves."
         )
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _check_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
@@ -146,7 +150,7 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
     floating = [(name, tensor) for name, tensor in tensors_of(inputs) if tensor.is_floating_point()]
     images = [name for name, tensor in floating if acts_on_grid(group) and is_image(tensor)]
     others = [(name, tensor) for name, tensor in floating if name not in named]
-    axes = {name: found[0] for name, tensor in others if (found := _vector_axes(group, name, tensor, name in images))}
+    axes = {name: found[0] for name, tensor in others if (found := _vector_axes(group, name, tensor))}
     if images:
         return MovePixels(axes)
     if not axes and not named:
@@ -184,15 +188,15 @@ def _positions(group: Group, floating: list[tuple[str, Tensor]]) -> InputAction 
     return _OnAxes({name: axes[0]}, positions=True) if len(axes) == 1 else None
 
 
-def _vector_axes(group: Group, name: str, tensor: Tensor, is_image: bool) -> list[int]:
+def _vector_axes(group: Group, name: str, tensor: Tensor) -> list[int]:
     """The axis on which a tensor carries vectors, if there is one."""
     shape = tuple(tensor.shape)
     found = [axis for axis, size in enumerate(shape) if size == group.dim]
-    if found and is_image:
+    if found and _may_be_image(group, tensor):
         raise ActionError(
             f"{name} has shape {shape}: whether {group.name} moves its pixels or acts on its axis of size {group.dim} is "
             "ambiguous",
-            Remedy.PIXELS,
+            Remedy.PIXELS if acts_on_grid(group) else Remedy.QUARTERS,
             name,
         )
     if len(found) > 1:
@@ -204,20 +208,24 @@ def _vector_axes(group: Group, name: str, tensor: Tensor, is_image: bool) -> lis
     return found
 
 
+def _may_be_image(group: Group, tensor: Tensor) -> bool:
+    """Whether the group turns the plane, or shifts it, and this may be images."""
+    return is_image(tensor) and (acts_on_grid(group) or (group.dim == 2 and group.compact))
+
+
 def _refuse(group: Group, inputs: Inputs) -> InputAction:
     """ActionError that says what comes nearest to being moved."""
     raise next(_nearest(group, list(tensors_of(inputs))))
 
 
 def _nearest(group: Group, tensors: list[tuple[str, Tensor]]) -> Iterator[ActionError]:
-    is_planar = group.dim == 2 and group.compact
     for name, tensor in tensors:
         shape, kind = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
         if not tensor.is_floating_point() and tensor.dtype != torch.bool and group.dim in shape:
             yield ActionError(
                 f"{name} is {kind} {shape}, and {group.name} moves floating-point numbers", Remedy.FLOATS, name
             )
-        if is_planar and is_image(tensor):
+        if _may_be_image(group, tensor):
             why = f"{name} has shape {shape}: {group.name} moves the pixels of images between pixels"
             yield ActionError(why, Remedy.QUARTERS, name)
         if acts_on_grid(group) and tensor.ndim == 4 and tensor.is_floating_point() and min(shape[2:]) > 1:
