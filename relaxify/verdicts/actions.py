@@ -17,8 +17,10 @@ from relaxify.grids.pixels import MovePixels, acts_on_grid, is_image
 from relaxify.groups import Group
 from relaxify.sites import Features
 from relaxify.verdicts.candidates import is_affine
+from relaxify.verdicts.copies import duplicate
 from relaxify.verdicts.draws import draws
 from relaxify.verdicts.features import IrrepsOf, MoveFeatures, features_of
+from relaxify.verdicts.nearby import tensors_in
 
 InputAction = Callable[[Tensor, Any], Any]
 """(matrix of the defining representation, inputs) -> transformed inputs, in the form in which they were given."""
@@ -78,10 +80,9 @@ def _check_infinite(group: Group, inputs: Inputs, action: InputAction | None) ->
     infinite = {name: tensor for name, tensor in tensors_of(inputs) if tensor.is_floating_point() and tensor.isinf().any()}
     if not infinite:
         return
-    act, g = action or default_action(group, inputs), draws(group, 0)[0].matrix
-    dtype = next(iter(infinite.values())).dtype
-    after = dict(tensors_of(act(g.to(dtype), map_tensors(lambda _, tensor: tensor.clone(), inputs))))
-    if name := next((name for name, tensor in infinite.items() if not _same(tensor, after.get(name))), None):
+    act = action or default_action(group, inputs)
+    after = dict(tensors_of(act(draws(group, 0)[0].matrix, duplicate(inputs, _doubled, "the input"))))
+    if name := next((name for name, tensor in infinite.items() if not _same(_doubled(tensor), after.get(name))), None):
         raise ValueError(f"{name} has infinite (inf) entries, which {group.name} cannot move; pass finite inputs.")
 
 
@@ -96,17 +97,17 @@ def _check_inputs(inputs: Inputs) -> None:
 def _check_action(group: Group, inputs: Inputs, action: InputAction) -> None:
     """ValueError if an action of the user's own cannot be meant: an answer in another form, or the same inputs."""
     # in the precision in which it will be measured
-    before = {name: _doubled(tensor.detach()) for name, tensor in tensors_of(inputs)}
+    before = tensors_in(duplicate(inputs, _doubled, "the input"))
     is_moved = False
     for g in draws(group, 0)[:2]:
         # some actions write to what they are given
-        copied = map_tensors(lambda name, tensor: before[name].clone(), inputs)
+        copied = duplicate(inputs, _doubled, "the input")
         with torch.no_grad():
             moved = action(g.matrix, copied)
         if not isinstance(moved, dict if isinstance(inputs, dict) else (tuple, list)):
             form = "a dict by name" if isinstance(inputs, dict) else "a tuple, as (x,) is"
             raise ValueError(f"input_action returned a {type(moved).__name__}; it takes and returns all inputs, in {form}.")
-        after = dict(tensors_of(moved))
+        after = tensors_in(tuple(moved) if isinstance(moved, list) else moved)
         _check_shapes(before, after)
         is_moved |= any(not _same(tensor, after.get(name)) for name, tensor in before.items())
     if before and not is_moved:
@@ -117,7 +118,7 @@ def _check_action(group: Group, inputs: Inputs, action: InputAction) -> None:
 
 
 def _doubled(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
+    return tensor.detach().double() if tensor.is_floating_point() else tensor
 
 
 def _check_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
@@ -127,7 +128,8 @@ def _check_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> 
         name = changed[0]
         there = f"of shape {tuple(after[name].shape)}" if name in after else "gone"
         raise ValueError(
-            f"{name} has shape {tuple(before[name].shape)} and is {there} after input_action; return it moved, and as large."
+            f"input{name} has shape {tuple(before[name].shape)} and is {there} after input_action; "
+            "return it moved, and as large."
         )
 
 
