@@ -17,6 +17,7 @@ from relaxify.groups import Group
 from relaxify.inspection import OutputAction, Report, inspect
 from relaxify.representations import Representation
 from relaxify.verdicts.actions import InputAction, default_action
+from relaxify.verdicts.features import IrrepsOf
 
 __all__ = ["assert_equivariant", "elements", "equivariance_error"]
 
@@ -30,6 +31,7 @@ def assert_equivariant(
     *inputs: Any,
     keywords: Mapping[str, Any] | None = None,
     input_action: InputAction | None = None,
+    input_irreps: IrrepsOf | None = None,
     output_action: OutputAction | None = None,
     tolerance: float = 1e-6,
     training: bool = False,
@@ -51,6 +53,7 @@ def assert_equivariant(
         *inputs,
         keywords=keywords,
         input_action=input_action,
+        input_irreps=input_irreps,
         output_action=output_action,
         training=training,
     )

@@ -38,13 +38,34 @@ def _of_the_engine(error: BaseException) -> str | None:
     """What the engine says in Python's words, in those of the command line; None for what reads the same in both."""
     from relaxify.checkpoint import TargetExistsError
     from relaxify.graph.inputs import InputsError
+    from relaxify.verdicts.actions import ActionError
 
     if isinstance(error, TargetExistsError):
         return exists(error.target)
+    if isinstance(error, ActionError):
+        return f"{_on_the_command_line(error.why)}; {_REMEDIES[error.remedy.name]}."
     if isinstance(error, InputsError):
         where = f" in {error.precision}" if error.precision else ""
         return f"the model does not run on the inputs{where} ({error.why}); give the arguments of its forward."
     return None
+
+
+_FUNCTION = "give --action PKG.MOD:FUNCTION"
+_REMEDIES = {
+    "FUNCTION": f"{_FUNCTION}, or --irreps NAME=IRREPS for features",
+    "SIZES": f"{_FUNCTION}, or inputs with other sizes",
+    "PIXELS": "give --action relaxify:MovePixels, or inputs with other sizes",
+    "FLOATS": "give floating-point positions",
+    "SQUARE": "quarter turns need height = width: give square images",
+    "QUARTERS": f"try --group C4 or --group D4, or {_FUNCTION}",
+    "ONE": "give the one or the other",
+    "GIVEN": "give them with --inputs",
+}
+"""What to do about inputs of which it cannot be told how they move, by the names of the engine's `Remedy`."""
+
+
+def _on_the_command_line(why: str) -> str:
+    return why.replace("input_action", "--action").replace("input_irreps", "--irreps")
 
 
 def exists(path: Path) -> str:

@@ -34,6 +34,13 @@ def inspect(
             help="(g, inputs) -> inputs moved by g. Default: every axis of the group's size is a vector.",
         ),
     ] = None,
+    irreps: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=IRREPS",
+            help="What an input of forward carries on its last axis, such as x=8x0e+8x1o; may be repeated.",
+        ),
+    ] = None,
     output_action: Annotated[
         str | None,
         typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),
@@ -58,7 +65,7 @@ def inspect(
     """
     import relaxify
     from relaxify_cli.images import inspect_images
-    from relaxify_cli.loading import build_model, load_factory, load_inputs, load_weights
+    from relaxify_cli.loading import build_model, irreps_of, load_action, load_inputs, load_weights
 
     _check_mode(group, images, html or plot)
     for path in (html, plot):
@@ -76,8 +83,9 @@ def inspect(
         group,
         *(() if isinstance(given, dict) else given),
         keywords=given if isinstance(given, dict) else None,
-        input_action=None if action is None else load_factory(action),
-        output_action=None if output_action is None else load_factory(output_action),
+        input_action=load_action(action),
+        input_irreps=irreps_of(irreps),
+        output_action=load_action(output_action),
         training=training,
     )
     if html is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,6 +76,32 @@ def load_factory(spec: str) -> Callable[..., Any]:
     if not callable(factory):
         raise ValueError(f"{spec} cannot be called ({type(factory).__name__}); give the name of a function or class.")
     return factory
+
+
+def load_action(spec: str | None) -> Callable[..., Any] | None:
+    """The action (g, values) -> moved values that `spec` names, or that what it names makes without arguments."""
+    if spec is None:
+        return None
+    named = load_factory(spec)
+    action = _made(spec) if isinstance(named, type) or not inspect.signature(named).parameters else named
+    if not callable(action):
+        raise ValueError(
+            f"{spec} made {type(action).__name__}; it must be a function (g, values) -> moved values, or make one."
+        )
+    return action
+
+
+def irreps_of(options: Sequence[str] | None) -> dict[str, str] | None:
+    """What inputs carry, from NAME=IRREPS. ValueError for what is not written so, or names an input twice."""
+    found: dict[str, str] = {}
+    for option in options or ():
+        name, equals, irreps = option.partition("=")
+        if not (name and equals and irreps):
+            raise ValueError(f"--irreps {option!r} is not NAME=IRREPS; write for example --irreps x=8x0e+8x1o.")
+        if name in found:
+            raise ValueError(f"--irreps names {name!r} twice; write its irreps as one sum, such as x=8x0e+8x1o.")
+        found[name] = irreps
+    return found or None
 
 
 def _import(spec: str, location: str) -> ModuleType:

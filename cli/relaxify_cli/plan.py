@@ -43,6 +43,13 @@ def plan(
             help="(g, inputs) -> inputs moved by g; default: axes of the group's size are vectors.",
         ),
     ] = None,
+    irreps: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=IRREPS",
+            help="What an input of forward carries on its last axis, such as x=8x0e+8x1o; may be repeated.",
+        ),
+    ] = None,
     include: Annotated[list[str] | None, typer.Option(help="Only layers at paths of this pattern; may be repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No layer at paths of this pattern; may be repeated.")] = None,
 ) -> None:
@@ -51,17 +58,19 @@ def plan(
     Exit code 1 if the model breaks the symmetry somewhere.
     """
     import relaxify
-    from relaxify_cli.loading import build_model, load_factory, load_inputs
+    from relaxify_cli.loading import build_model, irreps_of, load_action, load_inputs
 
-    if action is not None and inputs is None:
-        raise ValueError("--action says how the group moves the example inputs; give those with --inputs.")
+    if (action is not None or irreps) and inputs is None:
+        option = "--irreps" if action is None else "--action"
+        raise ValueError(f"{option} says how the group moves the example inputs; give those with --inputs.")
     result = relaxify.plan(
         build_model(model),
         group,
         include=include or (),
         exclude=exclude or (),
         example_inputs=None if inputs is None else load_inputs(inputs),
-        input_action=None if action is None else load_factory(action),
+        input_action=load_action(action),
+        input_irreps=irreps_of(irreps),
     )
     console = Console()
     if result.sites:

@@ -12,9 +12,9 @@ from relaxify.evidence.fitting import elements
 from relaxify.evidence.full_size import FullSize
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import Recording, record
-from relaxify.grids.pixels import MovePixels, on_pixels
+from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Element, Group
-from relaxify.verdicts.actions import InputAction, default_action
+from relaxify.verdicts.actions import InputAction, default_action, moves_pixels
 from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.nearby import nearby
 from relaxify.verdicts.orbits import Actions
@@ -49,7 +49,7 @@ class Observer:
         prepare: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.actions = Actions(action or default_action(group, inputs))
-        self.images = isinstance(self.actions.inputs, MovePixels)
+        self.images = moves_pixels(self.actions.inputs)
         self.group = on_pixels(group) if self.images else group
         self.twin = Twin(model, training=training, prepare=prepare)
         self.inputs = self.twin.inputs(inputs)

@@ -66,8 +66,8 @@ def record(
 ) -> Recording:
     """Run the model once on the inputs and record every operation.
 
-    `keep` says which values to keep copies of; `injected` replaces what the nodes of these numbers computed; without `locate`
-    the statements are not looked for, which takes time.
+    `keep` says which values to keep copies of; `injected` replaces what the nodes of these numbers computed; without
+    `locate` the statements are not looked for, which takes time.
     """
     recorder = _Recorder(model, inputs, keep, injected, locate)
     with _calls_seen_by(recorder), recorder:

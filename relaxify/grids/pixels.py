@@ -1,7 +1,8 @@
 """Groups that map a grid of pixels to itself: quarter turns and flips, and shifts around a torus, exactly.
 
-[g f](r) = f(g^-1 r) with r = (column, row) from the grid's centre, rows counted downwards. A map of features moves its
-pixels this way, and may also carry a representation on its channels, which a fit finds once the pixels are moved back.
+[g f](r) = f(g^-1 r) with r = (x, y) from the grid's centre, x to the right and y up, as escnn turns images and `taps` turns
+kernels: a quarter turn is counter-clockwise as displayed. A map of features moves its pixels this way, and may also carry
+a representation on its channels, which a fit finds once the pixels are moved back.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Pixels:
 
         >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
         >>> Pixels(-2, 2).move(quarter, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 2).tolist()
-        [[3.0, 1.0], [4.0, 2.0]]
+        [[2.0, 4.0], [1.0, 3.0]]
         """
         if self.flat:
             parts = value.unflatten(self.axis, (-1, self.size, self.size))
@@ -52,13 +53,13 @@ def _move(g: Tensor, value: Tensor, rows: int, columns: int, image: int) -> Tens
             f"a turn by {angle:.0f} degrees moves pixels between pixels; name a group of quarter turns and flips, such as "
             "'C(4)' or 'D(4)', or pass input_action=lambda g, inputs: ... ."
         )
+    # x = a x' + b y', y = c x' + d y', where columns go along x and rows against y
     (a, b), (c, d) = inverse.round().tolist()
-    # column = a column' + b row', row = c column' + d row'
     if b:
-        value, a, d = value.transpose(rows, columns), c, b
+        value, a, d = value.transpose(rows, columns), -c, -b
     flipped = [axis for axis, sign in ((rows, d), (columns, a)) if sign < 0]
     value = value.flip(flipped) if flipped else value
-    for axis, shift in ((columns, g[0, 2]), (rows, g[1, 2])) if len(g) == 3 else ():
+    for axis, shift in ((columns, g[0, 2]), (rows, -g[1, 2])) if len(g) == 3 else ():
         value = _shifted(value, axis, float(shift), image)
     return value
 
@@ -108,18 +109,26 @@ def on_pixels(group: Group) -> Group:
 class MovePixels:
     """(g, inputs) -> inputs in which every image has moved its pixels; axes of vectors, by their inputs' names, with g.
 
+    [g f](r) = f(g^-1 r), x to the right and y up: quarter turns are counter-clockwise as displayed, as escnn's are. An image
+    that is named is a field of vectors, [g f](r) = g f(g^-1 r), such as a wind: two channels, along x and along y (up).
+
     >>> MovePixels()(torch.diag(torch.tensor([-1.0, 1.0])), (torch.arange(4.0).reshape(1, 1, 2, 2),))[0][0, 0].tolist()
     [[1.0, 0.0], [3.0, 2.0]]
+    >>> wind = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 3, 3)  # to the right everywhere
+    >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> MovePixels({"input.0": 1})(quarter, (wind,))[0][0, :, 0, 0].tolist()  # then up
+    [0.0, 1.0]
     """
 
     vectors: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, g: Float[Tensor, "d d"], inputs: Inputs) -> Inputs:
         def move(name: str, tensor: Tensor) -> Tensor:
-            if name in self.vectors:
-                axis = self.vectors[name]
-                return torch.tensordot(tensor, g.to(tensor), dims=([axis], [1])).movedim(-1, axis)
-            return Pixels(-2, tensor.shape[-1]).move(g, tensor, tensor.shape[-1]) if is_image(tensor) else tensor
+            moved = Pixels(-2, tensor.shape[-1]).move(g, tensor, tensor.shape[-1]) if is_image(tensor) else tensor
+            if name not in self.vectors:
+                return moved
+            axis = self.vectors[name]
+            return torch.tensordot(moved, g.to(moved), dims=([axis], [1])).movedim(-1, axis)
 
         moved: Inputs = map_tensors(move, inputs)
         return moved

@@ -20,7 +20,8 @@ from relaxify.inspection.report import Fault, ModuleReport, NodeReport, OutputRe
 from relaxify.relaxation.planning import Examined, Plan, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import Term, terms_of
-from relaxify.verdicts.actions import InputAction, OutputAction
+from relaxify.verdicts.actions import InputAction, OutputAction, action_on
+from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Errors, OutputVerdict
 
@@ -31,6 +32,7 @@ def inspect(
     *inputs: Any,
     keywords: Mapping[str, Any] | None = None,
     input_action: InputAction | None = None,
+    input_irreps: IrrepsOf | None = None,
     output_action: OutputAction | None = None,
     training: bool = False,
 ) -> Report:
@@ -40,6 +42,9 @@ def inspect(
     - `inputs`: the arguments of forward; `keywords`: all of them by name, instead.
     - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g (n x n); by default every axis that has
       the size n is a vector.
+    - `input_irreps`: instead, the features that inputs carry on their last axis, by the names of forward's arguments:
+      {"x": "8x0e+8x1o"} in e3nn's notation and basis (of degree 1: x, y, z), or in that of `relaxify.irreps` for other
+      groups; or an escnn field type. The other inputs move as by default.
     - `output_action`: (g, output) -> output moved by g, of the same shape; by default what each tensor of the output is
       measured to transform as, or comes nearest to.
     - `training`: inspect the model in training mode (with the same random numbers in each run), where dropout acts.
@@ -54,7 +59,8 @@ def inspect(
     if inputs and keywords:
         raise ValueError("inspect takes its inputs by position or by name, not both; pass all of them in keywords={...}.")
     given = dict(keywords) if keywords else inputs
-    runs = _run(model, group, given, input_action, output_action, training)
+    acting = action_on(model, group, given, input_action, input_irreps)
+    runs = _run(model, group, given, acting, output_action, training)
     lie, method = _lie_derivatives(runs, output_action)
     relaxed_error = _relaxed_error(runs)
     fault, notes = attributed(runs.model, runs.plan, runs.examined, runs.inputs, runs.input_action, training=training)

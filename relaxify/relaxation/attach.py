@@ -14,11 +14,12 @@ from relaxify.groups import Group
 from relaxify.modules.hanging import child_name
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.planning import UNCHECKED, ExampleInputs, Plan, UncheckedWarning, plan_and_analysis
+from relaxify.relaxation.planning import UNCHECKED, ExampleInputs, Plan, UncheckedWarning, plan
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.features import IrrepsOf
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,6 +34,7 @@ def relaxify(
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
     example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
+    input_irreps: IrrepsOf | None = None,
     keep_relaxed: bool = False,
     strict: bool = True,
 ) -> Model:
@@ -46,8 +48,8 @@ def relaxify(
     - `include`, `exclude`: globs on module paths, `re:` patterns, types, or predicates `(path, module) -> bool`; exclusion
       wins.
     - `config`, `overrides`: how to relax; the first matching pattern of `overrides` replaces `config`.
-    - `example_inputs`, `input_action`: see `plan`; with them, bare nn.Linear layers on vector channels are found too, and
-      the model as a whole is checked. Without, an UncheckedWarning says that it is not.
+    - `example_inputs`, `input_action`, `input_irreps`: see `plan`; with them, bare nn.Linear layers on vector channels are
+      found too, and the model as a whole is checked. Without, an UncheckedWarning says that it is not.
     - `keep_relaxed`: the terms act in `eval()` too, for models that stay approximately equivariant (CR sec. 4.4).
     - `strict`: raise if the model breaks the symmetry somewhere, rather than leave what breaks it, and the layers downstream
       of it that example inputs show to be spoilt, as they are, with a warning that names them.
@@ -65,7 +67,17 @@ def relaxify(
     >>> [name for name, _ in model.named_parameters()][:3]
     ['0.weight', '0.relaxation.up', '0.relaxation.down']
     """
-    result, _ = plan_and_analysis(model, group, include, exclude, config, overrides, example_inputs, input_action)
+    result = plan(
+        model,
+        group,
+        include=include,
+        exclude=exclude,
+        config=config,
+        overrides=overrides,
+        example_inputs=example_inputs,
+        input_action=input_action,
+        input_irreps=input_irreps,
+    )
     if strict and result.unsound:
         raise ValueError(
             f"these layers should be equivariant but are not: {_reasons(result.unsound)}; fix them, exclude them, "

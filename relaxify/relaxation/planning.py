@@ -27,7 +27,8 @@ from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.sites import Rejected, RejectionKind, Site
-from relaxify.verdicts.actions import InputAction, OutputAction
+from relaxify.verdicts.actions import InputAction, OutputAction, action_on
+from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement, measurement, spoilt
 from relaxify.verdicts.verdict import Reason, Status, Verdict
 
@@ -81,6 +82,7 @@ def plan(
     overrides: Mapping[Pattern, RelaxConfig] | None = None,
     example_inputs: ExampleInputs | None = None,
     input_action: InputAction | None = None,
+    input_irreps: IrrepsOf | None = None,
 ) -> Plan:
     """Every equivariant linear op that `relaxify` would relax, each numerically proved to commute with the group.
 
@@ -92,6 +94,9 @@ def plan(
       known of what stands between layers: zero padding, a stride or flattening may break what each of them keeps.
     - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g (n x n); by default every axis that has
       the size n is a vector.
+    - `input_irreps`: instead, the features that inputs carry on their last axis, by the names of forward's arguments:
+      {"x": "8x0e+8x1o"} in e3nn's notation and basis (of degree 1: x, y, z), or in that of `relaxify.irreps` for other
+      groups; or an escnn field type. The other inputs move as by default.
 
     ValueError for an unknown group, a model that cannot be changed (compiled, wrapped, lazy, half precision, NaN weights),
     or a pattern that matches nothing. The model is not changed.
@@ -103,6 +108,10 @@ def plan(
     >>> [rejected.path for rejected in plan(model, "SO(3)").rejected]  # without inputs nothing is known of bare layers
     ['0', '1']
     """
+    if example_inputs is None and input_irreps:
+        raise ValueError("input_irreps says what the example inputs carry; pass example_inputs=(...) too.")
+    if example_inputs is not None:
+        input_action = action_on(model, group, _inputs(example_inputs), input_action, input_irreps)
     return plan_and_analysis(model, group, include, exclude, config, overrides, example_inputs, input_action)[0]
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from relaxify.graph.inputs import Inputs, InputsError
-from relaxify.grids.pixels import MovePixels, on_pixels
+from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Group
-from relaxify.verdicts.actions import InputAction, OutputAction, default_action
+from relaxify.verdicts.actions import InputAction, OutputAction, default_action, moves_pixels
 from relaxify.verdicts.conclusion import conclude, without_runs
 from relaxify.verdicts.draws import draws
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
@@ -85,7 +85,7 @@ def measurement(
     """
     group = Group.parse(group)
     actions = Actions(input_action or default_action(group, inputs), output_action)
-    group = on_pixels(group) if isinstance(actions.inputs, MovePixels) else group
+    group = on_pixels(group) if moves_pixels(actions.inputs) else group
     if where := spoilt(model, inputs):
         return Measurement(without_runs(model, group, where))
     subjects = _Subjects(model, group, actions, inputs, training, prepare, is_own=input_action is not None)
@@ -114,7 +114,7 @@ class _Subjects:
 
     def copied(self, *, double: bool) -> Subject:
         twin = Twin(self.model, training=self.training, double=double, prepare=self.prepare)
-        if isinstance(self.actions.inputs, MovePixels):
+        if moves_pixels(self.actions.inputs):
             where = of_pixels(self.inputs)
         elif self.is_own:
             where = of_inputs(self.actions, twin.inputs(self.inputs), draws(self.group, 0)[0])

@@ -25,8 +25,8 @@ def seen_in(output: Any) -> dict[str, Tensor]:
     found = {name: _value(leaf) for name, leaf in _leaves(output, "output", set())}
     if not found:
         raise ValueError(
-            f"the model returns {_kind(output)}, in which no tensor was found, so nothing can be judged; return tensors, in "
-            "tuples, dicts or dataclasses (of a distribution its parameters, of an array torch.from_numpy of it)."
+            f"the model's output is {_kind(output)}, in which no tensor was found, so nothing can be judged; return "
+            "tensors, in tuples, dicts or dataclasses (of a distribution its parameters, of an array, torch.from_numpy)."
         )
     return found
 

@@ -36,6 +36,22 @@ def by_name():
 def action(g, inputs):
     return tuple(x @ g.mT.to(x) for x in inputs)
 
+def makes_action():
+    return action
+
+class Features(Net):
+    def forward(self, x):
+        return super().forward(x[:, 2:])
+
+def features():
+    return torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+
+def images():
+    return torch.randn(2, 1, 8, 8)
+
+def numbers():
+    return torch.ones(20, 3, dtype=torch.long)
+
 def cnn():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
 
@@ -86,6 +102,46 @@ def test_inputs_from_a_file_by_position_or_by_name(
     code, output = plan(capsys, f"{file}:Net", "-g", "O3", "-i", str(tmp_path / "x.safetensors"))
     assert code == 0
     assert "2 sites: 2 Linear." in output
+
+
+@pytest.mark.parametrize("verb", ["plan", "inspect"])
+def test_inputs_by_irreps(file: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    arguments = [verb, f"{file}:Features", "-g", "O3", "-i", f"{file}:features"]
+    assert run([*arguments, "--irreps", "x=2x0e+1o"]) == 0
+    assert run([*arguments, "--irreps", "x=8x0e"]) == 2
+    assert "x has shape (20, 5), but 8x0e has 8 components" in " ".join(capsys.readouterr().err.split())
+    for wrong in (["x"], ["x=1o", "--irreps", "x=2x0e"]):
+        assert run([*arguments, "--irreps", *wrong]) == 2
+        assert "such as x=8x0e" in capsys.readouterr().err.replace("write for example --irreps", "such as").replace(
+            "\n", " "
+        )
+
+
+@pytest.mark.parametrize("verb", ["plan", "inspect"])
+@pytest.mark.parametrize("named", ["action", "makes_action"])
+def test_an_action_may_be_named_or_made(file: Path, capsys: pytest.CaptureFixture[str], verb: str, named: str) -> None:
+    assert run([verb, f"{file}:Net", "-g", "O3", "-i", f"{file}:inputs", "--action", f"{file}:{named}"]) == 0
+
+
+@pytest.mark.parametrize("verb", ["plan", "inspect"])
+@pytest.mark.parametrize(
+    ("group", "inputs", "words"),
+    [
+        ("C4", "images", "is ambiguous; give --action relaxify:MovePixels, or inputs with other sizes."),
+        ("C8", "images", "try --group C4 or --group D4, or give --action PKG.MOD:FUNCTION."),
+        ("O3", "numbers", "input.0 is int64 (20, 3), and O(3) moves floating-point numbers; give floating-point positions."),
+        ("O3", "features", "give --action PKG.MOD:FUNCTION, or --irreps NAME=IRREPS for features."),
+    ],
+)
+def test_what_cannot_be_moved_is_told_in_the_words_of_the_command_line(
+    file: Path, capsys: pytest.CaptureFixture[str], verb: str, group: str, inputs: str, words: str
+) -> None:
+    assert run([verb, f"{file}:cnn", "-g", group, "-i", f"{file}:{inputs}"]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_images_may_be_named_as_such(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", f"{file}:cnn", "-g", "C4", "-i", f"{file}:images", "--action", "relaxify:MovePixels"]) == 0
 
 
 def test_inputs_by_keyword_and_a_users_action(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from zoo.images import SOUND, FlattenNet, GroupNet
 from relaxify import Group, Representation, inspect, plan, relaxify
 from relaxify.evidence.runs import Observer
 from relaxify.grids.pixels import MovePixels, Pixels, acts_on_grid, on_pixels, order
+from relaxify.grids.taps import grid_action
 from relaxify.verdicts.actions import default_action
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -38,13 +39,36 @@ def test_pixels_move_by_a_representation(name: str, pixels: Pixels, shape: tuple
     assert torch.equal(move(torch.eye(group.dim), value), value)
 
 
-def test_a_quarter_turn_carries_columns_to_rows() -> None:
-    """r = (column, row): g maps the first axis to the second, so what lay to the right lies below."""
+def test_a_quarter_turn_is_counter_clockwise() -> None:
+    """r = (x, y), y up: g maps the first axis to the second, so what lay to the right lies above."""
     image = torch.zeros(5, 5)
     image[2, 4] = 1
     moved = Pixels(-2, 5).move(Group.parse("C(4)").finite[0], image, 5)
-    assert moved[4, 2] == 1
-    assert Pixels(-2, 5).move(on_pixels(Group.parse("T(2)")).finite[0], image, 5)[2, 0] == 1
+    assert moved[0, 2] == 1
+    right, up = on_pixels(Group.parse("T(2)")).finite
+    assert Pixels(-2, 5).move(right, image, 5)[2, 0] == 1
+    assert Pixels(-2, 5).move(up, image, 5)[1, 4] == 1
+
+
+def test_a_field_of_vectors_turns_its_vectors_with_its_pixels() -> None:
+    """A wind to the right at the right border becomes one upwards at the upper border; the flip of y turns it round."""
+    wind = torch.zeros(1, 2, 3, 3)
+    wind[0, 0, 1, 2] = 1
+    turned, flipped = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
+    turned[0, 1, 0, 1], flipped[0, 1, 2, 1] = 1, -1
+    quarter, flip = Group.parse("D(4)").finite
+    action = MovePixels({"input.0": 1})
+    torch.testing.assert_close(action(quarter, (wind,))[0], turned)
+    torch.testing.assert_close(action(flip, (turned,))[0], flipped)
+
+
+@pytest.mark.parametrize("name", ["C(4)", "D(4)"])
+@pytest.mark.parametrize("size", [4, 5])
+def test_taps_of_kernels_turn_as_pixels_do(name: str, size: int) -> None:
+    image = torch.randn(size, size, dtype=torch.float64)
+    for g in Group.parse(name).finite:
+        taps = grid_action(g, (size, size)) @ image.flatten()
+        torch.testing.assert_close(taps.reshape(size, size), Pixels(-2, size).move(g, image, size))
 
 
 def test_a_map_that_continues_the_image_is_shifted_as_its_continuation() -> None:
@@ -69,13 +93,13 @@ def test_square_images_are_moved_and_ambiguous_shapes_ask() -> None:
     assert isinstance(default_action(group, (X,)), MovePixels)
     with pytest.raises(ValueError, match=r"whether C\(4\) moves its pixels or acts on its axis of size 2 is ambiguous"):
         default_action(group, (X[:2],))
-    with pytest.raises(ValueError, match="no example input has an axis of size 2"):
+    with pytest.raises(ValueError, match=r"\(4, 1, 8, 5\), and C\(4\) moves square images"):
         default_action(group, (X[..., :5],))
-    with pytest.raises(ValueError, match="no example input has an axis of size 2"):
+    with pytest.raises(ValueError, match=r"C\(3\) moves the pixels of images between pixels; try 'C\(4\)' or 'D\(4\)'"):
         default_action(Group.parse("C(3)"), (X,))
     both = default_action(group, (X, torch.ones(4, 2)))
     image, vector = both(group.finite[0], (X, torch.tensor([[1.0, 0.0]])))
-    assert torch.equal(image, X.rot90(-1, (-2, -1)))
+    assert torch.equal(image, X.rot90(1, (-2, -1)))
     torch.testing.assert_close(vector, torch.tensor([[0.0, 1.0]]))
 
 
@@ -84,7 +108,8 @@ class Gradient(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = x - x.mean()
-        v = torch.stack([x.roll(-1, d) - x.roll(1, d) for d in (-1, -2)], 2)
+        # rows are counted downwards, y upwards
+        v = torch.stack([x.roll(-1, -1) - x.roll(1, -1), x.roll(1, -2) - x.roll(-1, -2)], 2)
         tokens = v.flatten(3).movedim(-1, 1)
         return (
             v,

@@ -1,0 +1,88 @@
+"""The element that a matrix of the defining representation is: from g back to exp(sum_i c_i A_i) g_word.
+
+Rotations of space are read as quaternions, the eigenvector of a symmetric matrix: as exact near half turns as near none.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.groups import Element, Group, Word, shortest_words
+
+
+def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
+    """The element of SO(2), O(2), SO(3), O(3) or a finite group whose matrix this is.
+
+    ValueError for other groups, and for a matrix that is not of the group.
+
+    >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> element_of(Group.parse("SO(2)"), quarter).coefficients.tolist(), element_of(Group.parse("C(8)"), quarter).word
+    ([1.5707963267948966], (0, 0))
+    """
+    if not _is_read(group):
+        raise ValueError(
+            f"an element of {group.name} is not found from its matrix; name SO(2), O(2), SO(3), O(3), C(n) or D(n)."
+        )
+    g = matrix.double()
+    for word in _words(group):
+        rest = g @ torch.linalg.inv(_product(group, word))
+        found = Element(_coefficients(group, rest), word)
+        exponential = torch.linalg.matrix_exp(torch.einsum("a,aij->ij", found.coefficients, group.generators))
+        if torch.allclose(rest, exponential, atol=_tolerance(matrix)):
+            return found
+    raise ValueError(f"{matrix.tolist()} is no element of {group.name}; pass one of its {group.dim} x {group.dim} matrices.")
+
+
+def _is_read(group: Group) -> bool:
+    """Whether this group is made of rotations, or has few elements."""
+    if not len(group.generators):
+        return group.compact and not (group.name.startswith("S(") and group.dim > 6)
+    is_whole = len(group.generators) == {2: 1, 3: 3}.get(group.dim)
+    return is_whole and torch.allclose(group.generators, -group.generators.mT)
+
+
+def _tolerance(matrix: Tensor) -> float:
+    """Actions are given g in the precision of the inputs."""
+    return 30 * torch.finfo(matrix.dtype).eps if matrix.dtype.is_floating_point else 1e-6
+
+
+def _words(group: Group) -> tuple[Word, ...]:
+    return shortest_words(group.finite) if len(group.finite) else ((),)
+
+
+def _product(group: Group, word: Word) -> Float[Tensor, "d d"]:
+    product = torch.eye(group.dim, dtype=torch.float64)
+    for letter in word:
+        product = product @ group.finite[letter]
+    return product
+
+
+def _coefficients(group: Group, rotation: Float[Tensor, "d d"]) -> Float[Tensor, " lie"]:
+    if not len(group.generators):
+        return torch.zeros(0, dtype=torch.float64)
+    logarithm = _turn(rotation) if group.dim == 2 else _rotation_vector(rotation)
+    found: Tensor = torch.linalg.lstsq(group.generators.flatten(1).mT, logarithm.flatten()[:, None]).solution[:, 0]
+    return found
+
+
+def _turn(rotation: Float[Tensor, "2 2"]) -> Float[Tensor, "2 2"]:
+    angle = torch.atan2(rotation[1, 0] - rotation[0, 1], rotation[0, 0] + rotation[1, 1])
+    return angle * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+
+
+def _rotation_vector(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
+    """log R, from the unit quaternion q of 4 q q^T - 1, whose entries are linear in those of R."""
+    (a, b, c), (d, e, f), (g, h, i) = rotation.tolist()
+    rows = [
+        [a + e + i, h - f, c - g, d - b],
+        [h - f, a - e - i, b + d, c + g],
+        [c - g, b + d, e - a - i, f + h],
+        [d - b, c + g, f + h, i - a - e],
+    ]
+    quaternion = torch.linalg.eigh(torch.tensor(rows, dtype=torch.float64)).eigenvectors[:, -1]
+    quaternion = quaternion * (1 if quaternion[0] >= 0 else -1)
+    real, sine = quaternion[0], quaternion[1:].norm()
+    x, y, z = (quaternion[1:] * (2 * torch.atan2(sine, real) / sine if sine > 0 else 2.0)).tolist()
+    return torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)
