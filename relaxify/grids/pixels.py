@@ -1,6 +1,6 @@
 """Groups that map a grid of pixels to itself: quarter turns and flips, and shifts around a torus, exactly.
 
-[g f](r) = f(g^-1 r) with r = (x, y) from the grid's centre, x to the right and y up, as escnn turns images and `taps` turns
+(g f)(r) = f(g^-1 r) with r = (x, y) from the grid's centre, x to the right and y up, as escnn turns images and `taps` turns
 kernels: a quarter turn is counter-clockwise as displayed. A map of features moves its pixels this way, and may also carry
 a representation on its channels, which a fit finds once the pixels are moved back.
 """
@@ -109,8 +109,8 @@ def on_pixels(group: Group) -> Group:
 class MovePixels:
     """(g, inputs) -> inputs in which every image has moved its pixels; axes of vectors, by their inputs' names, with g.
 
-    [g f](r) = f(g^-1 r), x to the right and y up: quarter turns are counter-clockwise as displayed, as escnn's are. An image
-    that is named is a field of vectors, [g f](r) = g f(g^-1 r), such as a wind: two channels, along x and along y (up).
+    (g f)(r) = f(g^-1 r), x to the right and y up: quarter turns are counter-clockwise as displayed, as escnn's are. An image
+    that is named is a field of vectors, (g f)(r) = g f(g^-1 r), such as a wind: two channels, along x and along y (up).
 
     >>> MovePixels()(torch.diag(torch.tensor([-1.0, 1.0])), (torch.arange(4.0).reshape(1, 1, 2, 2),))[0][0, 0].tolist()
     [[1.0, 0.0], [3.0, 2.0]]

@@ -52,6 +52,7 @@ def inspect(
     Works on any model that runs, relaxed or not; a relaxed one is inspected as it is without its terms, and its terms layer
     by layer. ValueError for an unknown group, or if the model does not run in float64. The model is not changed.
 
+    >>> import torch
     >>> report = inspect(nn.Linear(3, 3, bias=False), "SO(3)", torch.randn(8, 3), output_action=lambda g, y: y @ g.T)
     >>> report.is_sound, report.error.mean > 0.1
     (False, True)

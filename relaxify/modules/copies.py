@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from relaxify.modules.sharding import gather
 from relaxify.modules.substitutes import substitute
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -45,12 +44,11 @@ def duplicate(value: Any, cast: Callable[[Tensor], Tensor], name: str = "the mod
 def copied(model: Model, instead: Mapping[int, nn.Module] | None = None) -> Model:
     """A copy of a model, to the last bit, for its user to keep: it pickles where the model does, and its files stay open.
 
-    `instead` has what stands in the copy for the modules with these ids. A model that is sharded comes whole; every process
-    takes part. ValueError, one sentence, if something cannot be copied.
+    `instead` has what stands in the copy for the modules with these ids. ValueError, one sentence, if something cannot be
+    copied.
     """
     whole = _Kept(model)
     whole.memo.update(instead or {})
-    whole.shells += gather(model, whole.memo)
     result: Model = whole.of(model, "the model")
     return result
 
@@ -133,7 +131,8 @@ class _Duplicate:
         if isinstance(item, Tensor):
             self.memo[id(item)] = _tensor(item, where, self.cast, is_constant=self.is_of_a_model)
             return []
-        if type(item) is weakref.ref or self.shares(item):
+        if type(item) is weakref.ref or self.shares(item) or type(item).__module__.startswith("torch.distributed."):
+            # what shards a model keeps storage that comes and goes
             self.memo[id(item)] = item
             return []
         if isinstance(item, torch.jit.ScriptModule):

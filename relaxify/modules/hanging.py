@@ -7,14 +7,16 @@ all others.
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
 
 from relaxify.modules.copies import copied
+from relaxify.modules.sharding import gather, is_dtensor
 
 CHILD = "relaxation"
 """The name under which a term is a child of its site's module; checkpoint keys read `path.relaxation.weight`."""
@@ -178,9 +180,16 @@ def copy_without(model: Model, children: Sequence[nn.Module]) -> Model:
     """A copy of a model without these children, gathered from all processes if it is sharded."""
     # the copy's hooks are bound to an empty module in the place of each
     empty = {id(child): nn.Identity() for child in children}
-    clean = copied(model, empty)
+    clean = _gathered(model, empty) if any(map(is_dtensor, model.parameters())) else copied(model, empty)
     take_off(clean, {id(child) for child in empty.values()})
     return clean
+
+
+def _gathered(model: Model, empty: Mapping[int, nn.Module]) -> Model:
+    """A whole copy of a sharded model. What FSDP2 keeps must not be walked through: its storage comes and goes."""
+    memo: dict[int, Any] = {**empty}
+    gather(model, memo)
+    return copy.deepcopy(model, memo)
 
 
 def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Module:

@@ -6,6 +6,7 @@ its state next to the module's own attributes.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch.distributed as dist
@@ -50,11 +51,10 @@ def sharded_modules(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def gather(model: nn.Module, memo: dict[int, Any]) -> list[tuple[dict[str, Any], nn.Module]]:
+def gather(model: nn.Module, memo: dict[int, Any]) -> None:
     """Prepare `copy.deepcopy(model, memo)`: what cannot be copied as it is gets its copy here.
 
-    What `memo` already holds a stand-in for is not gathered. Every process takes part. Returns each sharded module's
-    attributes, with the module that is to get copies of them.
+    What `memo` already holds a stand-in for is not gathered. Every process takes part.
     """
     terms = {id(part) for module in model.modules() if id(module) in memo for part in module.parameters()}
     for parameter in model.parameters():
@@ -64,7 +64,8 @@ def gather(model: nn.Module, memo: dict[int, Any]) -> list[tuple[dict[str, Any],
     for module in sharded:
         # as FSDP2 builds them: the subclass, FSDPModule, the original class
         memo[id(module)] = object.__new__(type(module).__mro__[2])
-    return [(_own_attributes(module), memo[id(module)]) for module in sharded]
+    for module in sharded:
+        vars(memo[id(module)]).update(copy.deepcopy(_own_attributes(module), memo))
 
 
 def _own_attributes(module: nn.Module) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_the_inverse_convention_is_told() -> None:
             return self.layer(v.mT).mT * 2
 
     inverse = lambda g, inputs: (inputs[0] @ g.to(inputs[0]),)  # noqa: E731
-    report = inspect(Mix(), "SO(3)", torch.randn(30, 4, 3), input_action=inverse)
+    report = inspect(Mix(), "SO(3)", torch.randn(30, 4, 3), input_action=inverse, output_action=lambda g, y: y @ g.T)
     assert report.fault is not None
     assert report.fault.kind == "convention"
     assert "inverse of g" in report.fault.cause

@@ -14,7 +14,10 @@ IRREPS = "4x0e+3x1o"
 
 
 def rotate(g: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs[0] @ o3.Irreps(IRREPS).D_from_matrix(g.to(torch.get_default_dtype())).mT.to(inputs[0]),)
+    irreps, rotation = o3.Irreps(IRREPS), g.double().cpu()
+    parity = torch.linalg.det(rotation).sign()
+    blocks = [ir.D_from_matrix(rotation * parity) * (1 if parity > 0 else ir.p) for mul, ir in irreps for _ in range(mul)]
+    return (inputs[0] @ torch.block_diag(*blocks).mT.to(inputs[0]),)
 
 
 @pytest.fixture

@@ -167,7 +167,9 @@ def said(verb: str, bad: Bad) -> tuple[str, str]:
     try:
         call(verb, bad)
     except Exception as error:
-        return type(error).__name__, str(error)
+        # what is more than a ValueError is one still
+        kinds = [kind for kind in (ValueError, TypeError) if isinstance(error, kind)]
+        return (kinds or [type(error)])[0].__name__, str(error)
     return "", ""
 
 
