@@ -59,7 +59,8 @@ def test_the_error_is_zero_without_a_term_and_grows_with_theta(model: nn.Module)
         set_theta(model, theta)
         report = report_of(model)
         errors.append(report.layers[0].error.mean)
-        assert report.error.largest < 1e-7
+        # the matrices of the action are accurate to single precision
+        assert report.error.largest < 1e-6
         assert report.relaxed_error is not None
         assert report.relaxed_error.mean > 1e-3
     assert errors == sorted(errors)
