@@ -111,7 +111,7 @@ def _check_mode(group: str | None, images: bool, page: Path | None) -> None:
 def _check(report: Report, fail_above: float | None) -> None:
     if fail_above is None:
         return
-    if report.fault is not None:
+    if report.fault is not None or not report.is_sound:
         raise typer.Exit(THRESHOLD)
     if not report.error.largest <= fail_above:
         raise ThresholdError(f"the largest relative error {report.error.largest:.1e} is above {fail_above:.1e}.")
@@ -133,12 +133,23 @@ def _print(report: Report, console: Console) -> None:
 def _verdict(report: Report) -> Iterator[str]:
     fault = report.fault
     if fault is None:
-        yield "[green]No operation breaks the symmetry.[/green]"
+        yield from _without_fault(report)
         return
     yield f"[bold red]It breaks in {escape(fault.module or 'the model')}[/bold red]: {escape(fault.cause)}."
     yield f"  {escape(fault.location)}"
     yield f"  [cyan]{escape(fault.source)}[/cyan]"
     yield f"  error of this value {fault.error:.1e}; the output's is {fault.amplified:.1e} times that"
+    yield f"  {escape(report.verdict.told)}"
+
+
+def _without_fault(report: Report) -> Iterator[str]:
+    if report.is_sound:
+        yield "[green]No operation breaks the symmetry.[/green]"
+    else:
+        yield "[bold red]It is not sound, and no single operation could be named.[/bold red]"
+    yield f"  {escape(report.verdict.told)}"
+    yield from (f"  undecided: {escape(each)}" for each in report.undecided)
+    yield from (f"  note: {escape(f'{note.op} at {note.location}: {note.cause}')}" for note in report.notes)
 
 
 def _errors(report: Report) -> Table:

@@ -128,7 +128,7 @@ class Verdict:
         names = ("tolerance", "elements", "inputs", "element", "where", "parameters")
         generic = None if self.generic is None else dataclasses.asdict(self.generic)
         told = {"status": self.status.name.lower(), "reason": self.reason.name.lower(), "precision": name_of(self.precision)}
-        return {**told, **{name: getattr(self, name) for name in names}, "generic": generic, "own": own}
+        return {"told": self.told, **told, **{name: getattr(self, name) for name in names}, "generic": generic, "own": own}
 
     @property
     def told(self) -> str:
