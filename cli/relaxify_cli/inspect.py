@@ -111,10 +111,12 @@ def _check_mode(group: str | None, images: bool, page: Path | None) -> None:
 def _check(report: Report, fail_above: float | None) -> None:
     if fail_above is None:
         return
-    if report.fault is not None or not report.is_sound:
+    if report.fault is not None:
         raise typer.Exit(THRESHOLD)
     if not report.error.largest <= fail_above:
         raise ThresholdError(f"the largest relative error {report.error.largest:.1e} is above {fail_above:.1e}.")
+    if not report.is_sound:
+        raise typer.Exit(THRESHOLD)
 
 
 def _print(report: Report, console: Console) -> None:
