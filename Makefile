@@ -25,7 +25,7 @@ help: ## Say what there is
 
 setup: $(READY) ## Install all that the other targets need (instant when nothing changed)
 
-quick: lint types arrows ## Run lint, types, arrows and the core of the tests: under 90 s on two cores
+quick: lint types arrows ## Run lint, types, arrows and the core of the tests
 	$(BIN)/python -m pytest -n 2 $(CORE)
 
 test: lint types arrows ## Run every check: lint, types, arrows, then the tests
