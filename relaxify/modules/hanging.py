@@ -98,7 +98,8 @@ def attach(module: nn.Module, child: nn.Module, operand: str | None = None) -> N
         place = Holder()
         module.add_module(child_name(operand), place)
     place.add_module(CHILD, child)
-    _put_first(module, child_name(operand))
+    if operand is None:
+        _put_first(module, CHILD)
 
 
 def _put_first(module: nn.Module, name: str) -> None:
