@@ -20,7 +20,7 @@ from benchmarks.steps import steps
 from benchmarks.timing import in_turn, ratio
 from relaxify import plan
 
-QUICK = ("plain", "relaxed", "rank 16", "floor")
+QUICK = ("plain", "relaxed", "ended", "rank 16", "floor")
 SLOW = ("exact", "naive")
 KINDS_OF_MEMORY = ("plain", "relaxed", "naive")
 RESULTS = Path(__file__).parent / "results"

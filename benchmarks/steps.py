@@ -1,4 +1,4 @@
-"""The training steps that are compared: plain, relaxed, relaxed at rank 16, naive, and the floor's products."""
+"""The training steps that are compared: plain, relaxed, relaxed and ended, at rank 16, naive, and the floor's products."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from benchmarks.floor import gemms, shapes
 from benchmarks.models import Case
 from benchmarks.naive import relax_naively
 from benchmarks.timing import Step
-from relaxify import RelaxConfig, penalty, plan, relaxify, set_theta
+from relaxify import Constant, RelaxConfig, penalty, plan, relaxify
 
-KINDS = ("plain", "relaxed", "rank 16", "exact", "naive", "floor")
+KINDS = ("plain", "relaxed", "ended", "rank 16", "exact", "naive", "floor")
 
 
 def steps(case: Case, device: torch.device, kinds: Sequence[str] = KINDS) -> dict[str, Step]:
@@ -36,14 +36,20 @@ def step(kind: str, case: Case, model: nn.Module, inputs: tuple[Any, ...], devic
         terms = relax_naively(plan(model, case.group, include=case.include).sites)
         model.to(device)
         return training(model, inputs, lambda: 0.01 * torch.stack([term.penalty() for term in terms]).sum())
-    configs = {"relaxed": RelaxConfig(), "rank 16": RelaxConfig(rank=16), "exact": RelaxConfig(rows=None)}
+    configs = {
+        "relaxed": RelaxConfig(),
+        "ended": RelaxConfig(),
+        "rank 16": RelaxConfig(rank=16),
+        "exact": RelaxConfig(rows=None),
+    }
     relaxify(model, case.group, include=case.include, config=configs[kind])
-    set_theta(model, 0.5)
-    return training(model, inputs, lambda: penalty(model))
+    theta = Constant(model, 1, 0.5, until=1 if kind == "ended" else None)
+    theta.step()
+    return training(model, inputs, lambda: penalty(model), theta.step)
 
 
-def training(model: nn.Module, inputs: tuple[Any, ...], extra: Any) -> Step:
-    """Forward, penalty, backward and optimiser."""
+def training(model: nn.Module, inputs: tuple[Any, ...], extra: Any, after: Any = None) -> Step:
+    """Forward, penalty, backward, optimiser, and the controller's step."""
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 
     def run() -> None:
@@ -53,6 +59,8 @@ def training(model: nn.Module, inputs: tuple[Any, ...], extra: Any) -> Step:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if after is not None:
+            after()
 
     return run
 

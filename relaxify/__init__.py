@@ -10,26 +10,38 @@ from relaxify.lconv.conversion import lconvify
 from relaxify.lconv.restoring import unlconvify
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.controllers import Constant, Cosine, Triangle
+from relaxify.relaxation.controllers.ace import ACE
+from relaxify.relaxation.controllers.controller import Controller, LearningController
+from relaxify.relaxation.controllers.recm import RECM
+from relaxify.relaxation.controllers.rpp import RPP
+from relaxify.relaxation.controllers.schedules import Constant, Cosine, Triangle
+from relaxify.relaxation.diagnosis import diagnose
 from relaxify.relaxation.penalties import penalties, penalty
 from relaxify.relaxation.planning import UncheckedWarning, plan
 from relaxify.relaxation.projecting import project
+from relaxify.relaxation.refolding import refold
 from relaxify.relaxation.summary import summary
-from relaxify.relaxation.switching import projected, relaxed, set_theta
+from relaxify.relaxation.switching import projected, relaxed, set_theta, thetas
 from relaxify.representations import Representation
 from relaxify.standard_irreps import irreps
 
 __all__ = [
+    "ACE",
+    "RECM",
+    "RPP",
     "Constant",
+    "Controller",
     "Cosine",
     "Group",
     "ImageReport",
+    "LearningController",
     "MovePixels",
     "RelaxConfig",
     "Report",
     "Representation",
     "Triangle",
     "UncheckedWarning",
+    "diagnose",
     "inspect",
     "irreps",
     "lconvify",
@@ -39,10 +51,12 @@ __all__ = [
     "plan",
     "project",
     "projected",
+    "refold",
     "relaxed",
     "relaxify",
     "set_theta",
     "summary",
+    "thetas",
     "unlconvify",
 ]
 

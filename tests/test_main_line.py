@@ -42,7 +42,7 @@ def run(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def train(model: nn.Module, batch: Batch, target: Tensor, steps: int) -> None:
-    optimizer, theta = torch.optim.Adam(model.parameters(), 1e-2), Triangle(model, 2 * steps)
+    optimizer, theta = torch.optim.Adam(model.parameters(), 1e-2), Triangle(model, 2 * steps, until=1)
     for _ in range(steps):
         loss = (model(*batch) - target).square().mean() + penalty(model)
         loss.backward()

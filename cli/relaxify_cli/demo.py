@@ -140,14 +140,14 @@ def _show(result: Any, console: Console) -> None:
         f"Going straight on, x + v t, has test MSE {result.linear_mse:.5f}.",
         "Step time: relaxed over plain, median over pairs of steps taken in turn.",
         "Equivariance error: |f(gx) - g f(x)| over the predicted displacement, rms over",
-        "random g in O(3) with translations, in float64; relaxed: halfway, terms on.",
+        "random g in O(3) with translations, in float64; relaxed: at theta = 1.",
     )
     for note in notes:
         console.print(note, style="dim", highlight=False)
 
 
 def _table(result: Any) -> Table:
-    """One column a model: trained plainly, relaxed as it was halfway, and what the relaxed one was projected to."""
+    """One column a model: trained plainly, relaxed as it was at theta = 1, and what the relaxed one was projected to."""
     table = Table("", box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     for name in ("plain", "relaxed (theta 1)", "relaxed + projected"):
         table.add_column(name, justify="right")

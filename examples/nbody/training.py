@@ -1,6 +1,7 @@
 """Training a model plainly and its twin relaxed, step by step in turn: same seed, batches and budget, at the same time.
 
-The relaxed twin minimises CR eq. 5 with terms in the update nets only (CR sec. 3.4), theta rising and falling (sec. 3.2).
+The relaxed twin minimises CR eq. 5 with terms in the update nets only (CR sec. 3.4). theta rises and falls
+(sec. 3.2) in the first half of the training, and the penalty is relative to the loss.
 """
 
 import copy
@@ -69,7 +70,7 @@ class Pair:
     """Both models after training.
 
     `step_time_ratio` is the median over pairs of steps, relaxed over plain; `peak_equivariance_error` that of the
-    relaxed model in `train()` halfway, where theta is largest.
+    relaxed model in `train()` where theta is largest.
     """
 
     plain: nn.Module
@@ -93,7 +94,7 @@ class Trainer:
         start = time.perf_counter()
         *inputs, target = batch
         loss = (self.model(*inputs) - target).square().mean()
-        extra = loss.new_zeros(()) if self.theta is None else penalty(self.model)
+        extra = loss.new_zeros(()) if self.theta is None else penalty(self.model, relative_to=loss)
         (loss + extra).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -121,7 +122,7 @@ def train_pair(model: nn.Module, train: Batch, validation: Batch, budget: Budget
     for _ in range(budget.epochs):
         taken: list[Step] = []
         for batch in _batches(train, budget.batch_size, order):
-            if step == steps // 2:
+            if relaxed.theta and step == int(relaxed.theta.end / 2):
                 peak_error = equivariance_error(relaxed.model, validation)
             theta = relaxed.theta.theta if relaxed.theta else 0.0
             # Which of the two goes first alternates, so that neither always finds the caches warm.

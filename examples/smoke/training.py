@@ -162,7 +162,7 @@ class _Trainer:
         self.theta = None
         if relaxing is not None:
             relaxify(model, relaxing.group, keep_relaxed=relaxing.keep_relaxed)
-            self.theta = Triangle(model, total_steps=steps)
+            self.theta = Triangle(model, total_steps=steps, until=1)
         self.optimizer = torch.optim.Adam(decays(model, budget.decay, budget.free_decay), budget.learning_rate)
         self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, budget.learning_rate_decay)
 

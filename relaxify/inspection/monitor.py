@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.summary import summary
 
 QUANTITIES = ("theta", "norm", "share", "equivariant")
@@ -21,10 +23,16 @@ Sink = Callable[[int, Mapping[str, float]], None]
 class Monitor:
     """Logs, every `every` steps, for each term of a model: theta, |W|, its share of the output, and |P_H W| / |W|.
 
+    It also warns, once each, of what spoils a relaxed training without an error, and says how to fix it.
+
     - `to`: a CSV file's path (one row a step and layer), a TensorBoard writer, or a callback (step, values).
     - `quantities`: which of "theta", "norm", "share", "equivariant" (see `relaxify.summary`).
+    - `loss`: such as `lambda: criterion(model(x), y)` on a batch kept for it; "loss/relaxed" and "loss/projected" are
+      written too, side by side, in `eval()`. What lies between them is what projecting would cost now.
+    - `optimizer`: only looked at, to tell if it does not hold the terms, or if its rate ends while they still act.
 
-    Costs one `summary` each time it writes: products of each W with itself and with small matrices, no forward pass.
+    Costs one `summary` each time it writes: products of each W with itself and with small matrices; and, with `loss`, two
+    forward passes of that batch.
     ValueError for an unknown quantity, a step of zero, or a file that exists. RuntimeError if the model is not relaxed.
 
         monitor = Monitor(model, to="terms.csv")
@@ -34,7 +42,14 @@ class Monitor:
     """
 
     def __init__(
-        self, model: nn.Module, to: str | Path | Sink | Any, *, every: int = 100, quantities: tuple[str, ...] = QUANTITIES
+        self,
+        model: nn.Module,
+        to: str | Path | Sink | Any,
+        *,
+        every: int = 100,
+        quantities: tuple[str, ...] = QUANTITIES,
+        loss: Callable[[], Tensor] | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
         if unknown := [name for name in quantities if name not in QUANTITIES]:
             raise ValueError(f"Monitor knows no {unknown[0]!r}; choose among {', '.join(QUANTITIES)}.")
@@ -44,19 +59,24 @@ class Monitor:
         self.model = model
         self.every = every
         self.quantities = quantities
+        self.loss = loss
         self.steps = 0
+        self._lookout = Lookout(model, optimizer)
         self._sink = _sink(to)
 
     def step(self) -> None:
         """Count one optimiser step, and write if it is time. The first step is written."""
         if self.steps % self.every == 0:
             self._sink(self.steps, self.values())
+            self._lookout.look_at_theta()
+        self._lookout.step()
         self.steps += 1
 
     def values(self) -> dict[str, float]:
         """The quantities now, under "layer/quantity"; those that are not known yet are left out."""
-        layers = summary(self.model).layers
-        values = {f"{path}/{name}": getattr(layer, name) for path, layer in layers.items() for name in self.quantities}
+        found = summary(self.model, loss=self.loss)
+        values = {f"{path}/{name}": getattr(layer, name) for path, layer in found.layers.items() for name in self.quantities}
+        values |= {"loss/relaxed": found.relaxed_loss, "loss/projected": found.projected_loss}
         return {name: float(value) for name, value in values.items() if value is not None}
 
 

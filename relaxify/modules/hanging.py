@@ -99,6 +99,18 @@ def attach(module: nn.Module, child: nn.Module, operand: str | None = None) -> N
         place = Holder()
         module.add_module(child_name(operand), place)
     place.add_module(CHILD, child)
+    if operand is None:
+        _put_first(module, CHILD)
+
+
+def _put_first(module: nn.Module, name: str) -> None:
+    """Make a child the first one.
+
+    e3nn's layers make some of their children anew when they are copied, which then come last: a copy should list its buffers
+    in the order of the original, by which averages of weights match them.
+    """
+    for other in [other for other in module._modules if other != name]:
+        module._modules[other] = module._modules.pop(other)
 
 
 def key_of(prefix: str, name: str) -> str:

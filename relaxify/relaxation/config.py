@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Reduction = Literal["rms", "norm", "weights"]
+Reduction = Literal["rms", "norm", "weights", "projection"]
+Start = Literal["zeros", "normal"]
 
 
-_KINDS: dict[object, str] = {int | float: "a number", int | None: "an integer or None"}
+_KINDS: dict[object, str] = {
+    numbers.Real: "a number",
+    numbers.Real | None: "a number or None",
+    numbers.Integral | None: "an integer or None",
+}
+_FIELDS = {
+    "weight": numbers.Real,
+    "theta": numbers.Real,
+    "share": numbers.Real | None,
+    "std": numbers.Real,
+    "rows": numbers.Integral | None,
+    "rank": numbers.Integral | None,
+}
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,15 @@ class RelaxConfig:
     - `weight`: lambda_reg of CR eq. 5; 0.01 in all the paper's experiments.
     - `reduction`: `rms` is sqrt(E|Wx|^2) + sum_A sqrt(E|L_A(W)x|^2); `norm` is eq. 5 as printed, E|Wx| + sum_A E|L_A(W)x|;
       `weights` is |W| + sum_A |L_A(W)| whatever the inputs, which is `rms` for inputs of unit covariance.
+      `projection` is |W| + |W - P_H W|, the distance from the intertwiners (arXiv 2601.05028), whatever the inputs; each
+      time P_H W is computed on the CPU in float64.
     - `rows`: how many input rows the sketch samples for these expectations; None uses every row (exact).
+    - `share`: a bound on |theta W x| / |f_e(x)| for theta up to 1, in place of lambda_reg |W x|: ((|W x| / |f_e(x)|) /
+      share - 1)^2 where that is above 0. With `penalty(model, relative_to=loss)` it means the same whatever the scale of
+      the loss.
+    - `init`, `std`: W starts at zero, or with entries of this deviation over the root of n_in (`up`, of a low-rank one).
+      With theta = 0 at the start the model is what it was all the same. Noise breaks the tie where the data are as symmetric
+      as the model, and the gradient at W = 0 lies in the intertwiners: see `diagnose`.
     - `rank`: None for a dense W (n_out x n_in); r for W = up @ down of rank r.
     - `theta`: its value until a controller sets it.
 
@@ -34,19 +56,45 @@ class RelaxConfig:
     rows: int | None = 64
     rank: int | None = None
     theta: float = 0.0
+    share: float | None = None
+    init: Start = "zeros"
+    std: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, kinds in (("weight", int | float), ("theta", int | float), ("rows", int | None), ("rank", int | None)):
+        self._check_kinds()
+        self._check_values()
+        self._check_choices()
+
+    def _check_kinds(self) -> None:
+        for name, kinds in _FIELDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kinds):
                 raise ValueError(f"RelaxConfig({name}={value!r}): {name} is {_KINDS[kinds]}.")
+
+    def _check_values(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"RelaxConfig(weight={self.weight}): lambda_reg is a finite number >= 0; 0.01 is the paper's.")
-        if self.reduction not in get_args(Reduction):
-            raise ValueError(f"RelaxConfig(reduction={self.reduction!r}): unknown; use 'rms', 'norm' or 'weights'.")
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"RelaxConfig(rows={self.rows}): sample at least one row, or use None for every row.")
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"RelaxConfig(rank={self.rank}): a rank is at least 1, or None for a dense term.")
         if not math.isfinite(self.theta):
             raise ValueError(f"RelaxConfig(theta={self.theta}): theta is a finite number.")
+        if self.share is not None and not (math.isfinite(self.share) and self.share > 0):
+            raise ValueError(
+                f"RelaxConfig(share={self.share}): a part of the layer's output, above 0, such as 0.1; or None."
+            )
+        if not (math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"RelaxConfig(std={self.std}): a standard deviation, above 0.")
+
+    def _check_choices(self) -> None:
+        if self.reduction not in get_args(Reduction):
+            raise ValueError(
+                f"RelaxConfig(reduction={self.reduction!r}): unknown; use 'rms', 'norm', 'weights' or 'projection'."
+            )
+        if self.share is not None and self.reduction in ("weights", "projection"):
+            raise ValueError(
+                f"RelaxConfig(share=..., reduction={self.reduction!r}): a share is one of outputs; use 'rms' or 'norm'."
+            )
+        if self.init not in get_args(Start):
+            raise ValueError(f"RelaxConfig(init={self.init!r}): unknown; use 'zeros' or 'normal'.")

@@ -5,13 +5,10 @@ Activation checkpointing runs a forward pass twice, function transforms run it o
 
 from __future__ import annotations
 
-import sys
-from types import FrameType
-
 import torch
 from torch.utils.checkpoint import CheckpointFunction
 
-_REENTRANT = CheckpointFunction.forward.__code__
+from relaxify.relaxation.callers import is_within
 
 
 def is_counted() -> bool:
@@ -30,14 +27,5 @@ def is_counted() -> bool:
         return torch.is_grad_enabled()
     if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._current_graph_task_id() != -1:
         return False
-    return torch.is_grad_enabled() or _in_reentrant_checkpoint()
-
-
-def _in_reentrant_checkpoint() -> bool:
-    # torch leaves no other mark of this pass; without gradients nothing is trained, so few passes pay for the look
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code is _REENTRANT:
-            return True
-        frame = frame.f_back
-    return False
+    # without gradients nothing is trained, so few passes pay for the look
+    return torch.is_grad_enabled() or is_within(CheckpointFunction.forward)

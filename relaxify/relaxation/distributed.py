@@ -7,6 +7,7 @@ of squares of CR eq. 5, a few numbers a layer: they add up over processes, and t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,28 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from relaxify.modules.sharding import sharded_modules
+
+
+def with_zero_gradients(output: Float[Tensor, "..."], *parameters: Tensor) -> Float[Tensor, "..."]:
+    """`output`, with parameters that it does not depend on in its graph, where their gradients are zero.
+
+    DistributedDataParallel waits for a gradient of every parameter; this is one without a computation.
+    """
+    return _Unused.apply(output, *parameters)  # type: ignore[no-untyped-call]
+
+
+class _Unused(torch.autograd.Function):
+    """The identity on its first argument."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, *parameters: Tensor) -> Tensor:
+        # not the tensors, whose memory sharded training takes back
+        ctx.likes = [(parameter.shape, parameter.dtype, parameter.device) for parameter in parameters]
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, *(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.likes)
 
 
 def replicas_of(model: nn.Module) -> dist.ProcessGroup | None:

@@ -6,6 +6,7 @@ point count and of the forward pass's graph.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.intertwiners import lie_derivative
+from relaxify.modules.sharding import is_dtensor
 from relaxify.relaxation.distributed import averaged, replicas_of
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.representations import Representation
@@ -23,41 +25,75 @@ from relaxify.representations import Representation
 
 @dataclass(frozen=True)
 class LayerPenalty:
-    """One layer's regularisers, unweighted: `norm` is |W x|, `lie[a]` is |L_A(W) x| for the group's generator a."""
+    """One layer's regularisers, unweighted: `norm` is |W x|, `lie[a]` is |L_A(W) x| for the group's generator a.
+
+    With `reduction="projection"`, `lie` has one entry, |W - P_H W|.
+
+    `excess` is ((|W x| / |f_e(x)|) / share - 1)^2 above the share of the layer's config, which takes the place of `norm`.
+    """
 
     norm: Float[Tensor, ""]
     lie: Float[Tensor, " actions"]
     weight: float
+    excess: Float[Tensor, ""] | None = None
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """lambda_reg * (|W x| + sum_A |L_A(W) x|)."""
+        """lambda_reg * (|W x| + sum_A |L_A(W) x|), or `excess` and the sum."""
+        if self.excess is not None:
+            return self.excess + self.weight * self.lie.sum()
         return self.weight * (self.norm + self.lie.sum())
 
 
-def penalty(model: nn.Module) -> Float[Tensor, ""]:
+def penalty(model: nn.Module, *, relative_to: Tensor | None = None) -> Float[Tensor, ""]:
     """lambda_reg * sum over layers of (|W x| + sum_A |L_A(W) x|), the penalty of CR eq. 5, to be added to the loss.
 
     Expectations run over the rows seen in training forward passes since the last call (so micro-batches accumulate).
     lambda_reg is each layer's `RelaxConfig.weight`; the sum depends neither on batch size nor on the number of points.
-    Returns a 0-d tensor with gradients for the Ws alone, finite, and zero, at W = 0.
-    RuntimeError if the model is not relaxed or no layer saw a training batch.
+    Returns a 0-d tensor with gradients for the Ws alone, finite, and zero, at W = 0. Terms that have ended count zero, and
+    cost nothing.
+
+    `relative_to`: times the size of this loss, of which no gradient is taken. lambda_reg = 0.01 then means the same for a
+    loss of 2 and of 0.001; without it, the penalty is eq. 5 as printed, which holds W at nearly nothing where the loss is
+    small.
+
+    RuntimeError if the model is not relaxed or no layer saw a training batch; ValueError if `relative_to` is no single
+    number.
 
     >>> from relaxify import RelaxConfig, relaxify
     >>> layer = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1))
     >>> model = relaxify(layer, "C(4)", config=RelaxConfig(weight=0.1, theta=1.0))
     >>> loss = model(torch.randn(8, 1, 6, 6)).square().mean()
     >>> by_layer = penalties(model)
-    >>> total = penalty(model)
-    >>> torch.equal(total, sum(layer.total for layer in by_layer.values()))
+    >>> total = penalty(model, relative_to=loss)
+    >>> torch.allclose(total, loss * sum(layer.total for layer in by_layer.values()))
     True
     >>> (loss + total).backward()
     """
-    terms = _seen_terms(model)
-    layers = layer_penalties(list(terms.values()), replicas_of(model))
-    for term in terms.values():
+    terms = list(_seen_terms(model).values())
+    acting = [term for term in terms if not term.finished]
+    replicas = replicas_of(model)
+    layers = layer_penalties(acting, replicas) if acting else []
+    for term in terms:
         term.sketch.read()
-    return torch.stack([layer.total for layer in layers]).sum()
+    if not layers:
+        # of a number of its own, so that it can be added to and gone backward from as before
+        return torch.zeros_like(terms[0].theta, requires_grad=True)
+    total = torch.stack([layer.total for layer in layers]).sum()
+    return total if relative_to is None else _scale(relative_to, replicas).to(total.device) * total
+
+
+def _scale(loss: Tensor, replicas: dist.ProcessGroup | None) -> Float[Tensor, ""]:
+    """|loss|, the mean of all processes', without gradient."""
+    if loss.numel() != 1:
+        raise ValueError(
+            f"penalty(relative_to=...) has the shape {tuple(loss.shape)}: pass the loss itself, a single number."
+        )
+    scale = loss.detach().reshape(()).clone()
+    if replicas is not None:
+        dist.all_reduce(scale, group=replicas)
+        scale = scale / dist.get_world_size(replicas)
+    return scale.abs()
 
 
 def penalties(model: nn.Module) -> dict[str, LayerPenalty]:
@@ -73,7 +109,7 @@ def _seen_terms(model: nn.Module) -> dict[str, Term]:
     terms = terms_of(model)
     if not terms:
         raise RuntimeError("the model has no relaxation terms to penalise; call relaxify(model, group) first.")
-    waiting = [term for term in terms.values() if _needs_rows(term)]
+    waiting = [term for term in terms.values() if _needs_rows(term) and not term.finished]
     if waiting and all(term.sketch.is_empty for term in waiting):
         raise RuntimeError(
             "no relaxed layer has seen a training batch, so there is nothing to penalise; "
@@ -83,7 +119,7 @@ def _seen_terms(model: nn.Module) -> dict[str, Term]:
 
 
 def _needs_rows(term: Term) -> bool:
-    return term.config.reduction != "weights"
+    return term.config.reduction not in ("weights", "projection")
 
 
 def layer_penalty(term: Term) -> LayerPenalty:
@@ -104,12 +140,34 @@ def layer_penalties(terms: Sequence[Term], replicas: dist.ProcessGroup | None = 
     with torch.autocast(terms[0].theta.device.type, enabled=False):
         for members in batches.values():
             means.update(zip(members, _means([terms[index] for index in members]).unbind(), strict=True))
+        outputs = {k: _output_square(term)[None] for k, term in enumerate(terms) if term.config.share is not None}
         if replicas is not None:
             # what depends on the weights alone is the same in every process
             counts = {k: term.sketch.count for k, term in enumerate(terms) if _needs_rows(term)}
             means |= averaged({k: means[k] for k in counts}, counts, replicas) if counts else {}
-        sizes = (means[k] if term.config.reduction == "norm" else _root(means[k]) for k, term in enumerate(terms))
-        return [LayerPenalty(size[0], size[1:], term.config.weight) for size, term in zip(sizes, terms, strict=True)]
+            outputs = averaged(outputs, {k: counts[k] for k in outputs}, replicas) if outputs else {}
+        return [_layer(term, means[k], outputs[k][0] if k in outputs else None) for k, term in enumerate(terms)]
+
+
+def _layer(term: Term, means: Float[Tensor, " sizes"], output: Float[Tensor, ""] | None) -> LayerPenalty:
+    sizes = means if term.config.reduction == "norm" else _root(means)
+    excess = None
+    if output is not None and term.config.share is not None:
+        # a layer whose output is zero, or that saw no input, has no share
+        share = sizes[0] * torch.where(output > 0, output, math.inf).rsqrt()
+        excess = (share / term.config.share - 1).clamp(min=0).square()
+    return LayerPenalty(sizes[0], sizes[1:], float(term.config.weight), excess)
+
+
+@torch.no_grad()
+def _output_square(term: Term) -> Float[Tensor, ""]:
+    """E|f_e(x)|^2, or 0 before training. ValueError if the term is sharded, when no process has its layer whole."""
+    if any(map(is_dtensor, term.parameters())):
+        raise ValueError(
+            f"RelaxConfig(share=...) of {term.path!r}, which is sharded: leave share out, and pass relative_to."
+        )
+    square = term.output_square()
+    return term.theta.new_zeros(()) if square is None else square
 
 
 # from here on, copying weights side by side costs more than it saves
@@ -138,6 +196,9 @@ def _means(terms: Sequence[Term]) -> Float[Tensor, "terms sizes"]:
     rep_in, rep_out = first.map.rep_in, first.map.rep_out
     # in half precision the differences would drown
     dtype = torch.promote_types(first.theta.dtype, torch.float32)
+    if first.config.reduction == "projection":
+        weight = first.matrix.to(dtype)
+        return torch.stack([weight.square().sum(), _distance_square(first, weight)])[None]
     if not _needs_rows(first):
         weight = first.matrix.to(dtype)
         return torch.cat([weight[None], lie_derivative(weight, rep_in, rep_out)]).square().sum((1, 2))[None]
@@ -158,6 +219,12 @@ def _means(terms: Sequence[Term]) -> Float[Tensor, "terms sizes"]:
     squares = own.square().sum(-1), lie.square().sum(-1)
     sizes = squares if first.config.reduction == "rms" else [_root(square) for square in squares]
     return torch.cat([sizes[0].mean(1, keepdim=True), sizes[1].mean(2)], dim=1)
+
+
+def _distance_square(term: Term, weight: Float[Tensor, "n_out n_in"]) -> Float[Tensor, ""]:
+    """|W - P_H W|^2, with its gradient 2 (W - P_H W): P_H is an orthogonal projection, so it needs none of its own."""
+    rest = weight.detach() - term.equivariant_part().to(weight)
+    return 2 * (rest * weight).sum() - rest.square().sum()
 
 
 def _acted(

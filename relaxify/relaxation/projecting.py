@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Literal, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from relaxify.modules.hanging import copy_without, take_off
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
+from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, still_acting
 from relaxify.relaxation.terms.term import Term, Update, owned_terms, terms_of
 
 Mode = Literal["drop", "fold", "fit"]
@@ -29,6 +31,7 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
       layer than `drop` in weight norm.
     - `fit` solves min_H tr((theta W - H) C (theta W - H)^T) over what the layers can express, with C = E[x x^T] of the
       inputs last seen in training: never further on those inputs than either.
+    - At theta = 0 both are `drop`: W is no part of the function any more, and the layers were trained without it since.
     - `max_theta`: refuse to project a model that was not annealed to at most this theta.
 
     The clean model is as equivariant as the one that was relaxed, which is checked as a whole only with the example inputs
@@ -55,6 +58,7 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     if max_theta is not None and not max_theta >= 0:
         raise ValueError(f"project(max_theta={max_theta}): it bounds |theta|; pass 0 or more.")
     _check_theta(terms, max_theta)
+    _say_what_is_lost(model, mode)
     owned = list(owned_terms(model))
     replicas = replicas_of(model)
     updates = [(owner, _updates(term, mode, replicas)) for owner, term in owned] if mode != "drop" else []
@@ -64,10 +68,18 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     if inplace:
         take_off(clean, {id(term) for term in terms.values()})
     for owner, slices in updates:
-        _add(clean.get_submodule(owner), slices)
+        add_updates(clean.get_submodule(owner), slices)
     for owner, term in owned:
         term.settle(clean.get_submodule(owner))
     return clean
+
+
+def _say_what_is_lost(model: nn.Module, mode: Mode) -> None:
+    for sentence in (never_acted(model), still_acting(model) if mode == "drop" else None):
+        if sentence is not None:
+            warnings.warn(sentence, PitfallWarning, stacklevel=3)
+    if mode != "drop" and not any(bool(term.theta) for term in terms_of(model).values()):
+        _log.warning("theta is 0, so nothing of the terms is left in the model's function: mode=%r is 'drop' here", mode)
 
 
 def _check_theta(terms: dict[str, Term], max_theta: float | None) -> None:
@@ -75,12 +87,15 @@ def _check_theta(terms: dict[str, Term], max_theta: float | None) -> None:
         if max_theta is not None and not abs(float(term.theta)) <= max_theta:
             raise ValueError(
                 f"theta of {path!r} is {float(term.theta):.3g}, above max_theta={max_theta}: the relaxation still acts; "
-                "anneal it (for example with Triangle) before projecting, or raise max_theta."
+                "anneal it (for example with Triangle) before projecting, or raise max_theta; if this is an average of "
+                "weights that has averaged theta too, set_theta(model, 0) first."
             )
 
 
 def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None) -> list[Update]:
-    """What `fold` or `fit` adds to the layer's parameters; nothing where they cannot take any."""
+    """What `fold` or `fit` adds to the layer's parameters; nothing where they cannot take any, or theta is 0."""
+    if not bool(term.theta):
+        return []
     if (reason := term.why_not_foldable()) is not None:
         _log.info("%s is dropped: %s cannot be used, because %s", term.path, mode, reason)
         return []
@@ -91,7 +106,8 @@ def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None) -> list
 
 
 @torch.no_grad()
-def _add(module: nn.Module, updates: list[Update]) -> None:
+def add_updates(module: nn.Module, updates: list[Update]) -> None:
+    """Add to slices of a module's parameters, summed in float64."""
     for name, offset, part in updates:
         parameter = module.get_parameter(name)
         flat = parameter.detach().reshape(-1).double()

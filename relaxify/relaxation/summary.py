@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from relaxify.relaxation.shares import relaxed_share
+from relaxify.relaxation.switching import projected, relaxed
 from relaxify.relaxation.terms.term import Term, terms_of
 
 
@@ -36,11 +39,13 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All terms, by path, and the parameter counts."""
+    """All terms, by path, the parameter counts, and, if `summary` was given a loss, its value with the terms and without."""
 
     layers: dict[str, LayerSummary]
     base_parameters: int
     added_parameters: int
+    relaxed_loss: float | None = None
+    projected_loss: float | None = None
 
     @property
     def share(self) -> float | None:
@@ -55,11 +60,16 @@ class Summary:
 
     def __str__(self) -> str:
         head = f"{len(self.layers)} terms, {self.base_parameters:,} + {self.added_parameters:,} parameters"
+        if self.relaxed_loss is not None:
+            head += f", loss {self.relaxed_loss:.4g} relaxed, {self.projected_loss:.4g} projected"
         return "\n".join([head, *(_line(layer) for layer in self.layers.values())])
 
 
-def summary(model: nn.Module) -> Summary:
+def summary(model: nn.Module, *, loss: Callable[[], Tensor] | None = None) -> Summary:
     """What each term is and does now, by path: as data, and as a table when printed.
+
+    `loss`, such as `lambda: criterion(model(x), y)`, is called twice, in `eval()`: with the terms and without them. What
+    lies between the two is what projecting would cost now. Nothing is changed by it.
 
     RuntimeError if the model is not relaxed.
 
@@ -75,7 +85,26 @@ def summary(model: nn.Module) -> Summary:
         raise RuntimeError("the model has no relaxation terms to summarise; call relaxify(model, group) first.")
     added = sum(p.numel() for term in terms.values() for p in term.parameters())
     total = sum(p.numel() for p in model.parameters())
-    return Summary({path: _layer(path, term) for path, term in terms.items()}, total - added, added)
+    losses = (None, None) if loss is None else relaxed_and_projected_loss(model, loss)
+    return Summary({path: _layer(path, term) for path, term in terms.items()}, total - added, added, *losses)
+
+
+def relaxed_and_projected_loss(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, float]:
+    """A loss of the model in `eval()` with its terms and without; the model is left in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    # some libraries' layers keep a filter from here on, which should have no graph
+    with torch.no_grad():
+        model.eval()
+    try:
+        with relaxed(model):
+            first = float(loss().detach())
+        with projected(model):
+            return first, float(loss().detach())
+    finally:
+        # parents first: a module's `train` is also that of what is in it
+        for module, mode in modes:
+            if module.training != mode:
+                module.train(mode)
 
 
 @torch.no_grad()
@@ -102,17 +131,6 @@ def _layer(path: str, term: Term) -> LayerSummary:
 def _has_gradient(term: Term) -> bool:
     """Whether the last backward pass, if its gradients are still there, reached the term."""
     return any(p.grad is not None and bool(p.grad.any()) for p in term.parameters())
-
-
-@torch.no_grad()
-def relaxed_share(term: Term) -> float | None:
-    """|theta W x| / |f_e(x)|, rms over the term's last sketch; None before training."""
-    moment, output = term.sketch.moment, term.output_square()
-    if moment is None or output is None:
-        return None
-    weight = (term.theta * term.matrix).to(moment.dtype)
-    relaxation = float(torch.einsum("ij,ij->", weight @ moment, weight).clamp(min=0))
-    return (relaxation / float(output)) ** 0.5 if float(output) else None
 
 
 def _line(layer: LayerSummary) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from relaxify.relaxation.terms.term import terms_of
+from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
+from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
 
 
 @contextmanager
@@ -45,15 +47,53 @@ def _forced(model: nn.Module, value: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def set_theta(model: nn.Module, value: float) -> None:
-    """Set theta of every term: a buffer, so that moving it recompiles nothing.
+def set_theta(model: nn.Module, value: float | Mapping[Pattern, float] | Mapping[str, float]) -> None:
+    """Set theta of every term, or of the layers that patterns select: a buffer, so that moving it recompiles nothing.
 
-    RuntimeError if the model is not relaxed; ValueError if the value is not finite.
+    Of several patterns that select a layer the last one counts; layers that none selects keep their theta.
+
+    RuntimeError if the model is not relaxed; ValueError if a value is not finite, or a pattern selects no relaxed layer.
+
+        set_theta(model, {"*": 0.0, "layers.0": 1.0})
     """
     terms = terms_of(model)
     if not terms:
         raise RuntimeError("the model has no relaxation terms whose theta to set; call relaxify(model, group) first.")
-    if not math.isfinite(value):
-        raise ValueError(f"set_theta(model, {value}): theta is a finite number; 0 switches the terms off.")
-    for term in terms.values():
-        term.theta.fill_(value)
+    values = dict.fromkeys(terms, value) if not isinstance(value, Mapping) else _by_path(model, terms, value)
+    for number in values.values():
+        if not math.isfinite(number):
+            raise ValueError(f"set_theta(model, {number}): theta is a finite number; 0 switches the terms off.")
+    set_each(terms, values)
+
+
+@torch.no_grad()
+def set_each(terms: Mapping[str, Term], values: Mapping[str, float]) -> None:
+    """Set theta of terms by their very paths."""
+    for path, number in values.items():
+        terms[path].theta.fill_(number)
+        terms[path].finished = False
+
+
+def _by_path(model: nn.Module, terms: Mapping[str, Term], wanted: Mapping[Any, float]) -> dict[str, float]:
+    layers = {path: model.get_submodule(owner) for path, (owner, _) in zip(terms, owned_terms(model), strict=True)}
+    check_patterns({"set_theta": patterns_of("set_theta", wanted)}, list(layers.items()))
+    return {
+        path: number for pattern, number in wanted.items() for path, layer in layers.items() if matches(pattern, path, layer)
+    }
+
+
+def thetas(model: nn.Module) -> dict[str, float]:
+    """theta of every term, by path. RuntimeError if the model is not relaxed."""
+    terms = terms_of(model)
+    if not terms:
+        raise RuntimeError("the model has no relaxation terms whose theta to tell; call relaxify(model, group) first.")
+    return {path: float(term.theta) for path, term in terms.items()}
+
+
+@torch.no_grad()
+def end_terms(model: nn.Module) -> None:
+    """theta = 0 for good: from here on the terms neither compute nor sketch, until somebody sets theta again."""
+    for term in terms_of(model).values():
+        if not term.finished:
+            term.theta.zero_()
+            term.finished = True

@@ -107,7 +107,7 @@ def test_relaxed_trained_and_projected(symmetry: str, group: str) -> None:
     y = model(x).detach()
     relaxify(model, group, config=RelaxConfig(weight=0.01), keep_relaxed=True)
     assert torch.equal(model(x), y)
-    theta, optimiser = Triangle(model, total_steps=8), torch.optim.Adam(model.parameters(), 1e-2)
+    theta, optimiser = Triangle(model, total_steps=8, until=1), torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(4):
         loss = model(x).sub(x[:, :2]).square().mean() + penalty(model) + 0.1 * approximate_equivariance_loss(model)
         loss.backward()

@@ -59,6 +59,17 @@ def test_a_callback_and_a_writer() -> None:
     assert writer.scalars == [("0/theta", 0.5, 0), ("1/theta", 0.5, 0), ("0/theta", 0.5, 3), ("1/theta", 0.5, 3)]
 
 
+def test_the_loss_with_the_terms_and_without_them_stands_beside_the_layers(tmp_path: Path) -> None:
+    net, path, x = model(), tmp_path / "log.csv", torch.randn(16, 12)
+    train(net, Monitor(net, path, every=2, quantities=("theta",), loss=lambda: net(x).square().mean()), 3)
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["layer"] == "loss"]
+    assert [(row["step"], row["quantity"]) for row in rows] == [
+        (step, quantity) for step in "02" for quantity in ("relaxed", "projected")
+    ]
+    assert rows[2]["value"] != rows[3]["value"]
+
+
 def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
     net, existing = model(), tmp_path / "log.csv"
     existing.write_text("precious")

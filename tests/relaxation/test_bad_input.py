@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -174,7 +175,7 @@ def test_a_distributed_model_is_refused_and_a_relaxed_one_can_be_distributed() -
             relaxify(nn.parallel.DistributedDataParallel(VNNet()), "SO(3)")
         model, group, batch = vn_net()
         wrapped = nn.parallel.DistributedDataParallel(relaxify(model, group, exclude=["pool", "conv.map_to_dir"]))
-        theta = Triangle(wrapped, total_steps=2)
+        theta = Triangle(wrapped, total_steps=4)
         theta.step()
         (wrapped(*batch).square().mean() + penalty(wrapped)).backward()
         assert model.head.map_to_feat.relaxation.weight.grad.any()
@@ -257,13 +258,19 @@ def test_a_child_or_attribute_named_relaxation(taken: object) -> None:
         ("weight", -0.1, ">= 0"),
         ("weight", float("nan"), "finite"),
         ("weight", float("inf"), "finite"),
-        ("reduction", "l2", "'rms', 'norm' or 'weights'"),
+        ("reduction", "l2", "'rms', 'norm', 'weights' or 'projection'"),
         ("rows", 0, "None for every row"),
         ("rows", -3, "None for every row"),
         ("rank", 0, "at least 1, or None"),
         ("rank", -1, "at least 1, or None"),
         ("theta", float("nan"), "finite"),
         ("theta", float("inf"), "finite"),
+        ("init", "ones", "'zeros' or 'normal'"),
+        ("std", 0.0, "above 0"),
+        ("std", float("nan"), "above 0"),
+        ("share", 0.0, "above 0"),
+        ("share", -0.1, "above 0"),
+        ("share", float("nan"), "above 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -352,11 +359,24 @@ def test_a_theta_that_is_not_finite(value: float) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("total_steps", [0, -1, 2.5])
+@pytest.mark.parametrize("total_steps", [0, -1, 2.5, float("nan"), float("inf")])
 def test_a_schedule_without_steps(total_steps: float) -> None:
     with pytest.raises(ValueError, match=r".") as error:
         Triangle(relaxify(VNNet(), "SO(3)"), total_steps)
     assert says(error, f"total_steps={total_steps}", "at least one", "optimiser steps")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("until", [0, -0.5, 1.5, float("nan"), np.float32(2), None])
+@pytest.mark.parametrize("schedule", [Triangle, Cosine, Constant])
+def test_a_schedule_until_nowhere(schedule: type, until: float | None) -> None:
+    model = relaxify(VNNet(), "SO(3)")
+    if schedule is Constant and until is None:
+        assert Constant(model, until=None).end == float("inf")
+        return
+    with pytest.raises(ValueError, match=r".") as error:
+        schedule(model, 10, until=until)
+    assert says(error, f"until={until}", "this fraction of total_steps", "above 0 and at most 1")
 
 
 @pytest.mark.parametrize("schedule", [Constant, Triangle, Cosine])
@@ -374,11 +394,22 @@ def test_a_schedule_to_infinity(schedule: type) -> None:
         ({"rank": "8"}, "rank is an integer or None"),
         ({"weight": "a"}, "weight is a number"),
         ({"theta": None}, "theta is a number"),
+        ({"share": "a"}, "share is a number or None"),
+        ({"share": 0.1, "reduction": "weights"}, "a share is one of outputs"),
     ],
 )
 def test_config_values_of_another_kind_are_named(arguments: dict[str, Any], part: str) -> None:
     with unchecked(), pytest.raises(ValueError, match=part):
         RelaxConfig(**arguments)
+
+
+def test_config_values_may_be_numpys() -> None:
+    with unchecked():
+        config = RelaxConfig(weight=np.float32(0.5), theta=np.float64(0.25), rows=np.int64(8), rank=np.int32(2))
+        model, group, batch = vn_net()
+        relaxify(model, group, config=config)(*batch)
+        penalty(model).backward()
+    assert float(model.head.map_to_feat.relaxation.theta) == 0.25
 
 
 @pytest.mark.parametrize("bound", [-1.0, float("nan")])

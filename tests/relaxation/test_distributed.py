@@ -26,7 +26,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process found."""
     folder, script = tmp_path_factory.mktemp("replicas"), Path(__file__).with_name("replica.py")
     tests = script.parents[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'examples'}"}
+    places = (str(tests), str(tests.parent / "examples"), os.environ.get("PYTHONPATH"))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))}
     commands = [[sys.executable, str(script), str(k), str(folder / "meet"), str(folder / f"{k}.pt")] for k in range(WORLD)]
     started = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
     errors = [process.communicate(timeout=240)[1] for process in started]

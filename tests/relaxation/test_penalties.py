@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import pairs, random, seeds, term_between
-from torch import Tensor
+from torch import Tensor, nn
 
-from relaxify import Group, RelaxConfig, Representation
+from models.vector_neurons import VNLinear
+from relaxify import Group, RelaxConfig, Representation, penalty, relaxify, set_theta, summary
 from relaxify.intertwiners import lie_derivative, project_to_intertwiners
 from relaxify.relaxation.penalties import LayerPenalty, layer_penalty
 from relaxify.relaxation.terms.term import Term
@@ -97,7 +98,13 @@ def test_sampled_rows_are_unbiased(reduction: str) -> None:
     assert (samples.std(0) > 0.05 * exact).all()
 
 
-@given(pairs(), st.sampled_from(["rms", "norm", "weights"]), st.sampled_from([None, 7]), st.sampled_from([None, 2]), seeds)
+@given(
+    pairs(),
+    st.sampled_from(["rms", "norm", "weights", "projection"]),
+    st.sampled_from([None, 7]),
+    st.sampled_from([None, 2]),
+    seeds,
+)
 def test_gradients_are_finite_at_zero(pair: Pair, reduction: str, rows: int | None, rank: int | None, seed: int) -> None:
     config = RelaxConfig(reduction=reduction, rows=rows, rank=rank)
     term = term_between(*pair, config)
@@ -158,3 +165,96 @@ def test_the_penalty_keeps_no_graph_of_its_inputs(rows: int | None) -> None:
     term.sketch.update(x * 2, x)
     layer_penalty(term).total.backward()
     assert x.grad is None
+
+
+def trained_shares(scale: float, config: RelaxConfig, relative: bool) -> list[float]:
+    """The layers' shares after training at theta = 1 on a target that no equivariant net has, the loss times `scale`."""
+    torch.manual_seed(0)
+    model = relaxify(nn.Sequential(VNLinear(2, 4), VNLinear(4, 2)), "SO(3)", config=config)
+    set_theta(model, 1.0)
+    x = torch.randn(32, 2, 3, 4)
+    target = x.flip(2) + 0.3 * x
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(150):
+        loss = scale * (model(x) - target).square().mean()
+        extra = penalty(model, relative_to=loss) if relative else penalty(model)
+        (loss + extra).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [layer.share for layer in summary(model).layers.values()]
+
+
+@pytest.mark.parametrize("config", [RelaxConfig(), RelaxConfig(share=0.1)], ids=["default", "share"])
+def test_relative_to_the_loss_the_share_does_not_depend_on_its_scale(config: RelaxConfig) -> None:
+    shares = {scale: trained_shares(scale, config, relative=True) for scale in (1e-3, 1.0, 1e3)}
+    for share, own in zip(shares[1.0] * 2, shares[1e-3] + shares[1e3], strict=True):
+        assert 0.5 < share / own < 2
+
+
+def test_as_printed_it_does() -> None:
+    """The same lambda holds the terms at nothing beside a small loss."""
+    assert max(trained_shares(1e-3, RelaxConfig(), relative=False)) < 0.1 * min(
+        trained_shares(1.0, RelaxConfig(), relative=False)
+    )
+
+
+def test_a_share_is_kept_to() -> None:
+    """Within a half of itself, where the terms would be far larger."""
+    assert min(trained_shares(1.0, RelaxConfig(), relative=True)) > 0.4
+    assert max(trained_shares(1.0, RelaxConfig(share=0.1), relative=True)) < 0.15
+    assert min(trained_shares(1.0, RelaxConfig(share=0.1), relative=True)) > 0.05
+
+
+@given(pairs(), reductions, st.sampled_from([None, 7]), seeds, st.floats(0.01, 10))
+def test_the_excess_over_a_share_is_the_formula(
+    pair: Pair, reduction: str, rows: int | None, seed: int, share: float
+) -> None:
+    weight, x = random(pair[1].dim, pair[0].dim, seed=seed), random(7, pair[0].dim, seed=seed + 1)
+    term = sketched(pair, RelaxConfig(reduction=reduction, rows=rows, share=share, weight=0.5), [x], weight)
+    layer = layer_penalty(term)
+    reached = float(layer.norm.detach() / x.square().sum(1).mean().sqrt())
+    assert float(layer.excess.detach()) == pytest.approx(max(reached / share - 1, 0) ** 2, rel=1e-4, abs=1e-9)
+    assert float(layer.total.detach()) == pytest.approx(float((layer.excess + 0.5 * layer.lie.sum()).detach()))
+
+
+@given(pairs(), seeds)
+def test_projecting_penalises_the_distance_from_intertwiners(pair: Pair, seed: int) -> None:
+    """|W| and |W - P_H W| with their gradients, whatever the inputs; none of the second where W is equivariant."""
+    weight = random(pair[1].dim, pair[0].dim, seed=seed)
+    rest = weight - project_to_intertwiners(weight, *pair)
+    term = term_between(*pair, RelaxConfig(reduction="projection"), weight)
+    layer = layer_penalty(term)
+    torch.testing.assert_close(sizes(term), torch.stack([weight.norm(), rest.norm()]), rtol=1e-9, atol=1e-7)
+    if rest.norm() > 1e-6:
+        layer.lie.sum().backward()
+        torch.testing.assert_close(term.weight.grad, rest / rest.norm(), rtol=1e-7, atol=1e-7)
+    even = term_between(*pair, RelaxConfig(reduction="projection"), weight - rest)
+    assert layer_penalty(even).lie.abs().max() < 1e-6
+
+
+def test_a_layer_whose_output_is_zero_has_no_share() -> None:
+    vector = Representation.defining(Group.parse("SO(3)"), 2)
+    term = term_between(vector, vector, RelaxConfig(share=0.1), random(6, 6))
+    term.sketch.update(random(10, 6), torch.zeros(10, 6))
+    layer_penalty(term).total.backward()
+    assert term.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [2.0, -2.0])
+def test_relative_to_a_loss_the_penalty_is_times_its_size_without_its_gradient(loss: float) -> None:
+    model = relaxify(VNLinear(2, 3), "SO(3)", config=RelaxConfig(rows=None))
+    model.map_to_feat.relaxation.weight.data.normal_()
+    values = []
+    for relative in (None, torch.tensor(loss, requires_grad=True)):
+        model(torch.ones(2, 2, 3, 4))
+        values.append(penalty(model, relative_to=relative))
+    torch.testing.assert_close(values[1], 2 * values[0])
+    values[1].backward()
+    assert relative.grad is None
+
+
+def test_a_loss_that_is_no_number_is_refused() -> None:
+    model = relaxify(VNLinear(2, 3), "SO(3)")
+    model(torch.ones(2, 2, 3, 4))
+    with pytest.raises(ValueError, match=r"the shape \(3,\): pass the loss itself"):
+        penalty(model, relative_to=torch.ones(3))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from e3nn import o3
-from networks import NETWORKS, E3nnNet, Make, VNNet, e3nn_net, randomise_terms, train, vn_net
+from networks import NETWORKS, WITH_CNN, E3nnNet, Make, VNNet, e3nn_net, randomise_terms, train, vn_net
 from torch import Tensor, nn
 
 from models.vector_neurons import VNLinear
-from relaxify import RelaxConfig, Triangle, penalty, relaxify, set_theta, summary
+from relaxify import RelaxConfig, Triangle, penalty, projected, relaxed, relaxify, set_theta, summary
 from relaxify.relaxation.terms.term import terms_of
 
 EVERY_ROW = RelaxConfig(rows=None)
@@ -206,3 +208,37 @@ def test_the_summary_reads_as_a_table() -> None:
     assert lines[0] == f"3 terms, {base:,} + {added:,} parameters"
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["first", "product", "last"]
     assert all("theta 0.25" in line and "%" in line for line in lines[1:])
+
+
+@WITH_CNN
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_loss_is_shown_with_the_terms_and_without(make: Make, mode: bool) -> None:
+    """In `eval()`; and the model, its sketches and its batch statistics are left as they were."""
+    model, group, batch = make()
+    train(relaxify(model, group), batch, theta=0.5)
+    model.train(mode)
+    model.get_submodule(next(iter(terms_of(model)))).eval()
+    before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+    seen = [term.sketch.updates for term in terms_of(model).values()]
+    report = summary(model, loss=lambda: (model(*batch) - 1).square().mean())
+    assert [module.training for module in model.modules()] == modes
+    assert [term.sketch.updates for term in terms_of(model).values()] == seen
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+    model.eval()
+    expected = []
+    for context in (relaxed, projected):
+        with context(model):
+            expected.append(float((model(*batch) - 1).square().mean().detach()))
+    assert [report.relaxed_loss, report.projected_loss] == expected
+    assert expected[0] != expected[1]
+    assert f"loss {expected[0]:.4g} relaxed, {expected[1]:.4g} projected" in str(report).splitlines()[0]
+    assert summary(model).relaxed_loss is None
+
+
+def test_a_loss_that_fails_leaves_the_model_in_its_mode() -> None:
+    model, group, _ = e3nn_net()
+    relaxify(model, group)
+    with pytest.raises(ZeroDivisionError):
+        summary(model, loss=lambda: 1 / 0)
+    assert all(module.training for module in model.modules())
+    assert all(term.forced is None for term in terms_of(model).values())

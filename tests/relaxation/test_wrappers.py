@@ -34,7 +34,7 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def train_by_hand(model: nn.Module, batch: Batch) -> None:
-    optimizer, theta = torch.optim.SGD(model.parameters(), 1e-2), Triangle(model, STEPS)
+    optimizer, theta = torch.optim.SGD(model.parameters(), 1e-2), Triangle(model, STEPS, until=1)
     for _ in range(STEPS):
         loss_of(model, batch).backward()
         optimizer.step()
@@ -65,7 +65,7 @@ def test_accelerate(make: Make, precision: str, tmp_path: Path) -> None:
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision=precision)
     with unchecked():
         wrapped, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 1e-2))
-        theta = Triangle(wrapped, STEPS)
+        theta = Triangle(wrapped, STEPS, until=1)
         for _ in range(STEPS):
             with accelerator.accumulate(wrapped):
                 accelerator.backward(loss_of(wrapped, batch))
@@ -89,7 +89,7 @@ def test_lightning(make: Make, tmp_path: Path) -> None:
     class Task(lightning.LightningModule):  # type: ignore[name-defined, misc]
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
-            self.model, self.theta = model, Triangle(model, STEPS)
+            self.model, self.theta = model, Triangle(model, STEPS, until=1)
 
         def training_step(self, batch: Any, index: int) -> Tensor:
             return loss_of(self.model, batch)

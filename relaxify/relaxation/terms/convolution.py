@@ -20,6 +20,7 @@ from relaxify.modules.sharding import is_dtensor
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
+from relaxify.relaxation.distributed import with_zero_gradients
 from relaxify.relaxation.terms.nearest_kernel import nearest_parameter
 from relaxify.relaxation.terms.stand_in import StandInTerm
 from relaxify.relaxation.terms.term import Update
@@ -59,10 +60,13 @@ class ConvolutionTerm(StandInTerm):
         return super().whole_weights if self.convolution.groups == 1 else (self.convolution.blocks(self._matrix()),)
 
     def compute(self, forward: StandIn, input: Any) -> Any:  # noqa: A002 (as layers call it)
+        if self.active and self._is_over:
+            unused = with_zero_gradients(torch.zeros_like(self.theta), *self.parameters())
+            return self.convolution.forward(self.layer, input, unused)
         if self.active:
             if self.training and is_counted():
                 self._observe(self.convolution.patches(self.convolution.kernel.tensor(input)), None, (), {})
-            return self.convolution.forward(self.layer, input, self.theta * self._kernel())
+            return self.convolution.forward(self.layer, input, self.factor * self._kernel())
         self._renew()
         if self.convolution.kernel.symmetriser is None:
             return forward.own(input)
@@ -151,6 +155,10 @@ class ConvolutionTerm(StandInTerm):
         relaxation = self.theta.double() * self._matrix().double()
         self._check_finite(relaxation)
         return [(self.convolution.kernel.parameter, 0, self._nearest(relaxation, moment)[0])]
+
+    @torch.no_grad()
+    def foldable_weight(self) -> Float[Tensor, "c_out group_in"]:
+        return self._nearest(self._matrix())[1]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """A checkpoint of the other mode lacks the layer's cache, or has one too many: it is made of the rest."""

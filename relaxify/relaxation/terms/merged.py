@@ -58,7 +58,7 @@ class MergedTerm(StandInTerm):
         rows = self.map.features_in.rows(x)
         if self.training and is_counted():
             self._observe(rows, None, (), {})
-        matrix = self._with_layer(self.theta * self.weight)
+        matrix = self._with_layer(self.factor * self.weight)
         return self.map.features_out.restore(F.linear(rows, matrix), like=self._like_output(x))
 
     def _has_few_rows(self, x: Tensor) -> bool:
@@ -67,11 +67,13 @@ class MergedTerm(StandInTerm):
 
     def _adds_nothing(self) -> bool:
         """Whether theta or W is zero, where asking does not wait: one product would not round as the layer does."""
+        if self._is_over:
+            return True
         if torch.compiler.is_compiling() or type(self.theta) is not Tensor or self.theta.device.type != "cpu":
             return False
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return False
-        return not (bool(self.theta) and bool(self.weight.any()))
+        return not ((bool(self.theta) or self.nudge is not None) and bool(self.weight.any()))
 
     def _with_layer(self, matrix: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
         """The layer's own matrix W_e added to another, in place."""

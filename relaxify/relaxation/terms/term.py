@@ -7,6 +7,7 @@ how it acts on their modules, what of it the layer's own weights can take, and w
 from __future__ import annotations
 
 import abc
+import copy
 import hashlib
 import math
 import zlib
@@ -16,17 +17,21 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from relaxify.grids.convolution import Patches
 from relaxify.intertwiners import add_paths, fit_updates, fold_updates, project_to_intertwiners
 from relaxify.modules.hanging import attach, hung
 from relaxify.modules.sharding import whole
 from relaxify.record import Record
+from relaxify.relaxation.callers import is_within
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
+from relaxify.relaxation.distributed import with_zero_gradients
 from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.added_product import added_rows
 from relaxify.representations import Representation
@@ -45,6 +50,10 @@ class Term(nn.Module, abc.ABC):
 
     theta: Tensor
     largest_theta: Tensor
+    # theta is 0 for good: whoever sets it says so
+    finished = False
+    # added to theta in the forward pass: a zero whose gradient is that of the loss by theta, for controllers that learn
+    nudge: Tensor | None = None
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__()
@@ -67,14 +76,23 @@ class Term(nn.Module, abc.ABC):
 
     def _make_weights(self, like: Tensor) -> None:
         (n_out, n_in), rank = self.map.weight_shape, self.config.rank
-        if rank is None:
-            self.weight = nn.Parameter(like.new_zeros(n_out, n_in))
-            return
-        # up = 0 makes W zero; down needs values for up to have a gradient, seeded by the path so that runs repeat
+        # seeded by the path, so that runs repeat
         generator = torch.Generator().manual_seed(zlib.crc32(self.path.encode()))
-        down = torch.randn(rank, n_in, generator=generator, dtype=torch.float64) / max(n_in, 1) ** 0.5
-        self.up = nn.Parameter(like.new_zeros(n_out, rank))
-        self.down = nn.Parameter(down.to(like))
+
+        def noise(rows: int, columns: int) -> Tensor:
+            drawn = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+            return (drawn / max(columns, 1) ** 0.5).to(like)
+
+        starts_at_zero = self.config.init == "zeros"
+        if rank is None:
+            self.weight = nn.Parameter(
+                like.new_zeros(n_out, n_in) if starts_at_zero else self.config.std * noise(n_out, n_in)
+            )
+            return
+        # up = 0 makes W zero; down needs values for up to have a gradient
+        down = noise(rank, n_in)
+        self.up = nn.Parameter(like.new_zeros(n_out, rank) if starts_at_zero else self.config.std * noise(n_out, rank))
+        self.down = nn.Parameter(down)
 
     @classmethod
     @abc.abstractmethod
@@ -126,12 +144,32 @@ class Term(nn.Module, abc.ABC):
     @property
     def active(self) -> bool:
         """Whether the model's forward pass adds this term now."""
-        return self.forced if self.forced is not None else self.training or self.keep_relaxed
+        wanted = self.forced if self.forced is not None else self.training or self.keep_relaxed
+        return wanted and not (self._is_over and not self._has_replicas)
+
+    @property
+    def _is_over(self) -> bool:
+        """`finished`; in compiled code as it was when that was compiled: a term that ends is worth no new compilation."""
+        if torch.compiler.is_compiling():
+            # reading the attribute is what makes compiled code watch it: code that leaves the term out must see it return
+            return self._was_finished() and self.finished
+        return self.finished
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _was_finished(self) -> bool:
+        return self.finished
+
+    @property
+    def _has_replicas(self) -> bool:
+        """Whether other processes may wait for gradients of this term's weights, as DistributedDataParallel does."""
+        return self.training and dist.is_available() and dist.is_initialized()
 
     def added_to(
         self, output: Tensor, x: Tensor, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})
     ) -> Tensor:
         """output + theta * W x for an op that made `output` of x (and of the further arguments of its module)."""
+        if self._is_over:
+            return with_zero_gradients(output, *self.parameters())
         rows = self.map.features_in.rows(x)
         if self.training and is_counted():
             self._observe(rows, output, args, kwargs)
@@ -140,7 +178,12 @@ class Term(nn.Module, abc.ABC):
     def _factors(self, rows: Float[Tensor, "*rows n_in"]) -> tuple[Float[Tensor, "*rows r"], Float[Tensor, "n_out r"]]:
         """Two matrices whose product is theta * W x, with theta on the smaller."""
         left, right = (rows, self.weight) if self.config.rank is None else (F.linear(rows, self.down), self.up)
-        return (self.theta * left, right) if left.numel() < right.numel() else (left, self.theta * right)
+        return (self.factor * left, right) if left.numel() < right.numel() else (left, self.factor * right)
+
+    @property
+    def factor(self) -> Float[Tensor, ""]:
+        """theta, as the forward pass has it."""
+        return self.theta if self.nudge is None else self.theta + self.nudge
 
     @torch.no_grad()
     def _observe(
@@ -208,7 +251,12 @@ class Term(nn.Module, abc.ABC):
     @torch.no_grad()
     def folded(self) -> Float[Tensor, "n_out n_in"]:
         """The part of theta W that `updates` writes into the layer's own weights, as a matrix."""
-        weight, blocks = self.relaxation, (self.map.rep_in.blocks, self.map.rep_out.blocks)
+        return self.theta.double().cpu() * self.foldable_weight()
+
+    @torch.no_grad()
+    def foldable_weight(self) -> Float[Tensor, "n_out n_in"]:
+        """The part of W, in its own shape, that the layer's weights can take, in float64."""
+        weight, blocks = self.matrix.detach().double().cpu(), (self.map.rep_in.blocks, self.map.rep_out.blocks)
         paths, _ = self.fold_paths()
         return add_paths(torch.zeros_like(weight), *blocks, paths, fold_updates(weight, *blocks, paths))
 
@@ -273,11 +321,21 @@ class Term(nn.Module, abc.ABC):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """A base checkpoint has none of this term's keys, which means W = 0."""
+        self.finished = False
         if not any(key.startswith(prefix) for key in state_dict):
             with torch.no_grad():
                 (self.weight if self.config.rank is None else self.up).zero_()
             return
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Term:
+        """A copy. One that is to be an average of weights has the very theta of this term, so that theta is not averaged."""
+        if is_within(AveragedModel.__init__):
+            memo[id(self.theta)] = self.theta
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     def extra_repr(self) -> str:
         rank = "" if self.config.rank is None else f", rank={self.config.rank}"

@@ -1,0 +1,161 @@
+"""What relaxing does to accuracy: a narrow VN-PointNet on procedural clouds, plain and in several ways, paired by seed.
+
+    python -m benchmarks.clouds --seeds 20 --out benchmarks/results/clouds.jsonl
+
+Every run is a line of the file, and runs that are there are not run again. A learning rate falls to 0 as a cosine, there is
+no model selection, and the projected model is tested once, after the last step. A pair shares its seed: weights, data and
+batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.shapes import SHAPES, clouds
+from models.vn_pointnet import VNPointNet
+from relaxify import ACE, RECM, Controller, RelaxConfig, Triangle, penalty, project, relaxify, summary
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train. `theta` makes the controller, if it is not plain; `relative` scales the penalty by the loss."""
+
+    theta: Callable[[nn.Module, int], Controller] | None = None
+    relative: bool = True
+    config: RelaxConfig = RelaxConfig()
+
+
+ARMS: dict[str, Arm] = {
+    "plain": Arm(),
+    "README": Arm(Triangle),
+    "until=1": Arm(lambda model, steps: Triangle(model, steps, until=1)),
+    "until=1, as printed": Arm(lambda model, steps: Triangle(model, steps, until=1), relative=False),
+    "until=0.25": Arm(lambda model, steps: Triangle(model, steps, until=0.25)),
+    "share=0.1": Arm(Triangle, config=RelaxConfig(share=0.1)),
+    "refold": Arm(lambda model, steps: Triangle(model, steps, refold_every=50)),
+    "ACE": Arm(ACE),
+    "RECM": Arm(RECM),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all arms get."""
+
+    steps: int = 600
+    batch: int = 32
+    rate: float = 1e-2
+    clouds: int = 600
+    points: int = 32
+    width: int = 12
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: test accuracy of the projected model, and what the terms did on the way."""
+
+    arm: str
+    seed: int
+    accuracy: float
+    loss: float
+    share: float
+    seconds: float
+
+
+def train(name: str, seed: int, budget: Budget) -> Run:
+    """One arm with one seed."""
+    arm, start = ARMS[name], time.process_time()
+    x, y = clouds(budget.clouds, budget.points, seed)
+    torch.manual_seed(seed)
+    model: nn.Module = VNPointNet(len(SHAPES), n_knn=8, width=budget.width)
+    if arm.theta is not None:
+        relaxify(model, "SO(3)", config=arm.config)
+    theta = None if arm.theta is None else arm.theta(model, budget.steps)
+    optimizer = torch.optim.Adam(model.parameters(), budget.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
+    share = 0.0
+    for rows in _batches(len(x), budget, seed):
+        loss = cross_entropy(model(x[rows]), y[rows])
+        total = loss
+        if theta is not None:
+            total = loss + (penalty(model, relative_to=loss) if arm.relative else penalty(model))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        schedule.step()
+        if theta is not None:
+            theta.step()
+            if schedule.last_epoch % 20 == 0:
+                share = max(share, summary(model).share or 0.0)
+    clean = (model if theta is None else project(model)).eval()
+    test, labels = clouds(budget.clouds, budget.points, 10_000 + seed)
+    with torch.no_grad():
+        accuracy = float((clean(test).argmax(1) == labels).float().mean())
+    return Run(name, seed, accuracy, loss.item(), share, time.process_time() - start)
+
+
+def _batches(count: int, budget: Budget, seed: int) -> list[Tensor]:
+    order = torch.Generator().manual_seed(seed)
+    epochs = math.ceil(budget.steps * budget.batch / count) + 1
+    rows = torch.cat([torch.randperm(count, generator=order) for _ in range(epochs)])
+    return list(rows[: budget.steps * budget.batch].split(budget.batch))
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy of each arm, and its difference to plain over the seeds that both have, with a 95 % interval."""
+    by_arm = {arm: {run["seed"]: run for run in runs if run["arm"] == arm} for arm in ARMS}
+    lines = ["| arm | seeds | accuracy, % | difference to plain, points | largest share |", "|---|---|---|---|---|"]
+    for arm, found in by_arm.items():
+        if not found:
+            continue
+        mean = 100 * statistics.fmean(run["accuracy"] for run in found.values())
+        share = statistics.fmean(run["share"] for run in found.values())
+        lines.append(f"| {arm} | {len(found)} | {mean:.1f} | {_difference(found, by_arm['plain'])} | {share:.2f} |")
+    return "\n".join(lines)
+
+
+def _difference(found: Mapping[int, Mapping[str, Any]], plain: Mapping[int, Mapping[str, Any]]) -> str:
+    pairs = [100 * (found[seed]["accuracy"] - plain[seed]["accuracy"]) for seed in found if seed in plain]
+    if len(pairs) < 2 or found is plain:
+        return ""
+    half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
+    return f"{statistics.fmean(pairs):+.1f} ± {half:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "clouds.jsonl")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    budget = Budget(steps=arguments.steps)
+    written = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    runs = [run for run in map(json.loads, written) if run["budget"] == asdict(budget)]
+    done = {(run["arm"], run["seed"]) for run in runs}
+    with arguments.out.open("a") as file:
+        for seed in range(arguments.seeds):
+            for arm in arguments.arms:
+                if (arm, seed) not in done:
+                    runs.append({**asdict(train(arm, seed, budget)), "budget": asdict(budget)})
+                    file.write(json.dumps(runs[-1]) + "\n")
+                    file.flush()
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""`relaxify diagnose`: whether relaxing can do anything for a model and its data."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any
+
+import typer
+
+
+def diagnose(
+    model: Annotated[
+        str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option("--data", "-d", metavar="PKG.MOD:FACTORY", help="What makes the batches: anything to iterate over."),
+    ],
+    loss: Annotated[
+        str, typer.Option("--loss", "-l", metavar="PKG.MOD:FUNCTION", help="(model, batch) -> a single number.")
+    ],
+    group: Annotated[
+        str | None, typer.Option("--group", "-g", help="The symmetry group, such as SO3; none for a relaxed model.")
+    ] = None,
+    batches: Annotated[int, typer.Option(min=2, help="How many batches to look at.")] = 8,
+) -> None:
+    """Print, layer by layer, how much of the gradient is equivariant beside what chance would give, and advice.
+
+    Near 1 the data are as symmetric as the model, and relaxing does little; near chance the terms would learn the poses.
+    """
+    import relaxify
+    from relaxify_cli.loading import build_model, load_factory
+
+    made: Any = load_factory(data)()
+    found = relaxify.diagnose(build_model(model), load_factory(loss), itertools.islice(made, batches), group=group)
+    typer.echo(str(found))

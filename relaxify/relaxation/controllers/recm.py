@@ -1,0 +1,116 @@
+"""RECM: theta of each layer as a recurrent state that follows how far from symmetric the layer has been taught to be.
+
+After Recurrent Equivariant Constraint Modulation (arXiv 2602.02853), as far as its public summary determines it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from relaxify.modules.sharding import sharded_modules
+from relaxify.relaxation.controllers.ace import check_layers
+from relaxify.relaxation.controllers.controller import Span, check_state
+from relaxify.relaxation.pitfalls import Lookout
+from relaxify.relaxation.switching import end_terms, set_each
+from relaxify.relaxation.terms.term import Term, terms_of
+
+
+class RECM:
+    """theta_i <- (1 - beta) theta_i + beta min(1, s_i), from theta_i = 1, with s_i = |theta_i (W - P_H W) x| / |f_e(x)|.
+
+    s_i is what of the layer's output is not equivariant, rms over the last sketch. Where the target is symmetric W has no
+    reason to stay outside the intertwiners, s_i < theta_i, and theta_i falls to 0 like (1 - beta (1 - |(W - P_H W) x| /
+    |f_e(x)|))^t. Where it is not, theta_i (W - P_H W) stays what the target asks for, so theta_i comes to the symmetry gap.
+
+    What the summary says: one level a layer, a recurrent state, learned from the training signal and from how symmetric the
+    layer's inputs and targets are, with no level asked for; it comes to at most the symmetry gap, and to 0 where there is
+    none. What it leaves open, and is of this implementation: the estimate s_i, the linear recurrence and its `rate` beta,
+    `every` how many steps it moves (each costs a projection of every W, on the CPU in float64), the start at 1, and `until`
+    (see `ACE`).
+
+    RuntimeError if the model is not relaxed; ValueError for a rate outside (0, 1], or an `every` below 1, or a model that
+    is sharded.
+
+        theta = RECM(model, total_steps)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        total_steps: int,
+        *,
+        rate: float = 0.1,
+        every: int = 10,
+        until: float | None = 0.5,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        if not terms_of(model):
+            raise RuntimeError(
+                "the model has no relaxation terms for a controller to set; call relaxify(model, group) first."
+            )
+        if not 0 < rate <= 1:
+            raise ValueError(f"RECM(rate={rate}): a part of the way, above 0 and at most 1.")
+        if every < 1:
+            raise ValueError(f"RECM(every={every}): a number of steps, at least one.")
+        if sharded_modules(model):
+            raise ValueError("RECM cannot learn theta of a sharded model, whose layers no process has whole; use Triangle.")
+        self.model = model
+        self.span = Span.checked(total_steps, until, endless=True)
+        self.rate, self.every = float(rate), int(every)
+        self.steps = 0
+        self.remainder: dict[str, float] = {}
+        self._theta = dict.fromkeys(terms_of(model), 1.0)
+        self._lookout = Lookout(model, optimizer)
+        self._apply()
+
+    def step(self) -> None:
+        """Move on by one optimizer step."""
+        self.steps += 1
+        if self.steps % self.every == 0 and not self.remainder:
+            for path, term in terms_of(self.model).items():
+                if (gap := asymmetric_share(term)) is not None:
+                    self._theta[path] += self.rate * (min(gap, 1.0) - self._theta[path])
+        self._apply()
+        self._lookout.step()
+
+    def _apply(self) -> None:
+        if self.steps < self.span.end:
+            set_each(terms_of(self.model), self._theta)
+            return
+        self.remainder = self.remainder or dict(self._theta)
+        end_terms(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs; the model's own state_dict holds theta itself."""
+        return {
+            "schedule": "RECM",
+            "steps": self.steps,
+            "total_steps": self.span.total_steps,
+            "until": self.span.until,
+            "theta": dict(self._theta),
+            "remainder": dict(self.remainder),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was saved. ValueError if it was saved by another controller, or of other layers."""
+        check_state(state, self.state_dict())
+        check_layers(state["theta"], self._theta)
+        self.steps, self.span = state["steps"], Span(state["total_steps"], state["until"])
+        self._theta, self.remainder = dict(state["theta"]), dict(state["remainder"])
+        self._apply()
+
+
+@torch.no_grad()
+def asymmetric_share(term: Term) -> float | None:
+    """|theta (W - P_H W) x| / |f_e(x)|, rms over the term's last sketch; None before training."""
+    moment, output = term.sketch.moment, term.output_square()
+    if moment is None or output is None or not float(output):
+        return None
+    rest = (term.matrix.double().cpu() - term.equivariant_part()) * float(term.theta)
+    size = torch.einsum("ij,ij->", rest @ moment.double().cpu(), rest).clamp(min=0)
+    return float(size.sqrt()) / float(output) ** 0.5

@@ -1,0 +1,80 @@
+"""Residual pathway priors (Finzi, Benton and Wilson 2021): theta stays, and two priors say how much is symmetric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relaxify.relaxation.controllers.controller import check_state
+from relaxify.relaxation.switching import set_theta
+from relaxify.relaxation.terms.term import owned_terms, terms_of
+
+
+class RPP:
+    """Constant theta, and a loss term of Gaussian priors: basic_wd sum |W|^2 + equiv_wd sum |w_e|^2.
+
+    W are the terms, w_e the weights of the layers that they are beside. Of a mean negative log-likelihood over n samples, a
+    prior of standard deviation s is a decay of 1 / (2 n s^2): a W of the smaller deviation costs more, so what is symmetric
+    goes to w_e. It is never annealed: relax with `keep_relaxed=True`, or project with `mode="fold"`.
+
+    RuntimeError if the model is not relaxed; ValueError for decays that are negative or not finite.
+
+        rpp = RPP(model, basic_wd=1e-2, equiv_wd=1e-5)
+        loss = criterion(model(x), y) + rpp.loss_term()
+    """
+
+    def __init__(self, model: nn.Module, basic_wd: float, equiv_wd: float, *, theta: float = 1.0) -> None:
+        for name, value in (("basic_wd", basic_wd), ("equiv_wd", equiv_wd)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"RPP({name}={value}): a number >= 0.")
+        self.model = model
+        self.basic_wd, self.equiv_wd, self.theta = float(basic_wd), float(equiv_wd), float(theta)
+        self.steps = 0
+        set_theta(model, self.theta)
+
+    def loss_term(self) -> Float[Tensor, ""]:
+        """basic_wd sum |W|^2 + equiv_wd sum |w_e|^2."""
+        basic = torch.stack([term.matrix.square().sum() for term in terms_of(self.model).values()]).sum()
+        equivariant = torch.stack([weight.square().sum() for weight in _own_weights(self.model)]).sum()
+        return self.basic_wd * basic + self.equiv_wd * equivariant
+
+    def step(self) -> None:
+        """Move on by one optimizer step: theta stays."""
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs."""
+        return {
+            "schedule": "RPP",
+            "steps": self.steps,
+            "theta": self.theta,
+            "basic_wd": self.basic_wd,
+            "equiv_wd": self.equiv_wd,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was saved. ValueError if it was saved by another controller."""
+        check_state(state, self.state_dict())
+        self.steps, self.theta = state["steps"], state["theta"]
+        self.basic_wd, self.equiv_wd = state["basic_wd"], state["equiv_wd"]
+        set_theta(self.model, self.theta)
+
+
+def _own_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that the relaxed layers' equivariant maps are made of, each once."""
+    found: dict[int, nn.Parameter] = {}
+    for owner, term in owned_terms(model):
+        names = dict.fromkeys(path.parameter for path in term.map.paths)
+        if term.map.convolution is not None:
+            names[term.map.convolution.kernel.parameter] = None
+        # a layer whose paths are not known has nothing else than its own parameters
+        layer = model.get_submodule(owner)
+        for name in names or [name for name, _ in layer.named_parameters(recurse=False)]:
+            weight = layer.get_parameter(name)
+            found[id(weight)] = weight
+    return list(found.values())

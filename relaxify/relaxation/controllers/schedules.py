@@ -1,0 +1,173 @@
+"""Schedules: theta as a function of the step alone. Call `step()` after every optimiser step.
+
+A schedule of your own is a subclass of `Schedule` with its `value(step)`; nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from relaxify.relaxation.controllers.controller import Span, check_state
+from relaxify.relaxation.pitfalls import Lookout
+from relaxify.relaxation.refolding import refold
+from relaxify.relaxation.switching import end_terms, set_theta
+from relaxify.relaxation.terms.term import terms_of
+
+
+class Schedule:
+    """theta as a function of the step alone; subclasses say which by `value(step)`.
+
+    - `model`: the relaxed model, every term of which gets the same theta, from the moment the schedule is made.
+    - `total_steps`: N, the optimiser steps of the whole training.
+    - `peak`: the largest theta.
+    - `until`: the fraction of `total_steps` after which theta is 0 for good. The equivariant part is then trained alone
+      while the learning rate is still alive, and the terms cost nothing. 1 is CR sec. 3.2 to the letter: theta and an
+      annealed learning rate reach 0 together, and what the terms held is lost when they go.
+    - `refold_every`: every so many steps `refold(model)`, which leaves the function as it is.
+    - `optimizer`: only looked at, to warn once if it does not hold the terms, or if its rate ends while they still act.
+
+    RuntimeError if the model is not relaxed; ValueError for `total_steps` that is no integer >= 1, a `peak` that is not
+    finite, an `until` outside (0, 1], or a `refold_every` that is no integer >= 1.
+    """
+
+    # whether `until` may be None, for never
+    endless = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        total_steps: int,
+        peak: float = 1.0,
+        *,
+        until: float | None = 0.5,
+        refold_every: int | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        if not terms_of(model):
+            raise RuntimeError(
+                "the model has no relaxation terms for a controller to set; call relaxify(model, group) first."
+            )
+        if not math.isfinite(peak):
+            raise ValueError(f"peak={peak}: theta rises to a finite number; 1 is the paper's.")
+        if refold_every is not None and not (refold_every >= 1 and float(refold_every).is_integer()):
+            raise ValueError(f"refold_every={refold_every}: count the optimiser steps between two refoldings, at least one.")
+        self.model = model
+        self.span = Span.checked(total_steps, until, endless=self.endless)
+        self.peak = float(peak)
+        self.refold_every = refold_every
+        self.steps = 0
+        self._lookout = Lookout(model, optimizer)
+        self._apply()
+
+    def value(self, step: int) -> float:
+        """theta for the optimiser step number `step`, counted from 0, as long as `step < end`."""
+        raise NotImplementedError
+
+    @property
+    def end(self) -> float:
+        """The step from which on theta is 0 for good."""
+        return self.span.end
+
+    @property
+    def theta(self) -> float:
+        """theta now."""
+        return self.value(self.steps) if self.steps < self.end else 0.0
+
+    def step(self) -> None:
+        """Move on by one optimiser step."""
+        self.steps += 1
+        if self.refold_every is not None and self.steps % self.refold_every == 0 and self.steps < self.end:
+            refold(self.model)
+        self._apply()
+        self._lookout.step()
+
+    def _apply(self) -> None:
+        if self.steps < self.end:
+            set_theta(self.model, self.theta)
+        else:
+            end_terms(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs; the model's own state_dict holds theta itself."""
+        return {
+            "schedule": type(self).__name__,
+            "steps": self.steps,
+            "total_steps": self.span.total_steps,
+            "peak": self.peak,
+            "until": self.span.until,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was saved. ValueError if it was saved by another schedule.
+
+        A state without `until` is of a time when schedules had none, and ended with the training.
+        """
+        check_state(state, self.state_dict(), optional=frozenset({"until"}))
+        self.steps, self.peak = state["steps"], state["peak"]
+        self.span = Span(state["total_steps"], state.get("until", None if self.endless else 1.0))
+        self._apply()
+
+
+class Constant(Schedule):
+    """theta = peak throughout: a residual pathway prior (Finzi et al. 2021). It is not annealed: project with care.
+
+    With `until`, theta is 0 from that fraction of `total_steps` on, in one fall. Errors as of every schedule: see
+    `Triangle`.
+
+    >>> from relaxify import relaxify, summary
+    >>> model = relaxify(nn.Sequential(nn.Conv2d(1, 1, 3)), "C(4)")
+    >>> Constant(model, peak=0.5).theta, summary(model).layers["0"].theta
+    (0.5, 0.5)
+    """
+
+    endless = True
+
+    def __init__(
+        self, model: nn.Module, total_steps: int = 1, peak: float = 1.0, *, until: float | None = None, **options: Any
+    ) -> None:
+        super().__init__(model, total_steps, peak, until=until, **options)
+
+    def value(self, step: int) -> float:
+        return self.peak
+
+
+class Triangle(Schedule):
+    """theta_i = peak * 2i/M for i < M/2, peak * (2 - 2i/M) after, and exactly 0 from M = until * total_steps on.
+
+    CR sec. 3.2 with `until=1`; by default it rises and falls in the first half of the training.
+
+    RuntimeError if the model is not relaxed; ValueError for numbers that make no sense: see `Schedule`.
+
+    >>> from relaxify import relaxify
+    >>> theta = Triangle(relaxify(nn.Sequential(nn.Conv2d(1, 1, 3)), "C(4)"), total_steps=8)
+    >>> for _ in range(6):
+    ...     print(theta.theta, end=" ")
+    ...     theta.step()
+    0.0 0.5 1.0 0.5 0.0 0.0
+    """
+
+    def value(self, step: int) -> float:
+        rise = 2 * step / self.end
+        return self.peak * max(0.0, min(rise, 2 - rise))
+
+
+class Cosine(Schedule):
+    """theta_i = peak * (1 + cos(pi i/M)) / 2: from peak at the start to exactly 0 from M = until * total_steps on.
+
+    Errors as of every schedule: see `Triangle`.
+
+    >>> from relaxify import relaxify
+    >>> theta = Cosine(relaxify(nn.Sequential(nn.Conv2d(1, 1, 3)), "C(4)"), total_steps=8, peak=2.0)
+    >>> for _ in range(6):
+    ...     print(round(theta.theta, 2), end=" ")
+    ...     theta.step()
+    2.0 1.71 1.0 0.29 0.0 0.0
+    """
+
+    def value(self, step: int) -> float:
+        return self.peak * (1 + math.cos(math.pi * step / self.end)) / 2

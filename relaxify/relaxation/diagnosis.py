@@ -1,0 +1,244 @@
+"""diagnose: whether relaxing can do anything for a model and its data, before it is trained, and what the terms want.
+
+Where the data are as symmetric as the model, the expected gradient by theta W lies in the intertwiners while W does
+(principle of symmetric criticality): there a term only doubles its layer. Where poses are given away, it learns the pose.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from relaxify.groups import Group
+from relaxify.intertwiners import intertwiner_basis
+from relaxify.relaxation.attach import relaxify
+from relaxify.relaxation.terms.term import Term, terms_of
+from relaxify.representations import slices
+
+# of what chance leaves: nearer to 1 than to chance, and nearer to chance than to 1
+_BETWEEN = (1 / 4, 3 / 4)
+_PROBES = 4
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How much of E|W x|^2 comes from what W has outside the intertwiners between two irreps."""
+
+    irrep_in: str
+    irrep_out: str
+    part: float
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The mean over batches of G = dL/d(theta W), of one layer or of all.
+
+    `equivariant` is |P_H G|^2 / |G|^2, `error` its standard error over the batches (leaving out one at a time), and `chance`
+    what it is for a random G: the dimension of the intertwiners over that of W. `noise` is E|G_b - G|^2 / |G|^2 over the
+    batches' own gradients G_b: above their number, G is mostly noise. All None where no gradient arrives.
+    """
+
+    equivariant: float | None
+    error: float | None
+    chance: float
+    noise: float | None
+
+    @property
+    def excess(self) -> float | None:
+        """Where the share lies between chance, 0, and 1."""
+        if self.equivariant is None or self.chance >= 1:
+            return None
+        return (self.equivariant - self.chance) / (1 - self.chance)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found: each layer's gradient and, if W is not zero, what it carries; and all layers together."""
+
+    layers: dict[str, Gradient]
+    total: Gradient
+    carried: dict[str, tuple[Carried, ...]]
+
+    @property
+    def still(self) -> tuple[str, ...]:
+        """Layers whose terms no gradient reaches."""
+        return tuple(path for path, gradient in self.layers.items() if gradient.equivariant is None)
+
+    @property
+    def advice(self) -> str:
+        """One sentence."""
+        total = self.total
+        if total.equivariant is None or total.excess is None:
+            return "No gradient reaches any term: relaxing these layers does nothing."
+        if total.noise is not None and total.noise > len(self.layers) * 1e3:
+            return "The gradient is all noise: diagnose with more or larger batches."
+        if total.excess > _BETWEEN[1]:
+            return (
+                "The data are about as symmetric as the model, so the terms would only double their layers: start them from "
+                'noise, RelaxConfig(init="normal"), or expect no effect.'
+            )
+        if total.excess < _BETWEEN[0]:
+            return (
+                "The poses are not uniform, and the terms would learn them: expect an effect while they act, and end theta "
+                "early, so that the layers can do without."
+            )
+        return "The data are less symmetric than the model: expect some effect while the terms act, and end theta early."
+
+    def __str__(self) -> str:
+        lines = [f"equivariant share of dL/dW: {_line(self.total)}"]
+        lines += [f"  {path}: {_line(gradient)}" for path, gradient in self.layers.items()]
+        for path, parts in self.carried.items():
+            lines += [f"  {path} carries {p.irrep_in} -> {p.irrep_out} beside intertwiners: {p.part:.1%}" for p in parts]
+        return "\n".join([*lines, self.advice])
+
+
+def diagnose(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Any],
+    batches: Iterable[Any],
+    *,
+    group: Group | str | None = None,
+    **options: Any,
+) -> Diagnosis:
+    """The equivariant share of the gradient by theta W beside its chance level, layer by layer and in sum, with advice.
+
+    - `model`: a relaxed model, at any time of its training; or a plain one, which with `group` (and further `options` of
+      `relaxify`) is relaxed for this. A copy is worked on: nothing of the model changes.
+    - `loss(model, batch)`: a single number; forward and backward run once for each of the `batches`, in training mode. With
+      a few of them this takes less than as many training steps, and a projection of every layer for each.
+
+    Where theta is 0 the gradient is that at theta W = 0. ValueError if there are fewer than two batches, if the terms are of
+    low rank (of whose W backward makes no gradient), or if the loss is no single number; RuntimeError if the model is not
+    relaxed and no group is given.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
+    >>> x = torch.randn(16, 3, 4)
+    >>> aligned = [x + torch.tensor([1.0, 0.0, 0.0])[:, None], x + torch.tensor([2.0, 0.0, 0.0])[:, None]]
+    >>> found = diagnose(model, lambda m, x: (m(x)[:, 0] - 1).square().mean(), aligned, group="SO(3)", example_inputs=x)
+    >>> found.total.equivariant < 0.6, round(found.layers["0"].chance, 2)
+    (True, 0.11)
+    """
+    twin = copy.deepcopy(model)
+    if group is not None and not terms_of(twin):
+        relaxify(twin, group, **options)
+    terms = terms_of(twin)
+    if not terms:
+        raise RuntimeError("the model has no relaxation terms to diagnose; pass group=..., or relaxify(model, group) first.")
+    if low := [path for path, term in terms.items() if term.config.rank is not None]:
+        raise ValueError(f"the terms of {', '.join(map(repr, low[:3]))} are of low rank; diagnose dense ones (rank=None).")
+    _switch_on(twin, terms)
+    samples = list(_gradients(twin, terms, loss, batches))
+    if len(samples) < 2:
+        raise ValueError("diagnose needs at least two batches, to tell a gradient from its noise.")
+    chances = {path: _chance(term) for path, term in terms.items()}
+    carried = {path: parts for path, term in terms.items() if (parts := _carried(term))}
+    split = {path: _parts(term, torch.stack([sample[path] for sample in samples])) for path, term in terms.items()}
+    layers = {path: _gradient([parts], chances[path][0] / chances[path][1]) for path, parts in split.items()}
+    chance = sum(inside for inside, _ in chances.values()) / sum(size for _, size in chances.values())
+    return Diagnosis(layers, _gradient(list(split.values()), chance), carried)
+
+
+@torch.no_grad()
+def _switch_on(model: nn.Module, terms: dict[str, Term]) -> None:
+    """theta = 1, with W zero, where theta is 0: of no effect, but with a gradient."""
+    model.train()
+    for term in terms.values():
+        term.finished = False
+        if not bool(term.theta):
+            term.weight.zero_()
+            term.theta.fill_(1.0)
+
+
+def _gradients(
+    model: nn.Module, terms: dict[str, Term], loss: Callable[[nn.Module, Any], Any], batches: Iterable[Any]
+) -> Iterable[dict[str, Tensor]]:
+    """dL/d(theta W) of each batch."""
+    weights = [term.weight for term in terms.values()]
+    for batch in batches:
+        value = loss(model, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ValueError("diagnose: the loss of a batch is a tensor with a single number; take its mean.")
+        found: tuple[Any, ...] = torch.autograd.grad(value.reshape(()), weights, allow_unused=True)
+        yield {
+            path: (torch.zeros_like(term.weight) if gradient is None else gradient).double().cpu() / float(term.theta)
+            for (path, term), gradient in zip(terms.items(), found, strict=True)
+        }
+
+
+# of a layer: the gradients of all batches, and what of them is equivariant
+Parts = tuple[Float[Tensor, "batches _"], Float[Tensor, "batches _"]]
+
+
+@torch.no_grad()
+def _parts(term: Term, gradients: Float[Tensor, "batches rows columns"]) -> Parts:
+    whole, inside = [], []
+    kept = term.weight.clone()
+    for gradient in gradients:
+        # kinds of terms know P_H and the matrix of their own W
+        term.weight.copy_(gradient)
+        whole.append(term.matrix.double().cpu().flatten().clone())
+        inside.append(term.equivariant_part().flatten())
+    term.weight.copy_(kept)
+    return torch.stack(whole), torch.stack(inside)
+
+
+def _gradient(layers: list[Parts], chance: float) -> Gradient:
+    size = sum(float(whole.mean(0).square().sum()) for whole, _ in layers)
+    if not size:
+        return Gradient(None, None, chance, None)
+    batches = len(layers[0][0])
+    share = _share(layers, list(range(batches)))
+    left_out = torch.tensor([_share(layers, [k for k in range(batches) if k != out]) for out in range(batches)])
+    error = float(((batches - 1) * (left_out - left_out.mean()).square().mean()).sqrt())
+    noise = sum(float((whole - whole.mean(0)).square().sum()) for whole, _ in layers) / (batches - 1)
+    return Gradient(share, error, chance, noise / size)
+
+
+def _share(layers: list[Parts], kept: list[int]) -> float:
+    size = sum(float(whole[kept].mean(0).square().sum()) for whole, _ in layers)
+    inside = sum(float(part[kept].mean(0).square().sum()) for _, part in layers)
+    return inside / size if size else 0.0
+
+
+def _chance(term: Term) -> tuple[float, int]:
+    """The dimension of the intertwiners, and of all maps; of kernels that a layer can have, from projecting random ones."""
+    if term.map.convolution is None:
+        inside = 0
+        for out, action_out in zip(term.map.rep_out.blocks, term.map.rep_out.actions, strict=True):
+            for into, action_in in zip(term.map.rep_in.blocks, term.map.rep_in.actions, strict=True):
+                inside += len(intertwiner_basis(action_in, action_out)) * out.multiplicity * into.multiplicity
+        return float(inside), term.matrix.numel()
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(_PROBES, *term.weight.shape, generator=generator, dtype=torch.float64)
+    whole, part = _parts(term, random.to(term.weight))
+    return float(part.square().sum() / whole.square().sum()) * term.weight.numel(), term.weight.numel()
+
+
+@torch.no_grad()
+def _carried(term: Term, most: int = 3) -> tuple[Carried, ...]:
+    """The pairs of irreps whose part of W outside the intertwiners carries the most of |W x|; none while W is zero."""
+    moment = term.sketch.moment
+    if moment is None or term.map.convolution is not None or not bool(term.weight.any()):
+        return ()
+    weight, moment = term.matrix.double().cpu(), moment.double().cpu()
+    rest, whole = weight - term.equivariant_part(), float(torch.einsum("ij,jk,ik->", weight, moment, weight))
+    parts: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for out, rows in zip(term.map.rep_out.blocks, slices(term.map.rep_out.blocks), strict=True):
+        for into, columns in zip(term.map.rep_in.blocks, slices(term.map.rep_in.blocks), strict=True):
+            block = rest[rows, columns]
+            parts[into.name, out.name] += float(torch.einsum("ij,jk,ik->", block, moment[columns, columns], block))
+    largest = sorted(parts.items(), key=lambda item: -item[1])[:most]
+    return tuple(Carried(*names, value / whole) for names, value in largest if whole and value > 1e-3 * whole)
+
+
+def _line(gradient: Gradient) -> str:
+    if gradient.equivariant is None:
+        return f"no gradient arrives (chance {gradient.chance:.3f})"
+    return f"{gradient.equivariant:.3f} +- {gradient.error:.3f}, chance {gradient.chance:.3f}, noise {gradient.noise:.2g}"
