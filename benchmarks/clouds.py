@@ -1,10 +1,10 @@
 """What relaxing does to accuracy: a narrow VN-PointNet on procedural clouds, plain and in several ways, paired by seed.
 
-    python -m benchmarks.clouds --seeds 20 --out benchmarks/results/clouds.jsonl
+    PYTHONPATH=examples python -m benchmarks.clouds --seeds 20 --out benchmarks/results/clouds.jsonl
 
 Every run is a line of the file, and runs that are there are not run again. A learning rate falls to 0 as a cosine, there is
 no model selection, and the projected model is tested once, after the last step. A pair shares its seed: weights, data and
-batches.
+batches, and all arms of a seed are run before the next one.
 """
 
 from __future__ import annotations
@@ -24,27 +24,38 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.classifier import NarrowPointNet, neighbourhoods
 from benchmarks.shapes import SHAPES, clouds
-from models.vn_pointnet import VNPointNet
 from relaxify import ACE, RECM, Controller, RelaxConfig, Triangle, penalty, project, relaxify, summary
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train. `theta` makes the controller, if it is not plain; `relative` scales the penalty by the loss."""
+    """One way to train. `theta` makes the controller, if it is not plain; `relative` scales the penalty by the loss.
+
+    `start` is the fraction of the steps that are left out at the beginning: as if relaxed steps taught nothing.
+    """
 
     theta: Callable[[nn.Module, int], Controller] | None = None
     relative: bool = True
     config: RelaxConfig = RelaxConfig()
+    start: float = 0.0
 
+
+FREE = RelaxConfig(share=None)
 
 ARMS: dict[str, Arm] = {
     "plain": Arm(),
     "README": Arm(Triangle),
-    "until=1": Arm(lambda model, steps: Triangle(model, steps, until=1)),
-    "until=1, as printed": Arm(lambda model, steps: Triangle(model, steps, until=1), relative=False),
-    "until=0.25": Arm(lambda model, steps: Triangle(model, steps, until=0.25)),
+    "no share": Arm(Triangle, config=FREE),
+    "as printed": Arm(lambda model, steps: Triangle(model, steps, until=1), relative=False, config=FREE),
+    "plain, second half": Arm(start=0.5),
+    "share=0.02": Arm(Triangle, config=RelaxConfig(share=0.02)),
     "share=0.1": Arm(Triangle, config=RelaxConfig(share=0.1)),
+    "until=1": Arm(lambda model, steps: Triangle(model, steps, until=1)),
+    "until=0.25": Arm(lambda model, steps: Triangle(model, steps, until=0.25)),
+    "no share, until=0.25": Arm(lambda model, steps: Triangle(model, steps, until=0.25), config=FREE),
+    "no share, weight=0.1": Arm(Triangle, config=RelaxConfig(share=None, weight=0.1)),
     "refold": Arm(lambda model, steps: Triangle(model, steps, refold_every=50)),
     "ACE": Arm(ACE),
     "RECM": Arm(RECM),
@@ -55,12 +66,12 @@ ARMS: dict[str, Arm] = {
 class Budget:
     """What all arms get."""
 
-    steps: int = 600
-    batch: int = 32
+    steps: int = 400
+    batch: int = 16
     rate: float = 1e-2
     clouds: int = 600
     points: int = 32
-    width: int = 12
+    width: int = 8
 
 
 @dataclass(frozen=True)
@@ -78,16 +89,19 @@ class Run:
 def train(name: str, seed: int, budget: Budget) -> Run:
     """One arm with one seed."""
     arm, start = ARMS[name], time.process_time()
-    x, y = clouds(budget.clouds, budget.points, seed)
+    x, y = _data(budget, seed)
     torch.manual_seed(seed)
-    model: nn.Module = VNPointNet(len(SHAPES), n_knn=8, width=budget.width)
+    model: nn.Module = NarrowPointNet(len(SHAPES), budget.width)
     if arm.theta is not None:
         relaxify(model, "SO(3)", config=arm.config)
     theta = None if arm.theta is None else arm.theta(model, budget.steps)
     optimizer = torch.optim.Adam(model.parameters(), budget.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
     share = 0.0
-    for rows in _batches(len(x), budget, seed):
+    for step, rows in enumerate(_batches(len(x), budget, seed)):
+        if step < arm.start * budget.steps:
+            schedule.step()
+            continue
         loss = cross_entropy(model(x[rows]), y[rows])
         total = loss
         if theta is not None:
@@ -98,13 +112,18 @@ def train(name: str, seed: int, budget: Budget) -> Run:
         schedule.step()
         if theta is not None:
             theta.step()
-            if schedule.last_epoch % 20 == 0:
+            if step % 20 == 0:
                 share = max(share, summary(model).share or 0.0)
     clean = (model if theta is None else project(model)).eval()
-    test, labels = clouds(budget.clouds, budget.points, 10_000 + seed)
+    test, labels = _data(budget, 10_000 + seed)
     with torch.no_grad():
         accuracy = float((clean(test).argmax(1) == labels).float().mean())
     return Run(name, seed, accuracy, loss.item(), share, time.process_time() - start)
+
+
+def _data(budget: Budget, seed: int) -> tuple[Tensor, Tensor]:
+    x, y = clouds(budget.clouds, budget.points, seed)
+    return neighbourhoods(x), y
 
 
 def _batches(count: int, budget: Budget, seed: int) -> list[Tensor]:
@@ -138,7 +157,7 @@ def _difference(found: Mapping[int, Mapping[str, Any]], plain: Mapping[int, Mapp
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=Budget.steps)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "clouds.jsonl")
     arguments = parser.parse_args()

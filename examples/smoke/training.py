@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify import Triangle, penalty, project, relaxify
+from relaxify import RelaxConfig, Triangle, penalty, project, relaxify
 from smoke.data import Windows
 from smoke.models import decays
 
@@ -161,7 +161,8 @@ class _Trainer:
         self.model, self.budget, self.own = model, budget, own
         self.theta = None
         if relaxing is not None:
-            relaxify(model, relaxing.group, keep_relaxed=relaxing.keep_relaxed)
+            # CR sec. 4.4 as printed: no bound on what a model that stays approximate may keep
+            relaxify(model, relaxing.group, keep_relaxed=relaxing.keep_relaxed, config=RelaxConfig(share=None))
             self.theta = Triangle(model, total_steps=steps, until=1)
         self.optimizer = torch.optim.Adam(decays(model, budget.decay, budget.free_decay), budget.learning_rate)
         self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, budget.learning_rate_decay)

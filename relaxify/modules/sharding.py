@@ -42,6 +42,19 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor(grad_placements=[Partial("avg")] * tensor.device_mesh.ndim)
 
 
+def whole_layer(layer: nn.Module) -> nn.Module:
+    """The layer, or, if its parameters are sharded, one like it with them gathered: for reading only.
+
+    Every process takes part.
+    """
+    own = dict(layer.named_parameters(recurse=False))
+    if not any(map(is_dtensor, own.values())):
+        return layer
+    twin: nn.Module = object.__new__(type(layer))
+    vars(twin).update(vars(layer), _parameters={name: nn.Parameter(whole(own[name]).detach()) for name in own})
+    return twin
+
+
 def sharded_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that FSDP2 was applied to."""
     if not (dist.is_available() and dist.is_initialized()):

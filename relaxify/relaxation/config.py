@@ -36,9 +36,9 @@ class RelaxConfig:
       `projection` is |W| + |W - P_H W|, the distance from the intertwiners (arXiv 2601.05028), whatever the inputs; each
       time P_H W is computed on the CPU in float64.
     - `rows`: how many input rows the sketch samples for these expectations; None uses every row (exact).
-    - `share`: a bound on |theta W x| / |f_e(x)| for theta up to 1, in place of lambda_reg |W x|: ((|W x| / |f_e(x)|) /
+    - `share`: a soft bound on |theta W x| / |f_e(x)| for theta up to 1, in place of lambda_reg |W x|: ((|W x| / |f_e(x)|) /
       share - 1)^2 where that is above 0. With `penalty(model, relative_to=loss)` it means the same whatever the scale of
-      the loss.
+      the loss. None is eq. 5, and so are the reductions that look at no inputs, which have no share.
     - `init`, `std`: W starts at zero, or with entries of this deviation over the root of n_in (`up`, of a low-rank one).
       With theta = 0 at the start the model is what it was all the same. Noise breaks the tie where the data are as symmetric
       as the model, and the gradient at W = 0 lies in the intertwiners: see `diagnose`.
@@ -56,7 +56,7 @@ class RelaxConfig:
     rows: int | None = 64
     rank: int | None = None
     theta: float = 0.0
-    share: float | None = None
+    share: float | None = 0.05
     init: Start = "zeros"
     std: float = 0.01
 
@@ -91,10 +91,6 @@ class RelaxConfig:
         if self.reduction not in get_args(Reduction):
             raise ValueError(
                 f"RelaxConfig(reduction={self.reduction!r}): unknown; use 'rms', 'norm', 'weights' or 'projection'."
-            )
-        if self.share is not None and self.reduction in ("weights", "projection"):
-            raise ValueError(
-                f"RelaxConfig(share=..., reduction={self.reduction!r}): a share is one of outputs; use 'rms' or 'norm'."
             )
         if self.init not in get_args(Start):
             raise ValueError(f"RelaxConfig(init={self.init!r}): unknown; use 'zeros' or 'normal'.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.intertwiners import lie_derivative
-from relaxify.modules.sharding import is_dtensor
 from relaxify.relaxation.distributed import averaged, replicas_of
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.representations import Representation
@@ -140,32 +139,39 @@ def layer_penalties(terms: Sequence[Term], replicas: dist.ProcessGroup | None = 
     with torch.autocast(terms[0].theta.device.type, enabled=False):
         for members in batches.values():
             means.update(zip(members, _means([terms[index] for index in members]).unbind(), strict=True))
-        outputs = {k: _output_square(term)[None] for k, term in enumerate(terms) if term.config.share is not None}
+        outputs = {k: _output_square(term)[None] for k, term in enumerate(terms) if _has_share(term)}
         if replicas is not None:
             # what depends on the weights alone is the same in every process
             counts = {k: term.sketch.count for k, term in enumerate(terms) if _needs_rows(term)}
             means |= averaged({k: means[k] for k in counts}, counts, replicas) if counts else {}
             outputs = averaged(outputs, {k: counts[k] for k in outputs}, replicas) if outputs else {}
-        return [_layer(term, means[k], outputs[k][0] if k in outputs else None) for k, term in enumerate(terms)]
+        sizes = [means[k] if term.config.reduction == "norm" else _root(means[k]) for k, term in enumerate(terms)]
+        excesses = _excesses({k: (terms[k].config.share, sizes[k][0], outputs[k][0]) for k in outputs})
+    return [
+        LayerPenalty(size[0], size[1:], float(term.config.weight), excesses.get(k))
+        for k, (term, size) in enumerate(zip(terms, sizes, strict=True))
+    ]
 
 
-def _layer(term: Term, means: Float[Tensor, " sizes"], output: Float[Tensor, ""] | None) -> LayerPenalty:
-    sizes = means if term.config.reduction == "norm" else _root(means)
-    excess = None
-    if output is not None and term.config.share is not None:
-        # a layer whose output is zero, or that saw no input, has no share
-        share = sizes[0] * torch.where(output > 0, output, math.inf).rsqrt()
-        excess = (share / term.config.share - 1).clamp(min=0).square()
-    return LayerPenalty(sizes[0], sizes[1:], float(term.config.weight), excess)
+def _excesses(layers: Mapping[int, tuple[float | None, Tensor, Tensor]]) -> dict[int, Float[Tensor, ""]]:
+    """((|W x| / |f_e(x)|) / share - 1)^2 where that is above 0, of each layer's share, |W x| and |f_e(x)|^2: all at once."""
+    if not layers:
+        return {}
+    bounds, norms, squares = zip(*layers.values(), strict=True)
+    norm, square = torch.stack(norms), torch.stack(squares)
+    # a layer whose output is zero, or that saw no input, has no share
+    share = norm * torch.where(square > 0, square, math.inf).rsqrt()
+    excess = (share / share.new_tensor(bounds) - 1).clamp(min=0).square()
+    return dict(zip(layers, excess.unbind(), strict=True))
+
+
+def _has_share(term: Term) -> bool:
+    return term.config.share is not None and _needs_rows(term)
 
 
 @torch.no_grad()
 def _output_square(term: Term) -> Float[Tensor, ""]:
-    """E|f_e(x)|^2, or 0 before training. ValueError if the term is sharded, when no process has its layer whole."""
-    if any(map(is_dtensor, term.parameters())):
-        raise ValueError(
-            f"RelaxConfig(share=...) of {term.path!r}, which is sharded: leave share out, and pass relative_to."
-        )
+    """E|f_e(x)|^2, or 0 before training."""
     square = term.output_square()
     return term.theta.new_zeros(()) if square is None else square
 

@@ -145,6 +145,13 @@ class Sketch:
             return self._moment / self._seen
         return None if self._rows is None else self._rows.mT @ self._rows / len(self._rows)
 
+    def mean_square(self, matrix: Float[Tensor, "m n"]) -> Float[Tensor, ""] | None:
+        """E|matrix x|^2 over the rows seen, or None if nothing was seen."""
+        if self._rows is not None:
+            return (self._rows @ matrix.to(self._rows).mT).square().sum(1).mean()
+        moment = self.moment
+        return None if moment is None else ((matrix.to(moment) @ moment) * matrix.to(moment)).sum().clamp(min=0)
+
     @property
     def output_square(self) -> Tensor | None:
         """E|f_e(x)|^2 of the equivariant output per input row, or None if nothing was seen."""

@@ -395,7 +395,6 @@ def test_a_schedule_to_infinity(schedule: type) -> None:
         ({"weight": "a"}, "weight is a number"),
         ({"theta": None}, "theta is a number"),
         ({"share": "a"}, "share is a number or None"),
-        ({"share": 0.1, "reduction": "weights"}, "a share is one of outputs"),
     ],
 )
 def test_config_values_of_another_kind_are_named(arguments: dict[str, Any], part: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from relaxify.grids.kernels import Convolution
 from relaxify.modules.hanging import StandIn, copy_without
-from relaxify.modules.sharding import is_dtensor
+from relaxify.modules.sharding import is_dtensor, whole_layer
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
@@ -111,12 +111,10 @@ class ConvolutionTerm(StandInTerm):
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 = tr(K_e C K_e^T)."""
-        moment = self.sketch.moment
-        if moment is None:
+        if self.sketch.is_empty:
             return None
-        kernel = self.convolution.as_matrix(self.convolution.kernel.expand(self.layer)[0])
-        weight = self.convolution.blocks(kernel).to(moment)
-        return torch.einsum("oc,cd,od->", weight, moment, weight)
+        kernel = self.convolution.as_matrix(self.convolution.kernel.expand(whole_layer(self.layer))[0])
+        return self.sketch.mean_square(self.convolution.blocks(kernel))
 
     def record_paths(self) -> tuple[tuple[()], str]:
         return (), CODE_NEEDED if self.convolution.kernel.symmetriser is None else SYMMETRISED

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from relaxify.intertwiners import add_paths
 from relaxify.modules.hanging import StandIn
+from relaxify.modules.sharding import whole_layer
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
 from relaxify.relaxation.terms.stand_in import StandInTerm
@@ -58,7 +59,7 @@ class MergedTerm(StandInTerm):
         rows = self.map.features_in.rows(x)
         if self.training and is_counted():
             self._observe(rows, None, (), {})
-        matrix = self._with_layer(self.factor * self.weight)
+        matrix = self._with_layer(self.factor * self.weight, self.layer)
         return self.map.features_out.restore(F.linear(rows, matrix), like=self._like_output(x))
 
     def _has_few_rows(self, x: Tensor) -> bool:
@@ -75,22 +76,21 @@ class MergedTerm(StandInTerm):
             return False
         return not ((bool(self.theta) or self.nudge is not None) and bool(self.weight.any()))
 
-    def _with_layer(self, matrix: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
-        """The layer's own matrix W_e added to another, in place."""
+    def _with_layer(self, matrix: Float[Tensor, "n_out n_in"], layer: nn.Module) -> Float[Tensor, "n_out n_in"]:
+        """A layer's own matrix W_e added to another, in place."""
         blocks_in, blocks_out = self.map.rep_in.blocks, self.map.rep_out.blocks
         weights = []
         for path in self.map.paths:
             size = blocks_in[path.block_in].multiplicity * blocks_out[path.block_out].multiplicity
-            weights.append(getattr(self.layer, path.parameter).reshape(-1)[path.offset : path.offset + size])
+            weights.append(getattr(layer, path.parameter).reshape(-1)[path.offset : path.offset + size])
         return add_paths(matrix, blocks_in, blocks_out, self.map.paths, weights)
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 = tr(W_e C W_e^T)."""
-        moment = self.sketch.moment
-        if moment is None:
+        if self.sketch.is_empty:
             return None
-        own = self._with_layer(torch.zeros_like(self.weight)).to(moment)
-        return torch.einsum("oc,cd,od->", own, moment, own)
+        own = self._with_layer(torch.zeros_like(self.matrix), whole_layer(self.layer))
+        return self.sketch.mean_square(own)
 
     def _like_output(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Something of the output's shape: the input's, with the output's channels last if components are an axis."""
