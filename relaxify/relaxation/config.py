@@ -36,9 +36,10 @@ class RelaxConfig:
       `projection` is |W| + |W - P_H W|, the distance from the intertwiners (arXiv 2601.05028), whatever the inputs; each
       time P_H W is computed on the CPU in float64.
     - `rows`: how many input rows the sketch samples for these expectations; None uses every row (exact).
-    - `share`: a soft bound on |theta W x| / |f_e(x)| for theta up to 1, in place of lambda_reg |W x|: ((|W x| / |f_e(x)|) /
-      share - 1)^2 where that is above 0. With `penalty(model, relative_to=loss)` it means the same whatever the scale of
-      the loss. None is eq. 5, and so are the reductions that look at no inputs, which have no share.
+    - `share`: a soft bound on |theta W x| / |f_e(x)| for theta up to 1, in place of lambda_reg |W x|: e^2 for e = |W x| /
+      (share |f_e(x)|) - 1 above 0, and linear from e = 1 on. With `penalty(model, relative_to=loss)` it means the same
+      whatever the scale of the loss. None is eq. 5 as printed, and for models that shall stay approximately equivariant;
+      the reductions that look at no inputs have no share.
     - `init`, `std`: W starts at zero, or with entries of this deviation over the root of n_in (`up`, of a low-rank one).
       With theta = 0 at the start the model is what it was all the same. Noise breaks the tie where the data are as symmetric
       as the model, and the gradient at W = 0 lies in the intertwiners: see `diagnose`.

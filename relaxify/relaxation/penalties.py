@@ -28,7 +28,8 @@ class LayerPenalty:
 
     With `reduction="projection"`, `lie` has one entry, |W - P_H W|.
 
-    `excess` is ((|W x| / |f_e(x)|) / share - 1)^2 above the share of the layer's config, which takes the place of `norm`.
+    `excess` takes the place of `norm` where the layer's config has a share: with e = |W x| / (share |f_e(x)|) - 1, it is e^2
+    for e in [0, 1], 0 below, and 2 e - 1 above, so that its gradient is bounded.
     """
 
     norm: Float[Tensor, ""]
@@ -154,14 +155,16 @@ def layer_penalties(terms: Sequence[Term], replicas: dist.ProcessGroup | None = 
 
 
 def _excesses(layers: Mapping[int, tuple[float | None, Tensor, Tensor]]) -> dict[int, Float[Tensor, ""]]:
-    """((|W x| / |f_e(x)|) / share - 1)^2 where that is above 0, of each layer's share, |W x| and |f_e(x)|^2: all at once."""
+    """`LayerPenalty.excess` of each layer's share, |W x| and |f_e(x)|^2: all at once."""
     if not layers:
         return {}
     bounds, norms, squares = zip(*layers.values(), strict=True)
     norm, square = torch.stack(norms), torch.stack(squares)
     # a layer whose output is zero, or that saw no input, has no share
     share = norm * torch.where(square > 0, square, math.inf).rsqrt()
-    excess = (share / share.new_tensor(bounds) - 1).clamp(min=0).square()
+    over = (share / share.new_tensor(bounds) - 1).clamp(min=0)
+    # a square alone is so steep beside a small share that plain gradient descent would diverge
+    excess = torch.where(over < 1, over.square(), 2 * over - 1)
     return dict(zip(layers, excess.unbind(), strict=True))
 
 
