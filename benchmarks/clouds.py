@@ -88,21 +88,46 @@ class Run:
 
 def train(name: str, seed: int, budget: Budget) -> Run:
     """One arm with one seed."""
-    arm, start = ARMS[name], time.process_time()
+    start = time.process_time()
     x, y = _data(budget, seed)
     torch.manual_seed(seed)
-    model: nn.Module = NarrowPointNet(len(SHAPES), budget.width)
+    found = fitted(NarrowPointNet(len(SHAPES), budget.width), ARMS[name], budget, (x, y), cross_entropy, seed)
+    test, labels = _data(budget, 10_000 + seed)
+    with torch.no_grad():
+        accuracy = float((found.model(test).argmax(1) == labels).float().mean())
+    return Run(name, seed, accuracy, found.loss, found.share, time.process_time() - start)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model after training, in `eval()` and projected; its last batch's loss, and the largest mean share of its terms."""
+
+    model: nn.Module
+    loss: float
+    share: float
+
+
+def fitted(
+    model: nn.Module,
+    arm: Arm,
+    budget: Budget,
+    data: tuple[Tensor, Tensor],
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    seed: int,
+) -> Fitted:
+    """A model trained in the way of one arm."""
+    x, y = data
     if arm.theta is not None:
         relaxify(model, "SO(3)", config=arm.config)
     theta = None if arm.theta is None else arm.theta(model, budget.steps)
     optimizer = torch.optim.Adam(model.parameters(), budget.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
-    share = 0.0
+    share, loss = 0.0, torch.zeros(())
     for step, rows in enumerate(_batches(len(x), budget, seed)):
         if step < arm.start * budget.steps:
             schedule.step()
             continue
-        loss = cross_entropy(model(x[rows]), y[rows])
+        loss = criterion(model(x[rows]), y[rows])
         total = loss
         if theta is not None:
             total = loss + (penalty(model, relative_to=loss) if arm.relative else penalty(model))
@@ -114,11 +139,7 @@ def train(name: str, seed: int, budget: Budget) -> Run:
             theta.step()
             if step % 20 == 0:
                 share = max(share, summary(model).share or 0.0)
-    clean = (model if theta is None else project(model)).eval()
-    test, labels = _data(budget, 10_000 + seed)
-    with torch.no_grad():
-        accuracy = float((clean(test).argmax(1) == labels).float().mean())
-    return Run(name, seed, accuracy, loss.item(), share, time.process_time() - start)
+    return Fitted((model if theta is None else project(model)).eval(), loss.item(), share)
 
 
 def _data(budget: Budget, seed: int) -> tuple[Tensor, Tensor]:
@@ -150,8 +171,18 @@ def _difference(found: Mapping[int, Mapping[str, Any]], plain: Mapping[int, Mapp
     pairs = [100 * (found[seed]["accuracy"] - plain[seed]["accuracy"]) for seed in found if seed in plain]
     if len(pairs) < 2 or found is plain:
         return ""
-    half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
-    return f"{statistics.fmean(pairs):+.1f} ± {half:.1f}"
+    return f"{statistics.fmean(pairs):+.1f} ± {half_width(pairs):.1f}"
+
+
+def half_width(pairs: Sequence[float]) -> float:
+    """Of the 95 % interval of their mean.
+
+    >>> round(half_width([1.0, 2.0, 3.0]), 2)
+    2.48
+    """
+    if len(pairs) < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, len(pairs) - 1)) * statistics.stdev(pairs) / len(pairs) ** 0.5
 
 
 def main() -> None:
