@@ -46,16 +46,18 @@ class LayerPenalty:
 
 
 def penalty(model: nn.Module, *, relative_to: Tensor | None = None) -> Float[Tensor, ""]:
-    """lambda_reg * sum over layers of (|W x| + sum_A |L_A(W) x|), the penalty of CR eq. 5, to be added to the loss.
+    """The sum over layers of excess + lambda_reg * sum_A |L_A(W) x|, to be added to the loss.
 
+    `excess` holds |theta W x| / |f_e(x)| to the layer's `RelaxConfig.share`, 0.05 by default: see `LayerPenalty`. With
+    `share=None` it is lambda_reg |W x| instead, and the whole the penalty of CR eq. 5.
     Expectations run over the rows seen in training forward passes since the last call (so micro-batches accumulate).
     lambda_reg is each layer's `RelaxConfig.weight`; the sum depends neither on batch size nor on the number of points.
     Returns a 0-d tensor with gradients for the Ws alone, finite, and zero, at W = 0. Terms that have ended count zero, and
     cost nothing.
 
     `relative_to`: times the size of this loss, of which no gradient is taken. lambda_reg = 0.01 then means the same for a
-    loss of 2 and of 0.001; without it, the penalty is eq. 5 as printed, which holds W at nearly nothing where the loss is
-    small.
+    loss of 2 and of 0.001, and so does the share; without it, the penalty holds W at nearly nothing where the loss is small,
+    and lets it go where that is large.
 
     RuntimeError if the model is not relaxed or no layer saw a training batch; ValueError if `relative_to` is no single
     number.
