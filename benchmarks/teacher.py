@@ -59,7 +59,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
         if own:
             pairs = [own[seed] - plain[seed] for seed in own]
             better = sum(pair < 0 for pair in pairs)
-            change = "" if arm == "plain" else f"{statistics.fmean(pairs):+.2f} ± {half_width(pairs):.2f}"
+            change = "" if arm == "plain" else f"{statistics.fmean(pairs):+.3f} ± {half_width(pairs):.3f}"
             lines.append(f"| {arm} | {len(own)} | {statistics.fmean(own.values()):.2f} | {change} | {better} |")
     return "\n".join(lines)
 
