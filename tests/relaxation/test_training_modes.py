@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -103,7 +104,8 @@ def test_nothing_of_the_terms_is_compiled_for_evaluation(compiler: None) -> None
 def test_mixed_precision_with_a_scaler(dtype: torch.dtype, config: RelaxConfig) -> None:
     """Weights after a scaled step in half precision are nearly those of a step in full precision."""
     model, group = nn.Sequential(VNLinear(3, 6), VNLinear(6, 2)), "SO(3)"
-    randomise_terms(relaxify(model, group, config=config))
+    # terms far above a share are pulled to it by steps that are large beside what is tolerated
+    randomise_terms(relaxify(model, group, config=dataclasses.replace(config, share=None)))
     twin, x = copy.deepcopy(model), torch.randn(4, 3, 3, 10)
     values = []
     for net, enabled in ((model, True), (twin, False)):
