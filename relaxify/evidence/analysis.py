@@ -17,6 +17,7 @@ from relaxify.graph.weighted_calls import WeightedCall, weighted_calls
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
 from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.twin import Twin
 
 SAMPLES, MORE_SAMPLES = 2, 7
 
@@ -70,12 +71,14 @@ def analyse(
     training: bool = False,
     prepare: Callable[[nn.Module], None] | None = None,
     is_broken: bool = False,
+    twin: Twin | None = None,
 ) -> Analysis:
     """Run the model on as many inputs near the given ones as it takes to tell how its values transform.
 
-    `prepare` is called with the copy that runs; `is_broken` says that the output is known not to transform.
+    `prepare` is called with the copy that runs, or has been with the `twin`; `is_broken` says that the output is known not
+    to transform.
     """
-    observer = Observer(model, group, inputs, action, training=training, prepare=prepare)
+    observer = Observer(model, group, inputs, action, training=training, prepare=prepare, twin=twin)
     sites = [entry for entry in claimed if isinstance(entry, Site)]
     evidence, injected = observer.evidence(SAMPLES), None
     for samples in (SAMPLES, MORE_SAMPLES):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, close, elements, transformation
+from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, close, elements, is_finite, transformation
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
 from relaxify.graph.recording import Recording
 from relaxify.grids.pixels import is_image
@@ -68,7 +68,7 @@ class Evidence:
         return self._known[index]
 
     def _fit(self, pairs: Pairs) -> Transformation:
-        if not all(value.isfinite().all() for base, runs in pairs for value in (base, *runs)):
+        if not all(is_finite(value) for base, runs in pairs for value in (base, *runs)):
             # uninitialised memory may hold anything
             return Transformation("undecided")
         if self.pixel_maps is None:
@@ -101,11 +101,11 @@ class Evidence:
         index = self._index.get(node)
         if index is None or node.meta.get("value") is None:
             return None
-        matrices = [representation.rho(g).mT for g in elements(self.group)]
+        drawn = elements(self.group)
         return all(
-            close(features.rows(moved), features.rows(base) @ matrix) or not base.any()
+            close(features.rows(moved), representation.move(g, features.rows(base))) or not base.any()
             for base, runs in self.pairs(node)
-            for moved, matrix in zip(runs, matrices, strict=True)
+            for g, moved in zip(drawn, runs, strict=True)
         )
 
     def is_seen(self, node: fx.Node) -> bool:

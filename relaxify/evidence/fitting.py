@@ -7,6 +7,7 @@ axes of the group's own size (r r^T). Fits with too few samples count as no evid
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -77,7 +78,7 @@ def transformation(
     An axis of one of the `sample_sizes` (nodes, points, a batch) that has too few samples to tell is taken to carry nothing.
     A value no larger than `tiny` is zero but for rounding.
     """
-    if not any((value.abs() > tiny).any() for base, runs in pairs for value in (base, *runs)):
+    if not any(is_larger(value, tiny) for base, runs in pairs for value in (base, *runs)):
         return Transformation("zero")
     if all(close(moved, base) for base, runs in pairs for moved in runs):
         return Transformation("invariant")
@@ -85,8 +86,9 @@ def transformation(
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
+    known = _Sampled(pairs)
     for axes in _possible_axes(group, pairs[0][0].shape, without):
-        found = fit(group, pairs, axes)
+        found = Transformation("none", axes, residual=math.nan) if known.rules_out(axes) else fit(group, pairs, axes)
         if found.kind == "linear":
             return found
         sizes = {pairs[0][0].shape[axis] for axis in axes}
@@ -95,7 +97,47 @@ def transformation(
         failed += [found] if found.kind == "none" else []
     if (own or kinds) != {"none"}:
         return Transformation("undecided")
+    failed = [fit(group, pairs, found.axes) if math.isnan(found.residual) else found for found in failed]
     return min(failed, key=lambda found: (not found.is_transposed, found.residual))
+
+
+class _Sampled:
+    """A few samples of large values: where these alone fit worse than `fit` grants all of them, so do all.
+
+    A sound value is fitted on several axes before the right one is found, and wrong ones cost as much as that.
+    """
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.is_alike = all(base.shape == pairs[0][0].shape for base, _ in pairs)
+
+    @functools.cached_property
+    def _granted(self) -> list[float]:
+        """The largest misfit for each element but the last, which tests the others."""
+        runs = list(zip(*(runs for _, runs in self.pairs), strict=True))[:-1]
+        return [TOLERANCE * math.hypot(*(float(run.norm()) for run in of_element)) for of_element in runs]
+
+    def rules_out(self, axes: Axes) -> bool:
+        shape = self.pairs[0][0].shape
+        d = math.prod(shape[axis] for axis in axes)
+        each = self.pairs[0][0].numel() // d
+        wanted = 2 * d + 16
+        if not self.is_alike or d > LARGEST_AXIS or each < 8 * wanted:
+            return False
+        free = [size for axis, size in enumerate(shape, -len(shape)) if axis not in axes]
+        index = torch.unravel_index(_columns(each, wanted), free)
+
+        def of(value: Tensor) -> Tensor:
+            return value.movedim(axes, tuple(range(-len(axes), 0)))[index].reshape(-1, d).mT
+
+        before = torch.cat([of(base) for base, _ in self.pairs], dim=1)
+        inverse = torch.linalg.pinv(before, rtol=1e-9)
+        for e, granted in enumerate(self._granted):
+            moved = torch.cat([of(runs[e]) for _, runs in self.pairs], dim=1)
+            # twice: least squares over all samples fits these worse, and nothing fits them better
+            if float((moved @ inverse @ before - moved).norm()) > 2 * granted:
+                return True
+        return False
 
 
 def _possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
@@ -122,10 +164,10 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
     # so few samples fit anything
     if d > LARGEST_AXIS or samples <= d:
         return Transformation("undecided")
-    before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
-    after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
     chosen = _columns(samples, min(samples, 8 * d + 64))
+    before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
     inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-9)
+    after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
     matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
     fits = [float((m @ before - moved).norm() / moved.norm()) for m, moved in zip(matrices, after, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:
@@ -221,5 +263,16 @@ def close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
 
 
+def is_larger(value: Tensor, tiny: float) -> bool:
+    """Whether any entry is larger than `tiny` in size."""
+    return bool(value.numel()) and float(torch.linalg.vector_norm(value, torch.inf)) > tiny
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; told by the sum where that is finite, in a fraction of the time."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
+@functools.lru_cache(256)
 def _columns(available: int, wanted: int) -> Tensor:
     return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:wanted]

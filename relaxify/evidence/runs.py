@@ -34,8 +34,8 @@ class Observer:
     """Runs a float64 copy of a model on x and on g x, for inputs x near the given ones, as many as are asked for.
 
     The copy is in eval mode, or in training mode with the same random numbers in each run; `prepare` is called with it
-    before it runs. `injected` replaces what the nodes of these numbers computed. ValueError if it is ambiguous how the
-    group acts on the inputs.
+    before it runs; `twin` is such a copy, if there is one. `injected` replaces what the nodes of these numbers computed.
+    ValueError if it is ambiguous how the group acts on the inputs.
     """
 
     def __init__(
@@ -47,16 +47,18 @@ class Observer:
         *,
         training: bool = False,
         prepare: Callable[[nn.Module], None] | None = None,
+        twin: Twin | None = None,
     ) -> None:
         self.actions = Actions(action or default_action(group, inputs))
         self.images = moves_pixels(self.actions.inputs)
         self.group = on_pixels(group) if self.images else group
-        self.twin = Twin(model, training=training, prepare=prepare)
+        self.twin = twin or Twin(model, training=training, prepare=prepare)
+        self._earlier = self.twin.runs
         self.inputs = self.twin.inputs(inputs)
 
     @property
     def runs(self) -> int:
-        return self.twin.runs
+        return self.twin.runs - self._earlier
 
     def moved(self, g: Element, inputs: Inputs) -> Inputs:
         """g x."""
@@ -65,7 +67,7 @@ class Observer:
     def evidence(self, samples: int, before: Evidence | None = None, injected: Injections | None = None) -> Evidence:
         """Evidence from so many inputs, those of the evidence `before` included."""
         collected = list(before.samples) if before else []
-        if not self.runs:
+        if not self.twin.runs:
             # some models do in their first run what they never do again: they fill caches
             self._run(self.inputs, {})
         collected += [self._sample(k, injected or {}) for k in range(len(collected), samples)]

@@ -31,10 +31,9 @@ def lie_derivatives(
     if not len(generators):
         return (), "none: the group has no Lie generators"
     with quiet():
-        derive, method = derivatives.best_method(curve_of(observer, generators[0]))
+        derived, method = derivatives.of_each([curve_of(observer, generator) for generator in generators])
         found = []
-        for generator, unit in zip(generators, torch.eye(len(generators)), strict=True):
-            value, derivative = derive(curve_of(observer, generator))
+        for generator, unit, (value, derivative) in zip(generators, torch.eye(len(generators)), derived, strict=True):
             terms = _moved_back(observer, carried, action, generator, unit, value, derivative)
             size = _norm(float(v.norm()) for v in value)
             found.append(_norm(float(term.norm()) for term in terms) / (size or 1.0))

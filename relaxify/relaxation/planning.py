@@ -185,7 +185,8 @@ def _examine(
     options: dict[str, Any] = {"training": training, "prepare": partial(symmetrise, sites=sites)}
     measured = measurement(model, group, inputs, input_action=input_action, output_action=output_action, own=own, **options)
     is_broken = measured.verdict.status is Status.BROKEN
-    return Examined(measured, analyse(model, group, inputs, input_action, settled, is_broken=is_broken, **options))
+    analysis = analyse(model, group, inputs, input_action, settled, is_broken=is_broken, twin=measured.twin, **options)
+    return Examined(measured, analysis)
 
 
 def _as_a_whole(

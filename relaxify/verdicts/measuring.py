@@ -36,6 +36,11 @@ class Measurement:
     subject: Subject | None = None
     found: Measured | None = None
 
+    @property
+    def twin(self) -> Twin | None:
+        """The copy in float64 that was measured, as the model is, if there is one."""
+        return self.subject.twin if self.subject is not None and self.subject.twin.double else None
+
     def of(self, twin: Twin) -> OwnPrecision | None:
         """What another copy of the model does instead, held to transforming as was found and to the same response."""
         if self.subject is None or self.found is None:
@@ -150,7 +155,10 @@ def _in_general(verdict: Verdict, model: nn.Module, subject: Subject) -> Verdict
             if there.reason is not Reason.NOT_FINITE:
                 verdict = _together(verdict, there, functools.partial(_responsible, general, subject, found, size))
                 break
-    return replace(verdict, forward_passes=subject.twin.runs)
+    verdict = replace(verdict, forward_passes=subject.twin.runs)
+    subject.twin.restore()
+    general.move(())
+    return verdict
 
 
 def _together(here: Verdict, there: Verdict, parameters: Callable[[], tuple[str, ...]]) -> Verdict:
