@@ -59,6 +59,16 @@ def slices(blocks: Sequence[Block]) -> Iterator[slice]:
         start += block.dim
 
 
+def _exponential(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """exp of a matrix: few elements are taken again and again, by every representation that is made anew."""
+    return _exponentials(matrix.numpy().tobytes(), len(matrix)).clone()
+
+
+@functools.lru_cache(1024)
+def _exponentials(entries: bytes, d: int) -> Float[Tensor, "d d"]:
+    return torch.linalg.matrix_exp(torch.frombuffer(bytearray(entries), dtype=torch.float64).view(d, d))
+
+
 @dataclass(frozen=True, eq=False)
 class Representation:
     """A representation of `group` on feature vectors of size `dim`, as blocks.
@@ -178,7 +188,7 @@ class Representation:
         """The matrix of a group element on one copy of each block."""
         lie = len(self.group.generators)
         for action in self.actions:
-            matrix = torch.linalg.matrix_exp(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
+            matrix = _exponential(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
             for letter in element.word:
                 matrix = matrix @ action[lie + letter]
             yield matrix

@@ -78,16 +78,14 @@ def transformation(
     An axis of one of the `sample_sizes` (nodes, points, a batch) that has too few samples to tell is taken to carry nothing.
     A value no larger than `tiny` is zero but for rounding.
     """
-    if not any(is_larger(value, tiny) for base, runs in pairs for value in (base, *runs)):
-        return Transformation("zero")
-    if all(close(moved, base) for base, runs in pairs for moved in runs):
-        return Transformation("invariant")
+    if (found := still(pairs, tiny)) is not None:
+        return found
     # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
     known = _Sampled(pairs)
-    for axes in _possible_axes(group, pairs[0][0].shape, without):
+    for axes in possible_axes(group, pairs[0][0].shape, without):
         found = Transformation("none", axes, residual=math.nan) if known.rules_out(axes) else fit(group, pairs, axes)
         if found.kind == "linear":
             return found
@@ -99,6 +97,13 @@ def transformation(
         return Transformation("undecided")
     failed = [fit(group, pairs, found.axes) if math.isnan(found.residual) else found for found in failed]
     return min(failed, key=lambda found: (not found.is_transposed, found.residual))
+
+
+def still(pairs: Pairs, tiny: float) -> Transformation | None:
+    """How a value transforms that no group element moves; None if one does."""
+    if not any(is_larger(value, tiny) for base, runs in pairs for value in (base, *runs)):
+        return Transformation("zero")
+    return Transformation("invariant") if all(close(moved, base) for base, runs in pairs for moved in runs) else None
 
 
 class _Sampled:
@@ -140,7 +145,7 @@ class _Sampled:
         return False
 
 
-def _possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
+def possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
     """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
     yield ()
     axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and axis not in without]
@@ -172,7 +177,7 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
     fits = [float((m @ before - moved).norm() / moved.norm()) for m, moved in zip(matrices, after, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:
         return Transformation("none", residual=max(fits))
-    if len(chosen) < 2 * d:
+    if len(chosen) < 2 * d and not _is_known(group, pairs, axes):
         return Transformation("undecided")
     if int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) < d:
         if len(axes) == 1:
@@ -187,6 +192,21 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
     predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
     residual = float((predicted @ before - after[-1]).norm() / after[-1].norm())
     return Transformation("linear" if residual < 10 * TOLERANCE else "none", axes, actions, residual)
+
+
+def _is_known(group: Group, pairs: Pairs, axes: Axes) -> bool:
+    """Whether a value moves by known matrices: few samples fit many matrices, but are moved by few of these."""
+    drawn = elements(group)
+    known = [Representation.of(group, name, 1, actions) for name, actions in known_actions(group, len(axes)).items()]
+    return any(
+        all(
+            close(on_axes(run, axes), representation.rho(g) @ on_axes(base, axes))
+            for base, runs in pairs
+            for g, run in zip(drawn, runs, strict=True)
+        )
+        for representation in known
+        if math.prod(pairs[0][0].shape[axis] for axis in axes) == representation.dim
+    )
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from relaxify.evidence.evidence import Evidence, Sample
+from relaxify.evidence.evidence import Evidence, Sample, common
 from relaxify.evidence.fitting import elements
 from relaxify.evidence.full_size import FullSize
 from relaxify.graph.inputs import Inputs
@@ -73,8 +73,8 @@ class Observer:
         collected += [self._sample(k, injected or {}) for k in range(len(collected), samples)]
         first = collected[0]
         # other inputs may have other numbers of neighbours, but what took another course says nothing of this one
-        kept = [s for s in collected if _common(first.base.nodes, s.base.nodes, shapes=False) == len(first.base.nodes)]
-        length = min(_common(s.base.nodes, run.nodes, shapes=True) for s in kept for run in s.moved)
+        kept = [s for s in collected if common(first.base.nodes, s.base.nodes, shapes=False) == len(first.base.nodes)]
+        length = min(s.common for s in kept)
         nodes = first.base.nodes
         diverged = nodes[length].meta.get("location", "") if length < len(nodes) else None
         return Evidence(self.group, first.base, kept, diverged, length, images=self.images)
@@ -101,16 +101,3 @@ class Observer:
     def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, locate: bool = True) -> Recording:
         found: Recording = self.twin.run(inputs, functools.partial(record, injected=injected, locate=locate))
         return found
-
-
-def _common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool) -> int:
-    """How many nodes two runs have in common before one takes another course."""
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a.target != b.target or a.meta.get("module") != b.meta.get("module") or (shapes and _shape(a) != _shape(b)):
-            return i
-    return min(len(first), len(second))
-
-
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    value = node.meta.get("value")
-    return None if value is None else tuple(value.shape)

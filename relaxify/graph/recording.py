@@ -190,6 +190,15 @@ def written(*args: Any) -> None:
 
 
 def _tensors(value: Any) -> list[Tensor]:
+    # asked twice for every operation: plain containers need no search for what they are
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) in (tuple, list):
+        return [tensor for item in value for tensor in _tensors(item)]
+    if type(value) is dict:
+        return [tensor for item in value.values() for tensor in _tensors(item)]
+    if isinstance(value, fx.node.base_types) or value is None:
+        return []
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 

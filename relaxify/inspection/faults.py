@@ -44,7 +44,7 @@ def attributed(
         moved = functools.partial(move_special, names=verdict.parameters)
         group = Group.parse(planned.group)
         analysis = analyse(
-            model, group, inputs, input_action, planned.sites, training=training, prepare=moved, is_broken=True
+            model, group, inputs, input_action, planned.sites, training=training, prepare=moved, status=Status.BROKEN
         )
         return _first_fault(planned, analysis, verdict), ()
     if verdict.status is Status.BROKEN or verdict.reason is Reason.FEW:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relaxify.evidence.analysis import Analysis, analyse, symmetrise
+from relaxify.evidence.analysis import Analysis, analyse, analyse_verdict, symmetrise
 from relaxify.evidence.judging import judge_by_data_flow
-from relaxify.graph.inputs import Inputs
+from relaxify.evidence.verdict_runs import Tape
+from relaxify.graph.inputs import Inputs, call
 from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
 from relaxify.modules.checks import check_model
@@ -146,7 +147,7 @@ def plan_and_analysis(
     else:
         settled = [claim for claim in claims if not _is_open(claim)]
         actions = {"input_action": input_action, "output_action": output_action}
-        examined = _examine(model, group, _inputs(example_inputs), settled, own=not changes, training=training, **actions)
+        examined = _examine(model, group, _inputs(example_inputs), settled, whole=not changes, training=training, **actions)
         judged = _judged(model, selection, claims, examined.analysis)
         decided = _as_a_whole(model, claims, judged, examined.measured.verdict)
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
@@ -173,20 +174,27 @@ def _examine(
     inputs: Inputs,
     settled: Sequence[Site | Rejected],
     *,
-    own: bool,
+    whole: bool,
     training: bool,
     input_action: InputAction | None,
     output_action: OutputAction | None,
 ) -> Examined:
-    """The verdict first; what each value does explains it, and never overrules it."""
+    """The verdict first; what each value does explains it, and never overrules it.
+
+    If `whole`, also in the model's own precision, and each value of it.
+    """
     if where := spoilt(model, inputs):
         raise ValueError(f"{where} has NaN or infinite values, of which nothing can be told; restore or replace them.")
     sites = [entry for entry in settled if isinstance(entry, Site)]
     options: dict[str, Any] = {"training": training, "prepare": partial(symmetrise, sites=sites)}
-    measured = measurement(model, group, inputs, input_action=input_action, output_action=output_action, own=own, **options)
-    is_broken = measured.verdict.status is Status.BROKEN
-    analysis = analyse(model, group, inputs, input_action, settled, is_broken=is_broken, twin=measured.twin, **options)
-    return Examined(measured, analysis)
+    actions: dict[str, Any] = {"input_action": input_action, "output_action": output_action}
+    tape = Tape()
+    runner = call if whole else tape
+    measured = measurement(model, group, inputs, own=whole, runner=runner, **actions, **options)
+    if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs):
+        return Examined(measured, found)
+    options |= {"status": measured.verdict.status, "twin": measured.twin}
+    return Examined(measured, analyse(model, group, inputs, input_action, settled, **options))
 
 
 def _as_a_whole(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from relaxify.graph.inputs import Inputs, InputsError
+from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Group
 from relaxify.verdicts.actions import InputAction, OutputAction, default_action, moves_pixels
@@ -21,10 +21,10 @@ from relaxify.verdicts.draws import draws
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
 from relaxify.verdicts.judging import in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
-from relaxify.verdicts.orbits import Actions, finite, orbit
+from relaxify.verdicts.orbits import Actions, Orbit, finite, orbit
 from relaxify.verdicts.places import nowhere, of_inputs, of_pixels
 from relaxify.verdicts.subject import Measured, Subject
-from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.twin import Runner, Twin
 from relaxify.verdicts.verdict import Errors, OwnPrecision, Reason, Status, Verdict
 
 
@@ -40,6 +40,11 @@ class Measurement:
     def twin(self) -> Twin | None:
         """The copy in float64 that was measured, as the model is, if there is one."""
         return self.subject.twin if self.subject is not None and self.subject.twin.double else None
+
+    @property
+    def orbit(self) -> Orbit | None:
+        """The runs on the given input and on what it is moved to."""
+        return None if self.found is None else self.found.orbits[0]
 
     def of(self, twin: Twin) -> OwnPrecision | None:
         """What another copy of the model does instead, held to transforming as was found and to the same response."""
@@ -75,6 +80,7 @@ def measurement(
     own: bool = True,
     generic: bool = True,
     prepare: Callable[[nn.Module], None] | None = None,
+    runner: Runner = call,
 ) -> Measurement:
     """Whether f(g x) = rho(g) f(x): the error relative to f's response, in float64 where the model runs in it.
 
@@ -83,7 +89,8 @@ def measurement(
     - `output_action`: (g, output) -> moved output; by default what each tensor of the output is measured to transform as.
     - `training`: in training mode, with the same random numbers in each run.
     - `own`: measure in the model's own precision too. `generic`: also once parameters that are exactly 0 or 1 have moved.
-    - `prepare`: called with each copy of the model before it runs.
+    - `prepare`: called with each copy of the model before it runs; `runner`: runs it on the given input and where that is
+      moved to, in float64.
 
     ValueError if the model cannot be copied or run, if no tensor is seen in its output, or if it is ambiguous how the group
     acts on the inputs.
@@ -94,7 +101,7 @@ def measurement(
     if where := spoilt(model, inputs):
         return Measurement(without_runs(model, group, where))
     subjects = _Subjects(model, group, actions, inputs, training, prepare, is_own=input_action is not None)
-    subject, found = _as_it_is(subjects, generic=generic)
+    subject, found = _as_it_is(subjects, generic=generic, runner=runner)
     verdict = replace(conclude(model, group, found), forward_passes=subject.twin.runs)
     if generic and verdict.status in (Status.SOUND, Status.UNDECIDED):
         verdict = _in_general(verdict, model, subject)
@@ -128,11 +135,11 @@ class _Subjects:
         return Subject(twin, self.group, self.actions, self.inputs, where)
 
 
-def _as_it_is(subjects: _Subjects, *, generic: bool) -> tuple[Subject, Measured]:
+def _as_it_is(subjects: _Subjects, *, generic: bool, runner: Runner) -> tuple[Subject, Measured]:
     """The model in float64, or in its own precision if it does not run in that."""
     subject = subjects.copied(double=True)
     try:
-        return subject, subject.measured(whole=not (generic and special(subject.twin.model)))
+        return subject, subject.measured(whole=not (generic and special(subject.twin.model)), runner=runner)
     except InputsError:
         other = subjects.copied(double=False)
         if other.twin.own != torch.float64:

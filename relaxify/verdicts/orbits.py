@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relaxify.graph.inputs import Inputs
+from relaxify.graph.inputs import Inputs, call
 from relaxify.modules.copies import duplicate
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.nearby import distance, size, tensors_in
 from relaxify.verdicts.outputs import seen_in
-from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.twin import Runner, Twin
 
 Values = Mapping[str, Tensor]
 """The tensors of an output, by their places."""
@@ -78,9 +78,9 @@ def _like(g: Draw, tensors: Mapping[str, Tensor]) -> Tensor:
     return g.matrix.to(dtype, copy=True)
 
 
-def orbit(twin: Twin, actions: Actions, inputs: Inputs, elements: Sequence[Draw]) -> Orbit:
+def orbit(twin: Twin, actions: Actions, inputs: Inputs, elements: Sequence[Draw], runner: Runner = call) -> Orbit:
     """Run a copy of the model on inputs and on the inputs moved by each element."""
-    output = twin.run(inputs)
+    output = twin.run(inputs, runner)
     values, before = seen_in(output), size(inputs)
     moved, steps = [], []
     for g in elements:
@@ -88,7 +88,7 @@ def orbit(twin: Twin, actions: Actions, inputs: Inputs, elements: Sequence[Draw]
         there = actions.on_inputs(g, inputs)
         steps.append(distance(inputs, there))
         stretch = max(1.0, size(there) / before if before else 1.0)
-        moved.append(Moved(g, seen_in(twin.run(there)), expected, stretch))
+        moved.append(Moved(g, seen_in(twin.run(there, runner)), expected, stretch))
     return Orbit(inputs, values, tuple(moved), (sum(step**2 for step in steps) / max(len(steps), 1)) ** 0.5)
 
 

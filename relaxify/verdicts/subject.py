@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from relaxify.graph.inputs import Inputs, InputsError
+from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.groups import Group
 from relaxify.verdicts.constraints import exactly
 from relaxify.verdicts.draws import Draw, draws, small
@@ -19,7 +19,7 @@ from relaxify.verdicts.nearby import distance, nearby, nudged, replaced, tensors
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
 from relaxify.verdicts.places import Places, nowhere
-from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.twin import Runner, Twin
 from relaxify.verdicts.verdict import Reason, Status
 
 STEPS = (0.05, 1e-3)
@@ -52,21 +52,21 @@ class Subject:
         exact: Inputs = replaced(self.twin.inputs(self.given), lambda _, value: exactly(value))
         return exact
 
-    def measured(self, *, whole: bool = True, from_nearby: bool = False) -> Measured:
+    def measured(self, *, whole: bool = True, from_nearby: bool = False, runner: Runner = call) -> Measured:
         """Orbits of the given input and, if `whole`, of one nearby, which otherwise only tells the response.
 
-        `from_nearby`: the orbit of the nearby input instead.
+        `from_nearby`: the orbit of the nearby input instead. `runner` is what runs the first orbit, that of the given input.
         """
         drawn = [draws(self.group, seed) for seed in range(2)]
         if from_nearby:
             orbits = [self._nearby(drawn[1]), self._here([])]
         else:
-            orbits = [self._here(drawn[0]), self._nearby(drawn[1] if whole else [])]
+            orbits = [self._here(drawn[0], runner), self._nearby(drawn[1] if whole else [])]
         found = [each for each in orbits if each is not None]
         return self._confirmed(found if any(each.moved for each in found) else [self._here(drawn[0])])
 
-    def _here(self, elements: Sequence[Draw]) -> Orbit:
-        return orbit(self.twin, self.actions, self.inputs, elements)
+    def _here(self, elements: Sequence[Draw], runner: Runner = call) -> Orbit:
+        return orbit(self.twin, self.actions, self.inputs, elements, runner)
 
     def _nearby(self, elements: Sequence[Draw]) -> Orbit | None:
         """The orbit of an input near the given one on which the model runs, and not to infinity."""
