@@ -91,10 +91,14 @@ class _Proof:
     group: Group
 
     @functools.cached_property
+    def _function(self) -> Callable[[Tensor], Tensor]:
+        return _layer(self.owner)
+
+    @functools.cached_property
     def misfit(self) -> str | None:
         """Why the layer is not run, if it cannot be."""
         try:
-            _layer(self.owner)(_input(self.owner))
+            self._function(_input(self.owner))
         except (RuntimeError, ValueError, IndexError) as error:
             return f"it does not take vectors on axis 2, as [batch, channels, 3, points]: {str(error).splitlines()[0]}"
         return None
@@ -102,17 +106,16 @@ class _Proof:
     @functools.cached_property
     def error(self) -> float:
         """How far the layer, non-linearity included, is from commuting with the group on the vector axis."""
-        return _error(self.owner, self.group)
+        vector = Representation.defining(self.group)
+        # VNStdFeature's frame is [B, 3, frame vectors, N, ...]: its vector axis comes first
+        features = Features((2,)), Features((1,) if type(self.owner).__name__ == "VNStdFeature" else (2,))
+        x, function = _input(self.owner), self._function
+        # sites outlive their proofs, and copies of layers would with them
+        del vars(self)["_function"]
+        return commutation_error(function, vector, vector, x, features_in=features[0], features_out=features[1])
 
     def __call__(self) -> float:
         return self.error
-
-
-def _error(owner: nn.Module, group: Group) -> float:
-    vector = Representation.defining(group)
-    # VNStdFeature's frame is [B, 3, frame vectors, N, ...]: its vector axis comes first
-    axis_out = Features((1,) if type(owner).__name__ == "VNStdFeature" else (2,))
-    return commutation_error(_layer(owner), vector, vector, _input(owner), features_in=Features((2,)), features_out=axis_out)
 
 
 def _layer(owner: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -117,10 +117,12 @@ def analyse(
     prepare: Callable[[nn.Module], None] | None = None,
     status: Status = Status.UNDECIDED,
     twin: Twin | None = None,
+    whole: bool = False,
 ) -> Analysis:
     """Run the model on as many inputs near the given ones as it takes to tell how its values transform.
 
     `prepare` is called with the copy that runs, or has been with the `twin`; `status` is what is known of its output.
+    If `whole`, each value is to be told of, and not linear operations and outputs alone.
     """
     observer = Observer(model, group, inputs, action, training=training, prepare=prepare, twin=twin)
     sites = [entry for entry in claimed if isinstance(entry, Site)]
@@ -137,7 +139,10 @@ def analyse(
         promises = Promises(evidence, sites)
         broken = first_break(evidence, promises, observer.full_size(evidence) if status is Status.BROKEN else None)
         # more inputs give more samples for the fits; most models need no more
-        if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
+        undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
+        if whole and samples < SAMPLES:
+            undecided = undecided or any(evidence.of(node).kind == "undecided" for node in evidence.nodes if _is_value(node))
+        if not broken and not undecided:
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
 
@@ -152,6 +157,10 @@ def symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
 def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[WeightedCall]]) -> Iterator[Injections]:
     read = [call.contraction.data for of_path in calls.values() for call in of_path]
     return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
+
+
+def _is_value(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.meta.get("value") is not None
 
 
 def _undecided(evidence: Evidence, call: WeightedCall) -> bool:

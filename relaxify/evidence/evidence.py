@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, close, elements, is_finite, transformation
+from relaxify.evidence.fitting import TOLERANCE, Norms, Pairs, Transformation, close, elements, transformation
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
 from relaxify.graph.recording import Recording
 from relaxify.grids.pixels import is_image
@@ -79,11 +80,12 @@ class Evidence:
         return self._known[index]
 
     def _fit(self, pairs: Pairs) -> Transformation:
-        if not all(is_finite(value) for base, runs in pairs for value in (base, *runs)):
+        norms = Norms()
+        if not all(math.isfinite(norms(value)) for base, runs in pairs for value in (base, *runs)):
             # uninitialised memory may hold anything
             return Transformation("undecided")
         if self.pixel_maps is None:
-            return self._transformation(pairs)
+            return self._transformation(pairs, norms)
         found = self.pixel_maps.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
         if found.kind != "undecided" or not self.group.compact or pairs[0][0].ndim < 2:
             return found
@@ -91,8 +93,8 @@ class Evidence:
         residual = lengths_change(back, found.pixels)
         return Transformation("none", residual=residual, pixels=found.pixels) if residual > TOLERANCE else found
 
-    def _transformation(self, pairs: Pairs) -> Transformation:
-        return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
+    def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
+        return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny, norms=norms)
 
     def _pixel_maps(self, inputs: Sequence[fx.Node]) -> PixelMaps | None:
         shapes = [node.meta["value"].shape for node in self._index if node.meta.get("value") is not None]

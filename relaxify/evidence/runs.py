@@ -84,7 +84,7 @@ class Observer:
         x = self.inputs if k == 0 else nearby(self.inputs, self.moved(drawn[-1], self.inputs), k, STEP)
         forced = [{index: inject(k, g) for index, inject in injected.items()} for g in (None, *drawn)]
         base = self._run(x, forced[0])
-        moved = [self._run(self.moved(g, x), to, locate=False) for g, to in zip(drawn, forced[1:], strict=True)]
+        moved = [self._run(self.moved(g, x), to, outline=True) for g, to in zip(drawn, forced[1:], strict=True)]
         return Sample(base, moved)
 
     def full_size(self, evidence: Evidence) -> FullSize:
@@ -95,9 +95,9 @@ class Observer:
         return FullSize(evidence, drawn, base, moved)
 
     def _everything(self, inputs: Inputs) -> Recording:
-        found: Recording = self.twin.run(inputs, functools.partial(record, keep=lambda tensor: True, locate=False))
+        found: Recording = self.twin.run(inputs, functools.partial(record, keep=lambda tensor: True, outline=True))
         return found
 
-    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, locate: bool = True) -> Recording:
-        found: Recording = self.twin.run(inputs, functools.partial(record, injected=injected, locate=locate))
+    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, outline: bool = False) -> Recording:
+        found: Recording = self.twin.run(inputs, functools.partial(record, injected=injected, outline=outline))
         return found

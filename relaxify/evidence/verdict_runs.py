@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from relaxify.evidence.evidence import Evidence, Sample
-from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, close, known_actions, on_axes, possible_axes, still
+from relaxify.evidence.fitting import (
+    TOLERANCE,
+    Norms,
+    Pairs,
+    Transformation,
+    close,
+    known_actions,
+    on_axes,
+    possible_axes,
+    still,
+)
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import Recording, record
 from relaxify.groups import Group
@@ -29,7 +39,7 @@ class Tape:
     runs: list[Recording] = field(default_factory=list)
 
     def __call__(self, model: nn.Module, inputs: Inputs) -> Any:
-        self.runs.append(record(model, inputs, locate=not self.runs))
+        self.runs.append(record(model, inputs, outline=bool(self.runs)))
         return self.runs[-1].output
 
 
@@ -43,8 +53,8 @@ class VerdictEvidence(Evidence):
     def drawn(self) -> Sequence[Draw]:
         return self._drawn
 
-    def _transformation(self, pairs: Pairs) -> Transformation:
-        if (found := still(pairs, self._tiny)) is not None:
+    def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
+        if (found := still(pairs, self._tiny, norms)) is not None:
             return found
         own = [] if _is_multiple(pairs) else possible_axes(self.group, pairs[0][0].shape)
         return next(filter(None, (self._vector(pairs, axes) for axes in own)), Transformation("undecided"))

@@ -193,7 +193,7 @@ def _examine(
     measured = measurement(model, group, inputs, own=whole, runner=runner, **actions, **options)
     if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs):
         return Examined(measured, found)
-    options |= {"status": measured.verdict.status, "twin": measured.twin}
+    options |= {"status": measured.verdict.status, "twin": measured.twin, "whole": whole}
     return Examined(measured, analyse(model, group, inputs, input_action, settled, **options))
 
 
