@@ -22,7 +22,7 @@ from torch import Tensor
 from relaxify.algebras import brackets, structure_constants
 from relaxify.grids.pixels import Pixels
 from relaxify.groups import Element, Group
-from relaxify.representations import Representation
+from relaxify.representations import Layout, Representation
 
 TOLERANCE = 1e-6
 ANGLE = 0.25
@@ -203,9 +203,11 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> T
     fits = [_ratio(misfit, size) for misfit, size in zip(misfits, sizes, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:
         return Transformation("none", residual=max(fits))
-    if len(chosen) < 2 * d and not _is_known(group, pairs, axes):
-        return Transformation("undecided")
-    if int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) < d:
+    is_spanned = int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) == d
+    if len(chosen) < 2 * d:
+        vectors = _as_vectors(group, pairs, axes[0]) if is_spanned and len(axes) == 1 else None
+        return vectors or Transformation("undecided")
+    if not is_spanned:
         if len(axes) == 1:
             return Transformation("undecided")
         completed = _completed(group, matrices, before[:, chosen] @ inverse)
@@ -220,19 +222,24 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> T
     return Transformation("linear" if residual < 10 * TOLERANCE else "none", axes, actions, residual)
 
 
-def _is_known(group: Group, pairs: Pairs, axes: Axes) -> bool:
-    """Whether a value moves by known matrices: few samples fit many matrices, but are moved by few of these."""
-    drawn = elements(group)
-    known = [Representation.of(group, name, 1, actions) for name, actions in known_actions(group, len(axes)).items()]
-    return any(
-        all(
-            close(on_axes(run, axes), representation.rho(g) @ on_axes(base, axes))
+def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:
+    """Vectors along one axis, of which few samples are enough: nothing is fitted that these could leave open."""
+    d, drawn = pairs[0][0].shape[axis], elements(group)
+    for layout in _layouts(d // group.dim) if d % group.dim == 0 else ():
+        vectors = Representation.defining(group, d // group.dim, layout)
+        misfits = [
+            _ratio(float((vectors.move(g, base.movedim(axis, -1)) - run.movedim(axis, -1)).norm()), float(run.norm()))
             for base, runs in pairs
             for g, run in zip(drawn, runs, strict=True)
-        )
-        for representation in known
-        if math.prod(pairs[0][0].shape[axis] for axis in axes) == representation.dim
-    )
+        ]
+        if max(misfits) < TOLERANCE:
+            actions = vectors.act(torch.eye(d, dtype=torch.float64)).mT
+            return Transformation("linear", (axis,), actions, max(misfits))
+    return None
+
+
+def _layouts(count: int) -> tuple[Layout, ...]:
+    return ("channel_major",) if count == 1 else ("channel_major", "component_major")
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:
