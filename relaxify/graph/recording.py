@@ -11,9 +11,9 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -87,7 +87,7 @@ class _Recorder(TorchFunctionMode):
         outline: bool,
     ) -> None:
         super().__init__()
-        self.graph = cast(fx.Graph, _Outline()) if outline else fx.Graph()
+        self.graph = _Outline() if outline else fx.Graph()
         self.keep = keep
         self.injected = injected
         self.outline = outline
@@ -181,29 +181,20 @@ class _Recorder(TorchFunctionMode):
         node.meta.setdefault("location", "")
 
 
-@dataclass
-class _Step:
-    """What runs on other inputs are compared by: a node without its neighbours."""
-
-    op: str
-    target: Any
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-class _Outline:
-    """Takes the place of a graph."""
+class _Outline(fx.Graph):
+    """Nodes without names and arguments, which cost more than all else that is kept of an operation."""
 
     def __init__(self) -> None:
-        self.nodes: list[_Step] = []
+        super().__init__()
+        self._listed: list[fx.Node] = []
 
-    def _step(self, op: str, target: Any, *_: Any) -> _Step:
-        self.nodes.append(_Step(op, target))
-        return self.nodes[-1]
+    @property
+    def nodes(self) -> list[fx.Node]:  # type: ignore[override]
+        return self._listed
 
-    placeholder = functools.partialmethod(_step, "placeholder")
-    get_attr = functools.partialmethod(_step, "get_attr")
-    call_function = functools.partialmethod(_step, "call_function")
-    output = functools.partialmethod(_step, "output", "output")
+    def create_node(self, op: str, target: Any, *_: Any, **__: Any) -> fx.Node:
+        self._listed.append(fx.Node(self, str(len(self._listed)), op, target, (), {}))
+        return self._listed[-1]
 
 
 def opaque(*args: Any) -> None:
