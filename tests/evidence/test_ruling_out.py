@@ -7,7 +7,7 @@ import torch
 
 from relaxify.evidence.fitting import Axes, Norms, Pairs, _Sampled, elements, fit, transformation
 from relaxify.groups import Group
-from relaxify.representations import Representation
+from relaxify.representations import Layout, Representation
 
 SO3 = Group.parse("SO(3)")
 
@@ -38,3 +38,17 @@ def test_a_value_that_transforms_in_no_way_is_told_by_the_residual_of_all_its_sa
     found = transformation(SO3, pairs, sample_sizes={400})
     assert found.kind == "none"
     assert found.residual == min(fit(SO3, pairs, axes).residual for axes in ((), (-2,), (-1,)))
+
+
+@pytest.mark.parametrize("layout", ["channel_major", "component_major"])
+def test_vectors_along_one_axis_are_told_from_few_samples(layout: Layout) -> None:
+    several = Representation.defining(SO3, 4, layout)
+    x = torch.randn(13, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = fit(SO3, [(x, [several.move(g, x) for g in elements(SO3)])], (-1,))
+    assert found.kind == "linear"
+    assert torch.equal(torch.as_tensor(found.actions), several.act(torch.eye(12, dtype=torch.float64)).mT)
+
+
+def test_what_moves_otherwise_is_not_told_from_few_samples() -> None:
+    x = torch.randn(13, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert fit(SO3, [(x, [torch.roll(x, 1, dims=-1) for _ in elements(SO3)])], (-1,)).kind != "linear"
