@@ -46,11 +46,7 @@ def closure_residual(matrices: Float[Tensor, "n d d"]) -> float:
     >>> closure_residual(Group.parse("SO(1,3)").generators) < 1e-15
     True
     """
-    if not len(matrices):
-        return 0.0
     basis = orthonormal(matrices)
-    if not len(basis):
-        return 0.0
     inside = torch.einsum("ijk,kab->ijab", structure_constants(basis), basis)
     products = torch.einsum("iab,jbc->ijac", basis, basis)
     scale = 2 * products.square().sum()
