@@ -47,9 +47,7 @@ class Carried:
         if self.representation is None:
             return value
         matrix = matrix_of(self.representation)
-        if self.features is None:
-            return matrix.squeeze() * value
-        return self.features.restore(self.features.rows(value) @ matrix.mT, like=value)
+        return matrix.squeeze() * value if self.features is None else self.features.apply(matrix, value)
 
 
 def carried_by_outputs(evidence: Evidence) -> list[Carried]:

@@ -41,11 +41,7 @@ def inspect(
 
     - `model`, `group`: see `relaxify`.
     - `inputs`: the arguments of forward; `keywords`: all of them by name, instead.
-    - `input_action`: (g, inputs) -> inputs moved by the group element's matrix g (n x n); by default every axis that has
-      the size n is a vector.
-    - `input_irreps`: instead, the features that inputs carry on their last axis, by the names of forward's arguments:
-      {"x": "8x0e+8x1o"} in e3nn's notation and basis (of degree 1: x, y, z), or in that of `relaxify.irreps` for other
-      groups; or an escnn field type. The other inputs move as by default.
+    - `input_action`: (g, inputs) -> inputs moved by g; `input_irreps`: instead, the features that they carry. See `plan`.
     - `output_action`: (g, output) -> output moved by g, of the same shape; by default what each tensor of the output is
       measured to transform as, or comes nearest to.
     - `training`: inspect the model in training mode (with the same random numbers in each run), where dropout acts.

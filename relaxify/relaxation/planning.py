@@ -208,8 +208,9 @@ def _upheld(claims: Sequence[Site | Rejected], decided: Sequence[Site | Rejected
 
 
 def _harmless(entry: Site | Rejected) -> Site | Rejected:
-    is_unsound = isinstance(entry, Rejected) and entry.unsound
-    return replace(entry, kind=RejectionKind.harmless) if is_unsound else entry
+    if isinstance(entry, Rejected) and entry.unsound:
+        return replace(entry, kind=RejectionKind.harmless)
+    return entry
 
 
 def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
