@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.groups import Element, Group, Word, shortest_words
 
 
@@ -33,8 +34,8 @@ def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
             # no exponential, nor anything that scipy takes for a rotation
             continue
         found = Element(_coefficients(group, rest), word)
-        exponential = torch.linalg.matrix_exp(torch.einsum("a,aij->ij", found.coefficients, group.generators))
-        if torch.allclose(rest, exponential, atol=_tolerance(matrix)):
+        turned = exponential(torch.einsum("a,aij->ij", found.coefficients, group.generators))
+        if torch.allclose(rest, turned, atol=_tolerance(matrix)):
             return found
     raise ValueError(f"{matrix.tolist()} is no element of {group.name}; pass one of its {group.dim} x {group.dim} matrices.")
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.algebras import Signature, closure_residual, orthonormal, structure_constants
+from relaxify.algebras import Signature, closure_residual, exponential, orthonormal, structure_constants
 from relaxify.groups import Group
 from relaxify.lconv.operators import Dense, Generators
 from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, names_of
@@ -125,7 +125,7 @@ class Symmetry:
     ) -> Float[Tensor, "times *batch d"]:
         """exp(t L) x for each time t: where the symmetry takes a sample."""
         matrix = self.generators[generator].to(x.dtype)
-        return torch.stack([x @ torch.linalg.matrix_exp(t * matrix).mT for t in times])
+        return torch.stack([x @ exponential(t * matrix).mT for t in times])
 
     def to_dict(self, known: Mapping[str, Group | str | Tensor] | None = None) -> dict[str, Any]:
         """Plain data, with the overlaps with `known` algebras of the same size."""
