@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.groups import Element, Group
 
 Layout = Literal["channel_major", "component_major"]
@@ -66,7 +67,7 @@ def _exponential(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 
 @functools.lru_cache(1024)
 def _exponentials(entries: bytes, d: int) -> Float[Tensor, "d d"]:
-    return torch.linalg.matrix_exp(torch.frombuffer(bytearray(entries), dtype=torch.float64).view(d, d))
+    return exponential(torch.frombuffer(bytearray(entries), dtype=torch.float64).view(d, d))
 
 
 @dataclass(frozen=True, eq=False)
