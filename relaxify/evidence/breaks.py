@@ -77,15 +77,16 @@ class _Fits:
     known: Callable[[fx.Node], bool | None]
 
     def is_sound(self, node: fx.Node) -> bool:
-        promised = self.known(node)
-        if promised is None:
-            promised = self.evidence.of(node).is_sound and not _is_deformed(self.evidence, node)
-        return node.op != "call_function" or promised
+        return node.op != "call_function" or bool(self.known(node)) or self._transforms(node)
 
     def breaks(self, node: fx.Node) -> bool:
         if self.known(node) is not None:
-            return not self.known(node)
+            # what transforms otherwise than promised, with another parity say, breaks only what it is combined with
+            return not self.is_sound(node)
         return self.evidence.of(node).kind == "none" or _is_deformed(self.evidence, node)
+
+    def _transforms(self, node: fx.Node) -> bool:
+        return self.evidence.of(node).is_sound and not _is_deformed(self.evidence, node)
 
 
 @dataclass(frozen=True)

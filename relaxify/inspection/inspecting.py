@@ -145,7 +145,7 @@ def _report(
         outputs=tuple(_output(each) for each in verdict.outputs),
         fault=fault,
         notes=notes,
-        undecided=tuple(_undecided(evidence)) if fault is None and not verdict.is_sound else (),
+        undecided=tuple(_undecided(evidence)) if fault is None and verdict.elements and not verdict.is_sound else (),
         layers=tuple(layer_report(site, runs.terms.get(site.path), analysis) for site in runs.plan.sites),
         modules=tuple(_modules(runs.model, evidence)),
         nodes=tuple(_nodes(evidence)),

@@ -224,7 +224,8 @@ def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
             yield Rejected(path, type(model.get_submodule(path)).__name__, reason, RejectionKind.unsound)
         return
     told = "no single operation could be named" if verdict.status is Status.BROKEN else "it cannot be told to be equivariant"
-    reason = f"{verdict.reason.value}, error {verdict.error.mean:.1e}; {told}"
+    error = f", error {verdict.error.mean:.1e}" if verdict.elements else ""
+    reason = f"{verdict.why}{error}; {told}"
     # a constant is no proof, and no fault either
     kind = RejectionKind.undecided if verdict.reason is Reason.SILENT else RejectionKind.unsound
     yield Rejected("", type(model).__name__, reason, kind)

@@ -22,6 +22,7 @@ from relaxify.verdicts.generic import SIZE, Generic, responsible, special
 from relaxify.verdicts.judging import in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
 from relaxify.verdicts.orbits import Actions, finite, orbit
+from relaxify.verdicts.outputs import OutputError
 from relaxify.verdicts.places import nowhere, of_inputs, of_pixels
 from relaxify.verdicts.subject import Measured, Subject
 from relaxify.verdicts.twin import Twin
@@ -80,18 +81,24 @@ def measurement(
     - `own`: measure in the model's own precision too. `generic`: also once parameters that are exactly 0 or 1 have moved.
     - `prepare`: called with each copy of the model before it runs.
 
-    ValueError if the model cannot be copied or run, if no tensor is seen in its output, or if it is ambiguous how the group
-    acts on the inputs.
+    Undecided, without a run, of a model with NaN or with an output in which no tensor is found. ValueError if the model
+    cannot be copied or run, or if it is ambiguous how the group acts on the inputs.
     """
     group = Group.parse(group)
     actions = Actions(input_action or default_action(group, inputs), output_action)
     group = on_pixels(group) if moves_pixels(actions.inputs) else group
     if where := spoilt(model, inputs):
-        return Measurement(without_runs(model, group, where))
+        return Measurement(without_runs(model, group, Reason.NOT_FINITE, where))
     subjects = _Subjects(model, group, actions, inputs, training, prepare, is_own=input_action is not None)
-    subject, found = _as_it_is(subjects, generic=generic)
-    verdict = replace(conclude(model, group, found), forward_passes=subject.twin.runs)
-    if generic and verdict.status in (Status.SOUND, Status.UNDECIDED):
+    try:
+        subject, found = _as_it_is(subjects, generic=generic)
+    except OutputError as unseen:
+        return Measurement(without_runs(model, group, Reason.UNSEEN, unseen.where))
+    verdict = conclude(model, group, found)
+    if verdict.is_sound and not subject.repeats(found.orbits[0], seed=0 if training else 1):
+        verdict = replace(verdict, status=Status.UNDECIDED, reason=Reason.RANDOM)
+    verdict = replace(verdict, forward_passes=subject.twin.runs)
+    if generic and verdict.status in (Status.SOUND, Status.UNDECIDED) and verdict.reason is not Reason.RANDOM:
         verdict = _in_general(verdict, model, subject)
     measured = Measurement(verdict, subject, found)
     if own and subject.twin.double and subject.twin.own != torch.float64:

@@ -13,7 +13,7 @@ from relaxify.graph.inputs import Inputs
 from relaxify.modules.copies import duplicate
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.nearby import distance, size, tensors_in
-from relaxify.verdicts.outputs import seen_in
+from relaxify.verdicts.outputs import OutputError, seen_in
 from relaxify.verdicts.twin import Twin
 
 Values = Mapping[str, Tensor]
@@ -69,7 +69,10 @@ class Actions:
             plain = duplicate(output, torch.Tensor.detach, "the output")
             for value in tensors_in(plain).values():
                 value.requires_grad_(False)
-            return seen_in(self.output(_like(g, tensors_in(plain)), plain))
+            try:
+                return seen_in(self.output(_like(g, tensors_in(plain)), plain))
+            except OutputError as error:
+                raise ValueError(f"output_action returned no output: {error}") from error
 
 
 def _like(g: Draw, tensors: Mapping[str, Tensor]) -> Tensor:
