@@ -6,11 +6,13 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import fx
 
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import is_isometric
 from relaxify.evidence.full_size import FullSize
+from relaxify.verdicts.candidates import turns
 
 EXACT = 1e-10
 """Of a value's size: what a constant dominates varies by little more."""
@@ -108,19 +110,24 @@ class _Runs:
     def is_named(self, node: fx.Node) -> bool:
         if node.op != "call_function" or self.fits.known(node) is not None:
             return node.op != "call_function" or bool(self.fits.known(node))
-        return self.full_size.moves_in_a_known_way(node)
+        found = self.full_size.moves_in_a_known_way(node)
+        return self.fits.is_sound(node) if found is None else found
 
     def is_unnamed(self, node: fx.Node) -> bool:
         return not self.is_named(node) and self.full_size.values(node) is not None
 
 
 def _is_deformed(evidence: Evidence, node: fx.Node) -> bool:
-    """Whether a value transforms by W M(g) W^-1, as what is stretched or mixed with a fixed matrix does.
+    """Whether a value transforms by W M(g) W^-1, as what is stretched or mixed with a fixed matrix does; or has lost a sign.
 
     It still transforms, but not as what it is combined with later.
     """
-    actions = evidence.of(node).actions
-    return evidence.group.compact and actions is not None and not is_isometric(evidence.group, actions)
+    group, actions = evidence.group, evidence.of(node).actions
+    if actions is None or not group.compact:
+        return False
+    minus = -torch.eye(actions.shape[-1], dtype=actions.dtype)
+    has_lost_a_sign = any(torch.allclose(actions[len(group.generators) + turn], minus, atol=1e-6) for turn in turns(group))
+    return has_lost_a_sign or not is_isometric(group, actions)
 
 
 def op_name(node: fx.Node) -> str:

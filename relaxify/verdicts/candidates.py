@@ -203,9 +203,18 @@ def has_lost_a_sign(group: Group, way: Way) -> bool:
     >>> has_lost_a_sign(c4, Way("invariant", letters=(0,))), has_lost_a_sign(c4, Way("invariant"))
     (True, False)
     """
+    return not turns(group).isdisjoint(way.letters)
+
+
+def turns(group: Group) -> frozenset[int]:
+    """The finite generators that are neither reflections nor inversions.
+
+    >>> turns(Group.parse("D(4)"))
+    frozenset({0})
+    """
     identity, reflections = torch.eye(group.dim, dtype=torch.float64), _reflections(group)
-    turns = [g for letter, g in enumerate(group.finite) if letter in way.letters and letter not in reflections]
-    return any(not torch.allclose(g @ g, identity, atol=1e-9) for g in turns)
+    others = [(letter, g) for letter, g in enumerate(group.finite) if letter not in reflections]
+    return frozenset(letter for letter, g in others if not torch.allclose(g @ g, identity, atol=1e-9))
 
 
 def is_affine(group: Group) -> bool:

@@ -42,7 +42,7 @@ class Score:
     relaxed: bool
     """Whether strict `relaxify` takes a model that will break once trained."""
     planned_of: str
-    """The label of what a plan is of: of the model as it is, or as `relaxify` would make it, with symmetrised convolutions."""
+    """The label of what a plan is of: the model as it is, or as `relaxify` would make it, with symmetrised convolutions."""
     changed: bool
     """Whether the user's model, inputs or random numbers are not what they were."""
 
