@@ -43,7 +43,7 @@ def first_break(
     there is such a promise. `full_size`: runs of a model whose output is known not to transform; then what the fits cannot
     tell is held to these.
     """
-    fits = _Fits(evidence, known)
+    fits = _Fits(evidence, known, is_broken=full_size is not None)
     if full_size is None:
         first = _first(evidence, fits.is_sound, fits.breaks, whole=False)
     else:
@@ -77,6 +77,7 @@ class _Fits:
 
     evidence: Evidence
     known: Callable[[fx.Node], bool | None]
+    is_broken: bool
 
     def is_sound(self, node: fx.Node) -> bool:
         return node.op != "call_function" or bool(self.known(node)) or self._transforms(node)
@@ -85,10 +86,13 @@ class _Fits:
         if self.known(node) is not None:
             # what transforms otherwise than promised, with another parity say, breaks only what it is combined with
             return not self.is_sound(node)
-        return self.evidence.of(node).kind == "none" or _is_deformed(self.evidence, node)
+        return self.evidence.of(node).kind == "none" or self._is_odd(node)
 
     def _transforms(self, node: fx.Node) -> bool:
-        return self.evidence.of(node).is_sound and not _is_deformed(self.evidence, node)
+        return self.evidence.of(node).is_sound and not self._is_odd(node)
+
+    def _is_odd(self, node: fx.Node) -> bool:
+        return _is_deformed(self.evidence, node) or (self.is_broken and _has_lost_a_sign(self.evidence, node))
 
 
 @dataclass(frozen=True)
@@ -118,16 +122,21 @@ class _Runs:
 
 
 def _is_deformed(evidence: Evidence, node: fx.Node) -> bool:
-    """Whether a value transforms by W M(g) W^-1, as what is stretched or mixed with a fixed matrix does; or has lost a sign.
+    """Whether a value transforms by W M(g) W^-1, as what is stretched or mixed with a fixed matrix does.
 
     It still transforms, but not as what it is combined with later.
     """
+    actions = evidence.of(node).actions
+    return evidence.group.compact and actions is not None and not is_isometric(evidence.group, actions)
+
+
+def _has_lost_a_sign(evidence: Evidence, node: fx.Node) -> bool:
+    """Whether turns take a value to its negative; see `has_lost_a_sign` of verdicts."""
     group, actions = evidence.group, evidence.of(node).actions
-    if actions is None or not group.compact:
+    if actions is None:
         return False
     minus = -torch.eye(actions.shape[-1], dtype=actions.dtype)
-    has_lost_a_sign = any(torch.allclose(actions[len(group.generators) + turn], minus, atol=1e-6) for turn in turns(group))
-    return has_lost_a_sign or not is_isometric(group, actions)
+    return any(torch.allclose(actions[len(group.generators) + turn], minus, atol=1e-6) for turn in turns(group))
 
 
 def op_name(node: fx.Node) -> str:

@@ -43,6 +43,8 @@ def judge(name: str, orbits: Sequence[Orbit], setting: Setting) -> Judged:
         return _concluded(
             Judged(name, Way("as the output action says"), runs_expected(name, orbits, setting), *_OPEN), orbits
         )
+    if (way := orbits[0].ways.get(name)) is not None:
+        return _concluded(Judged(name, way, runs_by(name, orbits, setting, Carried(name, way)), *_OPEN), orbits)
     if not value.numel():
         return Judged(name, Way("invariant"), (), Status.UNDECIDED, Reason.SILENT)
     nearest: Judged | None = None

@@ -495,10 +495,6 @@ RANDOM = (
         label=NEVER,
     ),
     state(
-        "random numbers that cancel",
-        after(lambda self, v: (v + (noise := torch.randn_like(v))) - noise),
-    ),
-    state(
         "a seed of its own",
         after(lambda self, v: v * torch.rand(4, generator=torch.Generator().manual_seed(3)).to(v)),
     ),

@@ -143,6 +143,8 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(value)
     elif dataclasses.is_dataclass(value):
         yield from ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    elif isinstance(getattr(value, "tensor", None), Tensor):
+        yield "tensor", value.tensor
     elif hasattr(value, "to_dict") and hasattr(value, "keys"):
         yield from value.to_dict().items()
 

@@ -8,6 +8,7 @@ import pytest
 
 from verdicts.corpus import DOMAINS, LIBRARIES
 from verdicts.process import output_of
+from verdicts.table import documented
 
 NAMED_RIGHT = 0.95
 
@@ -20,7 +21,16 @@ NAMED_RIGHT = 0.95
     ],
 )
 def test_the_verdicts_are_true(domains: Sequence[str]) -> None:
-    scores = output_of("verdicts", "--json", *domains)
+    found = output_of("verdicts", "--json", *domains)
+    scores = found["models"]
     assert [line for score in scores for line in score["wrong"]] == []
     misnamed = {score["name"]: score["misnamed"] for score in scores if score["misnamed"]}
     assert len(misnamed) <= (1 - NAMED_RIGHT) * sum(score["faulty"] for score in scores), misnamed
+    stale = [row for row in found["rows"] if row != documented().get(row[0])]
+    assert stale == [], "docs/inspect.md tells otherwise: cd tests && python -m verdicts --table"
+
+
+def test_the_totals_of_the_table_are_those_of_its_rows() -> None:
+    (*_, total), domains = documented().values(), [row for name, row in documented().items() if name in DOMAINS]
+    numbers = [[int(number) for cell in row[1:] for number in cell.split(" / ")] for row in (*domains, total)]
+    assert [sum(column) for column in zip(*numbers[:-1], strict=True)] == numbers[-1]
