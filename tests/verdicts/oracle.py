@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -135,6 +136,7 @@ def mapped(function: Any, value: Any, name: str = "") -> Any:
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    value = vars(value) if isinstance(value, SimpleNamespace) else value
     if isinstance(value, Mapping):
         yield from value.items()
     elif hasattr(value, "_asdict"):
