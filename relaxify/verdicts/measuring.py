@@ -19,7 +19,7 @@ from relaxify.verdicts.actions import InputAction, OutputAction, default_action,
 from relaxify.verdicts.conclusion import conclude, without_runs
 from relaxify.verdicts.draws import draws
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
-from relaxify.verdicts.judging import in_precision, judge
+from relaxify.verdicts.judging import Judged, in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
 from relaxify.verdicts.orbits import Actions, finite, orbit
 from relaxify.verdicts.outputs import OutputError
@@ -162,7 +162,8 @@ def _in_general(verdict: Verdict, model: nn.Module, subject: Subject) -> Verdict
 
 def _together(here: Verdict, there: Verdict, parameters: Callable[[], tuple[str, ...]]) -> Verdict:
     both = replace(here, elements=here.elements + there.elements, inputs=here.inputs + there.inputs)
-    if there.status is Status.BROKEN:
+    # of what transformed in a known way, that it may do so in another once trained is not enough
+    if there.status is Status.BROKEN or (here.is_sound and there.reason is Reason.FEW):
         what = replace(both, generic=there.error, where=there.where, outputs=there.outputs, element=there.element)
         return replace(what, status=Status.LATENT, reason=Reason.TRAINED, parameters=parameters())
     if here.reason is Reason.SILENT and there.is_sound:
@@ -173,16 +174,20 @@ def _together(here: Verdict, there: Verdict, parameters: Callable[[], tuple[str,
 
 def _responsible(general: Generic, subject: Subject, found: Measured, size: float) -> tuple[str, ...]:
     """The parameters that break the model when they alone move: told by the output and the element that were worst."""
-    broken = next(each for each in found.outputs if each.status is Status.BROKEN)
+    broken = next(each for each in found.outputs if _is_against(each))
     moving = next(each for each in found.orbits if each.moved)
     worst = [max(broken.runs, key=lambda run: run.error).g] if broken.runs else [run.g for run in moving.moved]
 
     def breaks(some: Sequence[str]) -> bool:
         general.move(some, size)
         runs = orbit(subject.twin, subject.actions, moving.inputs, worst)
-        return any(judge(name, [runs], found.setting).status is Status.BROKEN for name in runs.values)
+        return any(_is_against(judge(name, [runs], found.setting)) for name in runs.values)
 
     return responsible(general.names, breaks)
+
+
+def _is_against(found: Judged) -> bool:
+    return found.status is Status.BROKEN or found.reason is Reason.FEW
 
 
 def spoilt(model: nn.Module, inputs: Inputs) -> str:

@@ -211,6 +211,8 @@ def identity_filter() -> nn.Module:
 
 
 BIASED = after(lambda self, v: gated(self, self.out(v)), out=linear(bias=True), gate=linear())
+CENTRED = plain(lambda self, x: self.up(centred(x)[..., None]), up=linear(1, bias=True))
+"""The bias changes no inner product between outputs, whose vectors sum to zero without it."""
 TRAIN = {"training": True}
 HALF = "too coarse for a relaxation"
 
@@ -351,6 +353,8 @@ STARTS = (
         fixed,
     ),
     state("a bias of zero", altered(BIASED, zero("out.bias")), fault="out:linear", label=LATENT),
+    state("a bias of zero on centred vectors", altered(CENTRED, zero("up.bias")), fault="up:linear", label=LATENT),
+    state("a bias on centred vectors", CENTRED, fault="up:linear"),
     state("a residual branch with relu that starts at zero", residual(torch.relu), fault=":relu", label=LATENT),
     state("a rezero branch with relu", rezero(torch.relu), fault=":relu :mul :add", label=LATENT),
     state(

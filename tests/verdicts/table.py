@@ -22,10 +22,21 @@ BEGIN, END = "<!-- verdicts: generated -->", "<!-- verdicts: end -->"
 PAGE = Path(__file__).parents[2] / "docs" / "inspect.md"
 
 
-def table(scores: Mapping[str, Score]) -> str:
+def table(domains: Sequence[Sequence[str]]) -> str:
     """A row for each domain, and one of totals."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows(scores), row("**all**", list(scores.values()))]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *domains, total(domains)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def total(domains: Sequence[Sequence[str]]) -> list[str]:
+    """The sums of the columns; of "right / all", both.
+
+    >>> total([["sets", "3", "1 / 2"], ["images", "4", "2 / 2"]])
+    ['**all**', '7', '3 / 4']
+    """
+    numbers = [[[int(number) for number in cell.split(" / ")] for cell in row[1:]] for row in domains]
+    sums = [[sum(parts) for parts in zip(*cells, strict=True)] for cells in zip(*numbers, strict=True)]
+    return ["**all**", *(" / ".join(map(str, cell)) for cell in sums)]
 
 
 def rows(scores: Mapping[str, Score]) -> list[list[str]]:
@@ -34,7 +45,7 @@ def rows(scores: Mapping[str, Score]) -> list[list[str]]:
 
 
 def documented() -> dict[str, list[str]]:
-    """The rows that docs/inspect.md has, by their domains."""
+    """The rows that docs/inspect.md has, by their domains, totals last."""
     text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.strip().splitlines()[2:]]
     return {line[0]: line for line in lines}
@@ -45,7 +56,7 @@ def row(domain: str, scores: Sequence[Score]) -> list[str]:
     counts = [sum(score.entry.label == label for score in scores) for label in LABELS]
     wrong = [sum(getattr(score, what) for score in scores) for what in ("false_sound", "false_broken")]
     silent = sum(bool(score.crashed) or score.unspoken for score in scores)
-    right = f"{sum(score.named_right for score in faulty)} / {len(faulty)}" if faulty else ""
+    right = f"{sum(score.named_right for score in faulty)} / {len(faulty)}"
     return [domain, *map(str, (*counts, *wrong, silent)), right]
 
 
@@ -91,6 +102,8 @@ def as_data(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def write(scores: Mapping[str, Score]) -> None:
-    """Put the table into docs/inspect.md, in the place of the last one."""
+    """Put the rows of the domains that were scored into the table of docs/inspect.md."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(scores)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    found = documented() | {row[0]: row for row in rows(scores)}
+    lines = [found[domain] for domain in sorted(found) if not domain.startswith("*")]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
