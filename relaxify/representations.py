@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.groups import Element, Group
 
 Layout = Literal["channel_major", "component_major"]
@@ -159,7 +160,7 @@ class Representation:
     def _dense_blocks(self, element: Element) -> Iterator[Float[Tensor, "n n"]]:
         lie = len(self.group.generators)
         for block, action in zip(self.blocks, self.actions, strict=True):
-            matrix = torch.linalg.matrix_exp(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
+            matrix = exponential(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
             for letter in element.word:
                 matrix = matrix @ action[lie + letter]
             copies = torch.eye(block.multiplicity, dtype=matrix.dtype)

@@ -12,35 +12,21 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from relaxify_cli.errors import THRESHOLD, ThresholdError, exists
+from relaxify_cli.options import Action, Factory, Irreps
 
 if TYPE_CHECKING:
     from relaxify.inspection import Errors, Report
 
 
 def inspect(
-    model: Annotated[
-        str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
-    ],
+    model: Factory,
     inputs: Annotated[
-        str,
-        typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help="Inputs of the model's forward."),
+        str, typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help="Inputs of the model's forward.")
     ],
     group: Annotated[str | None, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load first: .safetensors or .pt.")] = None,
-    action: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PKG.MOD:FUNCTION",
-            help="(g, inputs) -> inputs moved by g. Default: every axis of the group's size is a vector.",
-        ),
-    ] = None,
-    irreps: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=IRREPS",
-            help="What an input of forward carries on its last axis, such as x=8x0e+8x1o; may be repeated.",
-        ),
-    ] = None,
+    action: Action = None,
+    irreps: Irreps = None,
     output_action: Annotated[
         str | None,
         typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from scipy.linalg import logm
 from torch import Tensor
 
-from relaxify.algebras import brackets, structure_constants
+from relaxify.algebras import brackets, exponential, structure_constants
 from relaxify.grids.pixels import Pixels
 from relaxify.groups import Element, Group
 from relaxify.representations import Representation
@@ -193,7 +193,7 @@ def _log(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """The real logarithm, by eigenvalues where those tell it: scipy's, which always does, takes ten times as long."""
     values, vectors = torch.linalg.eig(matrix)
     log = ((vectors * values.log()) @ torch.linalg.pinv(vectors)).real
-    if close(torch.linalg.matrix_exp(log), matrix):
+    if close(exponential(log), matrix):
         return log
     return torch.as_tensor(logm(matrix.numpy()).real).reshape(matrix.shape)
 

@@ -30,13 +30,7 @@ ROUNDING = 1e-3
 
 
 def attributed(
-    model: nn.Module,
-    planned: Plan,
-    examined: Examined,
-    inputs: Inputs,
-    input_action: InputAction | None,
-    *,
-    training: bool,
+    model: nn.Module, planned: Plan, examined: Examined, inputs: Inputs, input_action: InputAction | None, *, training: bool
 ) -> tuple[Fault | None, tuple[Fault, ...]]:
     """The operation to which the verdict is traced back, if it is one; and those that look odd in a sound model."""
     verdict, analysis = examined.measured.verdict, examined.analysis

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.evidence.runs import Observer
 from relaxify.graph.inputs import call, tensors_of
 from relaxify.graph.precision import quiet
@@ -48,7 +49,7 @@ def curve_of(observer: Observer, generator: Tensor) -> Curve:
         own = duplicate(observer.inputs, lambda tensor: tensor, "the input")
         observer.twin.restore()
         with seeded():
-            return call(observer.twin.model, observer.actions.inputs(torch.linalg.matrix_exp(t * generator), own))
+            return call(observer.twin.model, observer.actions.inputs(exponential(t * generator), own))
 
     return outputs
 

@@ -33,7 +33,6 @@ from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement, measurement, spoilt
 from relaxify.verdicts.verdict import Reason, Status, Verdict
 
-UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
 UNCHECKED = "whole model not checked, only layers one by one; pass example_inputs=(...)"
 
 
@@ -195,8 +194,7 @@ def _as_a_whole(
     """What was decided of each operation, held to the verdict on the model."""
     verdict = examined.measured.verdict
     if verdict.is_sound:
-        decided = _upheld(claims, decided)
-        return [_noted(entry) if isinstance(entry, Rejected) and entry.unsound else entry for entry in decided]
+        return [_harmless(entry) for entry in _upheld(claims, decided)]
     is_blamed = any(isinstance(entry, Rejected) and entry.unsound for entry in decided)
     if verdict.status is Status.BROKEN and is_blamed:
         return decided
@@ -213,10 +211,10 @@ def _upheld(claims: Sequence[Site | Rejected], decided: Sequence[Site | Rejected
     return [proved.get(entry.path, entry) if isinstance(entry, Rejected) and entry.spoilt else entry for entry in decided]
 
 
-def _noted(entry: Rejected) -> Rejected:
-    """An operation that looks odd in a model that is equivariant all the same: two cancel, or the basis is another."""
-    reason = f"{entry.reason}; the model as a whole is equivariant"
-    return replace(entry, reason=reason, kind=RejectionKind.unsupported)
+def _harmless(entry: Site | Rejected) -> Site | Rejected:
+    if isinstance(entry, Rejected) and entry.unsound:
+        return replace(entry, kind=RejectionKind.harmless)
+    return entry
 
 
 def _of_the_model(model: nn.Module, verdict: Verdict, kind: RejectionKind) -> Iterator[Rejected]:
@@ -268,12 +266,12 @@ def _unjudged(model: nn.Module, claims: Sequence[Site | Rejected]) -> Iterator[R
     claimed = {claim.path for claim in claims}
     for path, module in model.named_modules():
         if type(module) is nn.Linear and path not in claimed:
-            yield Rejected(path, "Linear", UNJUDGED, RejectionKind.unjudged)
+            yield Rejected(path, "Linear", kind=RejectionKind.unjudged)
         if _is_torchs_own(module) or CHILD in path.split("."):
             continue
         for name, parameter in module.named_parameters(path, recurse=False):
             if parameter.ndim > 1 and not any(f"{name}.".startswith(f"{above}.".lstrip(".")) for above in claimed):
-                yield Rejected(name, type(module).__name__, UNJUDGED, RejectionKind.unjudged)
+                yield Rejected(name, type(module).__name__, kind=RejectionKind.unjudged)
 
 
 def _is_torchs_own(module: nn.Module) -> bool:
