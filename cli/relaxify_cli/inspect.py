@@ -97,7 +97,7 @@ def _check_mode(group: str | None, images: bool, page: Path | None) -> None:
 def _check(report: Report, fail_above: float | None) -> None:
     if fail_above is None:
         return
-    if report.fault is not None:
+    if report.fault is not None or not report.verdict.elements:
         raise typer.Exit(THRESHOLD)
     if not report.error.largest <= fail_above:
         raise ThresholdError(f"the largest relative error {report.error.largest:.1e} is above {fail_above:.1e}.")
@@ -134,7 +134,8 @@ def _without_fault(report: Report) -> Iterator[str]:
     if report.is_sound:
         yield "[green]No operation breaks the symmetry.[/green]"
     else:
-        yield "[bold red]It is not sound, and no single operation could be named.[/bold red]"
+        why = ", and no single operation could be named" if report.verdict.elements else ": nothing could be measured"
+        yield f"[bold red]It is not sound{why}.[/bold red]"
     yield f"  {escape(report.verdict.told)}"
     yield from (f"  undecided: {escape(each)}" for each in report.undecided)
     yield from (f"  note: {escape(f'{note.op} at {note.location}: {note.cause}')}" for note in report.notes)

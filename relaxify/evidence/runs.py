@@ -18,6 +18,7 @@ from relaxify.verdicts.actions import InputAction, default_action, moves_pixels
 from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.nearby import nearby
 from relaxify.verdicts.orbits import Actions
+from relaxify.verdicts.places import turns_images
 from relaxify.verdicts.twin import Twin
 
 STEP = 0.1
@@ -50,11 +51,12 @@ class Observer:
         twin: Twin | None = None,
     ) -> None:
         self.actions = Actions(action or default_action(group, inputs))
-        self.images = moves_pixels(self.actions.inputs)
-        self.group = on_pixels(group) if self.images else group
         self.twin = twin or Twin(model, training=training, prepare=prepare)
         self._earlier = self.twin.runs
         self.inputs = self.twin.inputs(inputs)
+        by_default = moves_pixels(self.actions.inputs)
+        self.group = on_pixels(group) if by_default else group
+        self.images = by_default or turns_images(self.actions, self.inputs, draws(group, 0)[0])
 
     @property
     def runs(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._C import _functorch as functorch
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -173,7 +174,8 @@ class _Recorder(TorchFunctionMode):
         self._nodes[id(tensor)] = node
         self._versions[id(tensor)] = _version(tensor)
         with torch._C.DisableTorchFunction():
-            kept = tensor.detach() if self.keep(tensor) else None
+            # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
+            kept = tensor.detach() if self.keep(tensor) and not _is_mapped(tensor) else None
             # an operation in place may change it later
             node.meta["value"] = kept.clone() if clone and kept is not None else kept
         node.meta.setdefault("parameters", ())
@@ -225,7 +227,19 @@ def _version(tensor: Tensor) -> int:
 
 def _storage(tensor: Tensor) -> int:
     with torch._C.DisableTorchFunction():
-        return tensor.untyped_storage().data_ptr()
+        return _layers(tensor)[-1].untyped_storage().data_ptr()
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    return any(map(functorch.is_batchedtensor, _layers(tensor)))
+
+
+def _layers(tensor: Tensor) -> list[Tensor]:
+    """A tensor, and what it wraps within the transformations of torch.func."""
+    layers = [tensor]
+    while functorch.is_functorch_wrapped_tensor(layers[-1]):
+        layers.append(functorch.get_unwrapped(layers[-1]))
+    return layers
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def inspect(
         ),
         fault=fault,
         notes=notes,
-        undecided=tuple(_undecided(evidence)) if fault is None and not verdict.is_sound else (),
+        undecided=tuple(_undecided(evidence)) if fault is None and verdict.elements and not verdict.is_sound else (),
         layers=tuple(layer_report(site, terms.get(site.path), analysis) for site in planned.sites),
         modules=tuple(_modules(model, evidence)),
         nodes=tuple(_nodes(evidence)),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from relaxify.evidence.analysis import Analysis, analyse, analyse_verdict, symmetrise
 from relaxify.evidence.judging import judge_by_data_flow
+from relaxify.evidence.silence import is_sound_until_silent
 from relaxify.evidence.verdict_runs import Tape
 from relaxify.graph.inputs import Inputs, call
 from relaxify.grids.convolution import CONVOLUTIONS
@@ -148,7 +149,7 @@ def plan_and_analysis(
         actions = {"input_action": input_action, "output_action": output_action}
         examined = _examine(model, group, _inputs(example_inputs), settled, whole=not changes, training=training, **actions)
         judged = _judged(model, selection, claims, examined.analysis)
-        decided = _as_a_whole(model, claims, judged, examined.measured.verdict)
+        decided = _as_a_whole(model, claims, judged, examined)
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = tuple(entry for entry in decided if isinstance(entry, Site))
     rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
@@ -197,17 +198,20 @@ def _examine(
 
 
 def _as_a_whole(
-    model: nn.Module, claims: Sequence[Site | Rejected], decided: list[Site | Rejected], verdict: Verdict
+    model: nn.Module, claims: Sequence[Site | Rejected], decided: list[Site | Rejected], examined: Examined
 ) -> list[Site | Rejected]:
     """What was decided of each operation, held to the verdict on the model."""
+    verdict = examined.measured.verdict
     if verdict.is_sound:
         return [_harmless(entry) for entry in _upheld(claims, decided)]
     is_blamed = any(isinstance(entry, Rejected) and entry.unsound for entry in decided)
     if verdict.status is Status.BROKEN and is_blamed:
         return decided
-    if verdict.reason is Reason.SILENT and not is_blamed:
+    # a constant is no proof; but no fault either, of values that transform up to there
+    is_harmless = verdict.reason is Reason.SILENT and not is_blamed and is_sound_until_silent(examined.analysis.evidence)
+    if is_harmless:
         decided = _upheld(claims, decided)
-    return [*decided, *_of_the_model(model, verdict)]
+    return [*decided, *_of_the_model(model, verdict, RejectionKind.undecided if is_harmless else RejectionKind.unsound)]
 
 
 def _upheld(claims: Sequence[Site | Rejected], decided: Sequence[Site | Rejected]) -> list[Site | Rejected]:
@@ -222,7 +226,7 @@ def _harmless(entry: Site | Rejected) -> Site | Rejected:
     return entry
 
 
-def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
+def _of_the_model(model: nn.Module, verdict: Verdict, kind: RejectionKind) -> Iterator[Rejected]:
     """What speaks against a model where no operation does."""
     if verdict.status is Status.LATENT:
         for name in verdict.parameters:
@@ -231,9 +235,8 @@ def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
             yield Rejected(path, type(model.get_submodule(path)).__name__, reason, RejectionKind.unsound)
         return
     told = "no single operation could be named" if verdict.status is Status.BROKEN else "it cannot be told to be equivariant"
-    reason = f"{verdict.reason.value}, error {verdict.error.mean:.1e}; {told}"
-    # a constant is no proof, and no fault either
-    kind = RejectionKind.undecided if verdict.reason is Reason.SILENT else RejectionKind.unsound
+    error = f", error {verdict.error.mean:.1e}" if verdict.elements else ""
+    reason = f"{verdict.why}{error}; {told}"
     yield Rejected("", type(model).__name__, reason, kind)
 
 
