@@ -14,11 +14,12 @@ SHELL := /bin/bash
 # The laws of every room, and the whole line on one real model; CONTRIBUTING.md says how this list is kept.
 CORE := $(addprefix tests/, \
   test_algebras.py test_groups.py test_house.py test_intertwiners.py test_proof.py test_record.py test_representations.py \
-  test_testing.py grids graph/test_contractions.py graph/test_recording.py evidence modules \
-  $(addprefix relaxation/test_, controllers.py penalties.py sketch.py summary.py switching.py) relaxation/terms/test_term.py \
+  test_testing.py $(addprefix grids/test_, convolution.py flows.py taps.py) modules \
+  graph/test_contractions.py graph/test_recording.py $(addprefix measuring/test_, parts.py elements.py general_position.py verdicts.py) \
+  $(addprefix relaxation/test_, controllers.py penalties.py sketch.py summary.py) \
   $(addprefix inspection/test_, derivatives.py monitor.py report.py) \
   lconv/test_layer.py lconv/test_operators.py lconv/test_pooling.py checkpoint/test_conversion.py cli/test_main.py \
-  adapters/test_vector_neurons.py 'test_main_line.py::test_convert_equals_project[vn_pointnet-.pt-None]')
+  'test_main_line.py::test_convert_equals_project[vn_pointnet-.pt-None]')
 
 help: ## Say what there is
 	grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,8 +45,9 @@ arrows: $(READY) ## Check that the packages import each other in the allowed dir
 demo: $(READY) ## Train, project, convert and verify a small model
 	$(BIN)/relaxify demo
 
-bench: $(READY) ## Measure what a relaxed training step costs, in time and memory
+bench: $(READY) ## Measure what a relaxed training step costs, in time and memory, and what a verdict does
 	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --memory
+	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --verdicts
 
 clean: ## Remove .venv, builds and caches
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Time every case, print a table, and save it as JSON and as a picture.
 
-python -m benchmarks [--rounds 11] [--only NAME] [--memory]
+python -m benchmarks [--rounds 11] [--only NAME] [--memory] [--verdicts]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import verdicts
 from benchmarks.memory import peak
 from benchmarks.models import CASES, Case
 from benchmarks.steps import steps
@@ -95,8 +96,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--only", default="")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
+    parser.add_argument("--verdicts", action="store_true", help="measure what plan and inspect take, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.verdicts:
+        judge(options.only)
+        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = RESULTS / f"steps-{device.type}.json"
     chosen = [case for case in CASES if options.only.lower() in case.name.lower()]
@@ -109,6 +114,13 @@ def main() -> None:
     rows = json.loads(target.read_text())["rows"]
     picture(rows, target.with_suffix(".png"))
     print(table(rows))
+
+
+def judge(only: str) -> None:
+    """Measure what verdicts cost, always on the CPU."""
+    rows = [verdicts.measured(each, rounds=2) for each in verdicts.MODELS if only.lower() in each.name.lower()]
+    print(table(rows))
+    verdicts.save(rows, machine(torch.device("cpu")))
 
 
 def save(row: dict[str, Any], of: dict[str, Any], target: Path) -> None:

@@ -1,14 +1,16 @@
 """The element that a matrix of the defining representation is: from g back to exp(sum_i c_i A_i) g_word.
 
-Rotations of space are read as quaternions, the eigenvector of a symmetric matrix: as exact near half turns as near none.
+Rotations of space are read as quaternions, by scipy: as exact near half turns as near none.
 """
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.groups import Element, Group, Word, shortest_words
 
 
@@ -28,9 +30,12 @@ def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
     g = matrix.double()
     for word in _words(group):
         rest = g @ torch.linalg.inv(_product(group, word))
+        if not torch.linalg.det(rest) > 0:
+            # no exponential, nor anything that scipy takes for a rotation
+            continue
         found = Element(_coefficients(group, rest), word)
-        exponential = torch.linalg.matrix_exp(torch.einsum("a,aij->ij", found.coefficients, group.generators))
-        if torch.allclose(rest, exponential, atol=_tolerance(matrix)):
+        turned = exponential(torch.einsum("a,aij->ij", found.coefficients, group.generators))
+        if torch.allclose(rest, turned, atol=_tolerance(matrix)):
             return found
     raise ValueError(f"{matrix.tolist()} is no element of {group.name}; pass one of its {group.dim} x {group.dim} matrices.")
 
@@ -73,16 +78,6 @@ def _turn(rotation: Float[Tensor, "2 2"]) -> Float[Tensor, "2 2"]:
 
 
 def _rotation_vector(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
-    """log R, from the unit quaternion q of 4 q q^T - 1, whose entries are linear in those of R."""
-    (a, b, c), (d, e, f), (g, h, i) = rotation.tolist()
-    rows = [
-        [a + e + i, h - f, c - g, d - b],
-        [h - f, a - e - i, b + d, c + g],
-        [c - g, b + d, e - a - i, f + h],
-        [d - b, c + g, f + h, i - a - e],
-    ]
-    quaternion = torch.linalg.eigh(torch.tensor(rows, dtype=torch.float64)).eigenvectors[:, -1]
-    quaternion = quaternion * (1 if quaternion[0] >= 0 else -1)
-    real, sine = quaternion[0], quaternion[1:].norm()
-    x, y, z = (quaternion[1:] * (2 * torch.atan2(sine, real) / sine if sine > 0 else 2.0)).tolist()
+    """log R."""
+    x, y, z = Rotation.from_matrix(rotation.numpy()).as_rotvec().tolist()
     return torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=torch.float64)

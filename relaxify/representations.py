@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.groups import Element, Group
 
 Layout = Literal["channel_major", "component_major"]
@@ -57,6 +58,16 @@ def slices(blocks: Sequence[Block]) -> Iterator[slice]:
     for block in blocks:
         yield slice(start, start + block.dim)
         start += block.dim
+
+
+def _exponential(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """exp of a matrix: few elements are taken again and again, by every representation that is made anew."""
+    return _exponentials(matrix.numpy().tobytes(), len(matrix)).clone()
+
+
+@functools.lru_cache(1024)
+def _exponentials(entries: bytes, d: int) -> Float[Tensor, "d d"]:
+    return exponential(torch.frombuffer(bytearray(entries), dtype=torch.float64).view(d, d))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +167,35 @@ class Representation:
         """The dense matrix of a group element: exp(drho(sum_i c_i A_i)) times a word in the finite generators."""
         return torch.block_diag(*self._dense_blocks(element))
 
-    def _dense_blocks(self, element: Element) -> Iterator[Float[Tensor, "n n"]]:
+    def move(self, element: Element, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
+        """x @ rho(g)^T, block by block: without the dense matrix, which is large where there are many copies.
+
+        >>> vectors, g = Representation.defining(Group.parse("SO(3)"), 2), Element(torch.ones(3, dtype=torch.float64))
+        >>> x = torch.randn(5, 6, dtype=torch.float64)
+        >>> torch.allclose(vectors.move(g, x), x @ vectors.rho(g).mT)
+        True
+        """
+        if self.is_trivial:
+            return x
+        blocks = zip(self.blocks, slices(self.blocks), self._matrices(element), strict=True)
+        parts = [
+            # the other way round, products of many small rows take longer than the dense one
+            block.merge(torch.tensordot(matrix, block.split(x[..., where]), ([1], [-1])).movedim(0, -1))
+            for block, where, matrix in blocks
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _matrices(self, element: Element) -> Iterator[Float[Tensor, "d d"]]:
+        """The matrix of a group element on one copy of each block."""
         lie = len(self.group.generators)
-        for block, action in zip(self.blocks, self.actions, strict=True):
-            matrix = torch.linalg.matrix_exp(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
+        for action in self.actions:
+            matrix = _exponential(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
             for letter in element.word:
                 matrix = matrix @ action[lie + letter]
+            yield matrix
+
+    def _dense_blocks(self, element: Element) -> Iterator[Float[Tensor, "n n"]]:
+        for block, matrix in zip(self.blocks, self._matrices(element), strict=True):
             copies = torch.eye(block.multiplicity, dtype=matrix.dtype)
             yield torch.kron(copies, matrix) if block.layout == "channel_major" else torch.kron(matrix, copies)
 

@@ -194,6 +194,16 @@ class RejectionKind(enum.StrEnum):
     """Its adapter cannot say; example inputs may."""
     unjudged = "unjudged"
     """Its type proves nothing, and there are no example inputs."""
+    harmless = "harmless"
+    """It looks odd in a model that is equivariant all the same: two cancel, or the basis is another."""
+
+
+_REASONS = {
+    RejectionKind.excluded: "excluded",
+    RejectionKind.not_included: "not included",
+    RejectionKind.unjudged: "its type proves nothing; pass example_inputs=(...) so that it is judged by its values",
+    RejectionKind.harmless: "{why}; the model as a whole is equivariant",
+}
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,7 @@ class Rejected:
     """A candidate that is not relaxed, and why.
 
     Programs read the `kind` and the fields: `location` is the statement (file:line) that was judged, `error` the relative
-    error of a proof that failed. The `reason` is for people.
+    error of a proof that failed. `why` is what is known beyond these, in words: an adapter's of its library, say.
 
     >>> rejected = Rejected("head", "Linear", "its bias breaks equivariance", RejectionKind.unsound)
     >>> rejected.unsound, f"{rejected.kind}: {rejected.reason}"
@@ -210,10 +220,16 @@ class Rejected:
 
     path: str
     op: str
-    reason: str
+    why: str = ""
     kind: RejectionKind = RejectionKind.unsupported
     location: str = ""
     error: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """All of this in a sentence, for people."""
+        why = self.why if self.error is None else f"{self.why}: relative error {self.error:.1e} in float64"
+        return _REASONS.get(self.kind, "{why}").format(why=why)
 
     @property
     def unsound(self) -> bool:

@@ -58,11 +58,14 @@ def assert_equivariant(
         training=training,
     )
     if complaint := _complaint(report, tolerance):
-        raise AssertionError(f"{report.model} is not equivariant under {report.group}: {complaint}")
+        judged = "is not equivariant" if report.verdict.elements else "cannot be judged"
+        raise AssertionError(f"{report.model} {judged} under {report.group}: {complaint}")
     return report
 
 
 def _complaint(report: Report, tolerance: float) -> str | None:
+    if not report.verdict.elements:
+        return f"{report.verdict.told}."
     error = f"relative error {report.error.mean:.1e}, at most {report.error.largest:.1e}; {report.verdict.told}"
     if report.fault is not None:
         fault = report.fault

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import expm
 from torch import Tensor
 
 from relaxify import Group
 from relaxify.algebras import (
     brackets,
     closure_residual,
+    exponential,
     killing_form,
     orthonormal,
     signature,
@@ -39,6 +41,13 @@ def disguised(matrices: Tensor, seed: int, extra: int = 0) -> Tensor:
     d = matrices.shape[-1]
     turn = torch.linalg.qr(noise(d, d, seed=seed)).Q @ torch.diag(torch.linspace(0.5, 2, d, dtype=torch.float64))
     return torch.einsum("ij,jab->iab", noise(len(matrices), len(matrices), seed=seed), turn @ matrices @ turn.inverse())
+
+
+@given(st.integers(1, 5), st.floats(-5, 0.5), st.integers(0, 99))
+def test_the_exponential_is_exact_for_small_matrices_too(d: int, size: float, seed: int) -> None:
+    matrix = 10**size * noise(d, d, seed=seed)
+    expected = torch.from_numpy(expm(matrix.numpy()))
+    torch.testing.assert_close(exponential(matrix), expected, atol=1e-14 * float(expected.abs().max()), rtol=0)
 
 
 @given(NAMES, st.integers(0, 99))

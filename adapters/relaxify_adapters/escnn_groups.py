@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.grids.taps import grid_actions
 from relaxify.groups import Group
 from relaxify.representations import Block, Representation
@@ -54,7 +55,7 @@ class Fibre:
         errors = [0.0]
         for generator, derivative in zip(self.group.generators, self.action(rep), strict=False):
             turned = torch.tensor(rep(self.placement.turn(generator, _GENERIC))).to(torch.float64)
-            errors.append(float((torch.linalg.matrix_exp(_GENERIC / speed(generator) * derivative) - turned).norm()))
+            errors.append(float((exponential(_GENERIC / speed(generator) * derivative) - turned).norm()))
         return max(errors)
 
     def action(self, rep: Any) -> Float[Tensor, "actions d d"]:

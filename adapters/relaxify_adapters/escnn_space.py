@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.algebras import exponential
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -54,7 +56,7 @@ class Placement:
 
     def turn(self, generator: Float[Tensor, "d d"], angle: float) -> Any | None:
         """The element exp(angle A / |A|), with |A| the angle by which exp(A) turns, or None if the group has none."""
-        return self.element(torch.linalg.matrix_exp(angle / speed(generator) * generator)) if self.is_continuous else None
+        return self.element(exponential(angle / speed(generator) * generator)) if self.is_continuous else None
 
     def frames(self) -> list[Float[Tensor, "d d"]]:
         """Turns of the axes in which to look for a group: none, and, in the plane, those onto each axis of reflection."""

@@ -15,18 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.grids import taps
 from relaxify.grids.convolution import CONVOLUTIONS, Geometry
 from relaxify.grids.kernels import Convolution, Kernel, symmetrised
-from relaxify.grids.taps import (
-    Equivariants,
-    acts_exactly,
-    fitted,
-    grid_action,
-    grid_actions,
-    interpolation_error,
-    kernel_representation,
-    tap_positions,
-)
 from relaxify.groups import Group
 from relaxify.intertwiners import intertwiner_basis, lie_derivative
 from relaxify.proof import generic_input, generic_twin
@@ -116,7 +107,7 @@ def _claim(path: str, module: Any, group: Group, op: str) -> Site:
     map_ = EquivariantMap(
         "torch",
         op,
-        kernel_representation(Representation.trivial(group, module.in_channels), grid),
+        taps.kernel_representation(Representation.trivial(group, module.in_channels), grid),
         Representation.trivial(group, module.out_channels),
         features_in=Features((1,)),
         features_out=Features((1,)),
@@ -129,19 +120,19 @@ def _claim(path: str, module: Any, group: Group, op: str) -> Site:
 @functools.lru_cache(maxsize=64)
 def _taps(group: Group, size: tuple[int, ...]) -> tuple[Tensor, Tensor, float]:
     """How the group acts on the taps, an orthonormal basis of the kernels that it leaves alone, and the action's error."""
-    grid, still = grid_actions(group.generators, group.finite, size), Representation.trivial(group).actions[0]
-    if acts_exactly(group.generators, group.finite, size) or not group.is_orthogonal:
+    grid, still = taps.grid_actions(group.generators, group.finite, size), Representation.trivial(group).actions[0]
+    if taps.acts_exactly(group.generators, group.finite, size) or not group.is_orthogonal:
         return grid, intertwiner_basis(grid, still)[:, 0], 0.0
     # rotations between taps leave rings as they are, and are fitted so that they do
     kernels = torch.linalg.qr(_rings(size).mT)[0].mT
-    known, lie = [Equivariants(kernels[:, None, None], still, still)], len(group.generators)
-    grid = fitted(grid, known, lie)
-    return grid, kernels, interpolation_error(grid, known, lie)
+    known, lie = [taps.Equivariants(kernels[:, None, None], still, still)], len(group.generators)
+    grid = taps.fitted(grid, known, lie)
+    return grid, kernels, taps.interpolation_error(grid, known, lie)
 
 
 def _rings(size: tuple[int, ...]) -> Float[Tensor, "rings taps"]:
     """Gaussian rings of all radii that the taps resolve, on the disc (or ball) that turns within the kernel."""
-    radius = tap_positions(size).norm(dim=-1)
+    radius = taps.tap_positions(size).norm(dim=-1)
     rings = torch.arange((min(size) + 1) // 2, dtype=torch.float64) + (0.0 if min(size) % 2 else 0.5)
     return torch.exp(-(radius - rings[:, None]).square() / (2 * RING_WIDTH**2)) * (radius <= max(min(size) / 2, 0.8))
 
@@ -164,7 +155,7 @@ def _error(module: Any, map_: EquivariantMap) -> float:
     kernel = claimed.kernel.expand(twin)[0]
     matrix = claimed.blocks(claimed.as_matrix(kernel))
     errors.append(float(lie_derivative(matrix, map_.rep_in, map_.rep_out).norm() / matrix.norm()))
-    if not map_.interpolation and acts_exactly(map_.group.generators, map_.group.finite, claimed.size):
+    if not map_.interpolation and taps.acts_exactly(map_.group.generators, map_.group.finite, claimed.size):
         errors += [_moving_error(claimed, kernel, module.in_channels, g, sides) for g in map_.group.finite]
     return float(torch.tensor(errors).max())
 
@@ -178,7 +169,7 @@ def _moving_error(
     y = convolution.apply(x, kernel)
 
     def moved(values: Tensor) -> Tensor:
-        return (values.flatten(2) @ grid_action(g, tuple(values.shape[2:])).mT).view_as(values)
+        return (values.flatten(2) @ taps.grid_action(g, tuple(values.shape[2:])).mT).view_as(values)
 
     return float((convolution.apply(moved(x), kernel) - moved(y)).norm() / y.norm())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class VectorNeuronsAdapter:
     def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
         """A site for each map of a Vector Neuron layer, or why there is none."""
         kind = type(module).__name__
+        proof = _Proof(module, group)
         for name in MAPS.get(kind, ()):
             layer = getattr(module, name, None)
             op, inner = f"{kind}.{name}", f"{path}.{name}" if path else name
@@ -44,10 +46,12 @@ class VectorNeuronsAdapter:
                 yield Rejected(where, op, other, RejectionKind.unrecognised)
             elif reason := _unsupported(layer, group):
                 yield Rejected(inner, op, reason)
-            elif reason := _unsound(module, layer):
+            elif layer.bias is not None:
+                yield Rejected(inner, op, "its bias on vector channels breaks equivariance", RejectionKind.unsound)
+            elif reason := proof.misfit:
                 yield Rejected(inner, op, reason, RejectionKind.unsound)
             else:
-                yield _site(inner, op, module, layer, group)
+                yield _site(inner, op, module, layer, group, proof)
 
 
 def _found(layer: object) -> str:
@@ -64,17 +68,7 @@ def _unsupported(layer: nn.Linear, group: Group) -> str | None:
     return None
 
 
-def _unsound(owner: nn.Module, layer: nn.Linear) -> str | None:
-    if layer.bias is not None:
-        return "its bias on vector channels breaks equivariance"
-    try:
-        _layer(owner)(_input(owner))
-    except (RuntimeError, ValueError, IndexError) as error:
-        return f"it does not take vectors on axis 2, as [batch, channels, 3, points]: {str(error).splitlines()[0]}"
-    return None
-
-
-def _site(path: str, op: str, owner: nn.Module, layer: nn.Linear, group: Group) -> Site:
+def _site(path: str, op: str, owner: nn.Module, layer: nn.Linear, group: Group, error: Callable[[], float]) -> Site:
     # channels are moved to the end before the map, so its input is [B, N, ..., 3, C]: components before channels
     features = Features((2, -1))
     map_ = EquivariantMap(
@@ -86,16 +80,42 @@ def _site(path: str, op: str, owner: nn.Module, layer: nn.Linear, group: Group) 
         features,
         paths=(Path("weight", 0, 0, 0, order="out_in"),),
     )
-    error = functools.partial(_error, owner, group)
     return Site(path, layer, map_, error, evidence=EvidenceKind.name_and_structure, structure=structure(owner))
 
 
-def _error(owner: nn.Module, group: Group) -> float:
-    """How far the whole layer, non-linearity included, is from commuting with the group on the vector axis."""
-    vector = Representation.defining(group)
-    # VNStdFeature's frame is [B, 3, frame vectors, N, ...]: its vector axis comes first
-    axis_out = Features((1,) if type(owner).__name__ == "VNStdFeature" else (2,))
-    return commutation_error(_layer(owner), vector, vector, _input(owner), features_in=Features((2,)), features_out=axis_out)
+@dataclass(frozen=True, eq=False)
+class _Proof:
+    """What is proved of a whole layer, once for all its maps."""
+
+    owner: nn.Module
+    group: Group
+
+    @functools.cached_property
+    def _function(self) -> Callable[[Tensor], Tensor]:
+        return _layer(self.owner)
+
+    @functools.cached_property
+    def misfit(self) -> str | None:
+        """Why the layer is not run, if it cannot be."""
+        try:
+            self._function(_input(self.owner))
+        except (RuntimeError, ValueError, IndexError) as error:
+            return f"it does not take vectors on axis 2, as [batch, channels, 3, points]: {str(error).splitlines()[0]}"
+        return None
+
+    @functools.cached_property
+    def error(self) -> float:
+        """How far the layer, non-linearity included, is from commuting with the group on the vector axis."""
+        vector = Representation.defining(self.group)
+        # VNStdFeature's frame is [B, 3, frame vectors, N, ...]: its vector axis comes first
+        features = Features((2,)), Features((1,) if type(self.owner).__name__ == "VNStdFeature" else (2,))
+        x, function = _input(self.owner), self._function
+        # sites outlive their proofs, and copies of layers would with them
+        del vars(self)["_function"]
+        return commutation_error(function, vector, vector, x, features_in=features[0], features_out=features[1])
+
+    def __call__(self) -> float:
+        return self.error
 
 
 def _layer(owner: nn.Module) -> Callable[[Tensor], Tensor]:

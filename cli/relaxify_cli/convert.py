@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,19 +16,12 @@ if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
 
 
-class Mode(enum.StrEnum):
-    """What becomes of the terms."""
-
-    drop = "drop"
-    fold = "fold"
-
-
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of a relaxed model: .safetensors or .pt.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The plain model's checkpoint.")],
     mode: Annotated[
-        Mode, typer.Option(help="Leave the terms out, or first add to the layers what these can express.")
-    ] = Mode.drop,
+        Literal["drop", "fold"], typer.Option(help="Leave the terms out, or first add to the layers what these can express.")
+    ] = "drop",
     max_theta: Annotated[
         float | None,
         typer.Option(min=0, metavar="X", help="Exit with 1 if a |theta| is above X; 0 after a finished schedule."),
@@ -53,7 +45,7 @@ def convert(
         conversion = convert_checkpoint(
             source,
             output,
-            mode=mode.value,
+            mode=mode,
             max_theta=max_theta,
             force=force,
             strip_prefix=strip_prefix,

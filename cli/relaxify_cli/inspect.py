@@ -12,35 +12,21 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from relaxify_cli.errors import THRESHOLD, ThresholdError, exists
+from relaxify_cli.options import Action, Factory, Irreps
 
 if TYPE_CHECKING:
     from relaxify.inspection import Errors, Report
 
 
 def inspect(
-    model: Annotated[
-        str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
-    ],
+    model: Factory,
     inputs: Annotated[
-        str,
-        typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help="Inputs of the model's forward."),
+        str, typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help="Inputs of the model's forward.")
     ],
     group: Annotated[str | None, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load first: .safetensors or .pt.")] = None,
-    action: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PKG.MOD:FUNCTION",
-            help="(g, inputs) -> inputs moved by g. Default: every axis of the group's size is a vector.",
-        ),
-    ] = None,
-    irreps: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=IRREPS",
-            help="What an input of forward carries on its last axis, such as x=8x0e+8x1o; may be repeated.",
-        ),
-    ] = None,
+    action: Action = None,
+    irreps: Irreps = None,
     output_action: Annotated[
         str | None,
         typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),
@@ -111,7 +97,7 @@ def _check_mode(group: str | None, images: bool, page: Path | None) -> None:
 def _check(report: Report, fail_above: float | None) -> None:
     if fail_above is None:
         return
-    if report.fault is not None:
+    if report.fault is not None or not report.verdict.elements:
         raise typer.Exit(THRESHOLD)
     if not report.error.largest <= fail_above:
         raise ThresholdError(f"the largest relative error {report.error.largest:.1e} is above {fail_above:.1e}.")
@@ -148,7 +134,8 @@ def _without_fault(report: Report) -> Iterator[str]:
     if report.is_sound:
         yield "[green]No operation breaks the symmetry.[/green]"
     else:
-        yield "[bold red]It is not sound, and no single operation could be named.[/bold red]"
+        why = ", and no single operation could be named" if report.verdict.elements else ": nothing could be measured"
+        yield f"[bold red]It is not sound{why}.[/bold red]"
     yield f"  {escape(report.verdict.told)}"
     yield from (f"  undecided: {escape(each)}" for each in report.undecided)
     yield from (f"  note: {escape(f'{note.op} at {note.location}: {note.cause}')}" for note in report.notes)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,32 +12,24 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from relaxify_cli.errors import BAD_INPUT
+from relaxify_cli.options import Exclude, Factory, Include
 
 if TYPE_CHECKING:
     from relaxify.lconv import Swap
 
 
-class Mode(enum.StrEnum):
-    """Which generators the L-convs get."""
-
-    exact = "exact"
-    low_rank = "low_rank"
-    grid = "grid"
-
-
 def lconv(
-    model: Annotated[
-        str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
-    ],
+    model: Factory,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="The converted model's state dict: .safetensors or .pt."),
     ] = None,
     mode: Annotated[
-        Mode, typer.Option(help="The same function, or fresh learnable generators of low rank or on a stencil.")
-    ] = Mode.exact,
-    include: Annotated[list[str] | None, typer.Option(help="Only layers at paths of this pattern; may be repeated.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No layer at paths of this pattern; may be repeated.")] = None,
+        Literal["exact", "low_rank", "grid"],
+        typer.Option(help="The same function, or fresh learnable generators of low rank or on a stencil."),
+    ] = "exact",
+    include: Include = None,
+    exclude: Exclude = None,
     shape: Annotated[
         list[str] | None,
         typer.Option(metavar="1,3,32,32", help="Shape of an input, by which image sizes are known; one for each argument."),
@@ -56,7 +47,7 @@ def lconv(
         check_output(output, force=force)
     inputs = None if not shape else [torch.randn(_sizes(text)) for text in shape]
     original = build_model(model)
-    settings: dict[str, Any] = {"mode": mode.value, "include": include or (), "exclude": exclude or (), "rank": rank}
+    settings: dict[str, Any] = {"mode": mode, "include": include or (), "exclude": exclude or (), "rank": rank}
     # the table and the model are made with the same random numbers
     with torch.random.fork_rng():
         entries = swaps(original, example_inputs=inputs, **settings)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from relaxify_cli.errors import BAD_INPUT, THRESHOLD
+from relaxify_cli.options import Action, Exclude, Factory, Include, Irreps
 
 if TYPE_CHECKING:
     from relaxify.relaxation.planning import Plan
@@ -23,9 +24,7 @@ UNJUDGED = "its type proves nothing; give --inputs, so that it is judged by its 
 
 
 def plan(
-    model: Annotated[
-        str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
-    ],
+    model: Factory,
     group: Annotated[str, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")],
     inputs: Annotated[
         str | None,
@@ -36,22 +35,10 @@ def plan(
             help="Example inputs of the model's forward: layers whose type proves nothing are then judged by their values.",
         ),
     ] = None,
-    action: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PKG.MOD:FUNCTION",
-            help="(g, inputs) -> inputs moved by g; default: axes of the group's size are vectors.",
-        ),
-    ] = None,
-    irreps: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=IRREPS",
-            help="What an input of forward carries on its last axis, such as x=8x0e+8x1o; may be repeated.",
-        ),
-    ] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Only layers at paths of this pattern; may be repeated.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No layer at paths of this pattern; may be repeated.")] = None,
+    action: Action = None,
+    irreps: Irreps = None,
+    include: Include = None,
+    exclude: Exclude = None,
 ) -> None:
     """Show which layers of a model would be relaxed, and which not and why. Changes nothing.
 

@@ -25,8 +25,7 @@ def symmetry(
         list[str] | None, typer.Option("--against", metavar="NAME", help="Known algebra to compare with, such as so(3).")
     ] = None,
     distribution: Annotated[
-        bool,
-        typer.Option("--distribution", help="Find only what the distribution keeps, not all that covariances allow."),
+        bool, typer.Option("--distribution", help="Find only what the distribution keeps, not all that covariances allow.")
     ] = False,
     resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0 looks for no evidence.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -44,11 +43,7 @@ def symmetry(
     assert X is not None
     known = _known(against or [], X.shape[1])
     found = symmetries_of(
-        X,
-        Y,
-        statistics="distribution" if distribution else "second_moments",
-        resamplings=resamplings,
-        seed=seed,
+        X, Y, statistics="distribution" if distribution else "second_moments", resamplings=resamplings, seed=seed
     )
     if pictures is not None:
         _draw(found, X, pictures)

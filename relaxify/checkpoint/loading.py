@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from relaxify.checkpoint.formats import container_of
 from relaxify.checkpoint.plan import Conversion, wrapper_prefix
-from relaxify.checkpoint.torch_file import load_checkpoint
 
 LONGEST_REASON = 500
 
@@ -30,7 +29,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key.
     """
     reason = "it holds no state dict"
-    for state_dict in _state_dicts(_read(path)):
+    for state_dict in _state_dicts(container_of(path).read(path)):
         if (failed := _load(model, state_dict)) is None:
             return
         reason = failed
@@ -39,17 +38,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
     """LoadError unless every converted state dict in the file `path` loads with strict=True, but for wrappers' prefixes."""
-    checkpoint = _read(path)
+    container = container_of(path)
+    checkpoint = container.read(path)
     for state in conversion.states:
         state_dict = checkpoint
-        for key in state.where if path.suffix.lower() != ".safetensors" else ():
+        for key in state.where if container.nested else ():
             state_dict = state_dict[key]
         if (reason := _load(model, state_dict)) is not None:
             raise LoadError(state.name or "the state dict", model, reason)
-
-
-def _read(path: Path) -> Any:
-    return load_file(path) if path.suffix.lower() == ".safetensors" else load_checkpoint(path)
 
 
 def _state_dicts(found: Any) -> Iterator[Mapping[str, Any]]:

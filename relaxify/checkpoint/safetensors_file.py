@@ -9,60 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
+from relaxify.checkpoint.container import Checkpoint, Piece
+from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.state import StateDict
 from relaxify.record import CheckpointError
 
 CHUNK = 4 * 1024**2
-_DTYPES: dict[torch.dtype, str] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One tensor of a file to write: its header entry, its place among the bytes, and its bytes, chunk by chunk."""
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    size: int
-    rank: int
-    chunks: Callable[[], Iterator[bytes | memoryview]]
-
-    @classmethod
-    def of_tensor(cls, key: str, tensor: object) -> Piece:
-        """A tensor in memory. CheckpointError if the format has no place for it."""
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{key} is a {type(tensor).__name__}; safetensors hold tensors only: write a .pt.")
-        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided or tensor.is_meta:
-            raise CheckpointError(f"{key} is a tensor ({tensor.dtype}) that safetensors cannot hold; write a .pt.")
-        width = tensor.element_size()
-        # wide dtypes first, so that every tensor starts at a multiple of its own width
-        return cls(key, _DTYPES[tensor.dtype], tuple(tensor.shape), width * tensor.numel(), -width, lambda: _bytes(tensor))
-
-    def of_loaded(self, load: Callable[[], Tensor]) -> Piece:
-        """The same entry with the bytes of what `load` returns when its turn comes."""
-        return replace(self, chunks=lambda: _bytes(load()))
 
 
 def write_pieces(file: BinaryIO, pieces: Sequence[Piece], metadata: dict[str, str] | None) -> None:
@@ -93,15 +55,49 @@ class SafetensorsFile:
     _file: BinaryIO
     _start: int
 
-    def piece(self, key: str, new_key: str) -> Piece:
-        """The tensor under `key`, unchanged, to be written under another name."""
+    @property
+    def states(self) -> Sequence[StateDict]:
+        return (self.state,)
+
+    def whole(self, plans: Sequence[StatePlan]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        (plan,) = plans
+        # anything but the format would be lost
+        lost = () if self.metadata in (None, {"format": "pt"}) else ("__metadata__",)
+        return OrderedDict((new, plan.load(key)) for key, new in plan.renamed().items()), lost
+
+    def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
+        (plan,) = plans
+        return [self._piece(plan, key, new) for key, new in plan.renamed().items()], self.metadata, ()
+
+    def _piece(self, plan: StatePlan, key: str, new_key: str) -> Piece:
+        """An unchanged tensor is copied as it is, a folded one computed when its turn comes."""
         dtype, (begin, end) = self._header[key]["dtype"], self._header[key]["data_offsets"]
-        return Piece(new_key, dtype, self.state.shapes[key], end - begin, begin, lambda: self._read(begin, end))
+        piece = Piece(new_key, dtype, self.state.shapes[key], end - begin, begin, lambda: self._read(begin, end))
+        return piece.of_loaded(lambda: plan.load(key)) if key in plan.targets else piece
 
     def _read(self, begin: int, end: int) -> Iterator[bytes]:
         self._file.seek(self._start + begin)
         for left in range(end - begin, 0, -CHUNK):
             yield self._file.read(min(CHUNK, left))
+
+
+class SafetensorsContainer:
+    """One state dict, which may have metadata."""
+
+    suffixes: tuple[str, ...] = (".safetensors",)
+    nested: bool = False
+
+    def opened(self, path: Path) -> contextlib.AbstractContextManager[SafetensorsFile]:
+        return open_safetensors(path)
+
+    def written(
+        self, checkpoint: Checkpoint, plans: Sequence[StatePlan]
+    ) -> tuple[Callable[[BinaryIO], None], tuple[str, ...]]:
+        pieces, metadata, lost = checkpoint.pieces(plans)
+        return lambda file: write_pieces(file, pieces, metadata), lost
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        return load_file(path)
 
 
 @contextlib.contextmanager
@@ -119,7 +115,3 @@ def open_safetensors(path: Path) -> Iterator[SafetensorsFile]:
         metadata = header.pop("__metadata__", None)
         shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
         yield SafetensorsFile(StateDict(shapes, tensors.get_tensor), metadata, header, file, 8 + length)
-
-
-def _bytes(tensor: Tensor) -> Iterator[memoryview]:
-    yield tensor.detach().cpu().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().data

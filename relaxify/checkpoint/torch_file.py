@@ -6,14 +6,16 @@ import mmap
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from relaxify.checkpoint.container import Checkpoint, Piece
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.terms import is_term_key
@@ -22,6 +24,26 @@ from relaxify.record import CheckpointError
 Where = tuple[Any, ...]
 # what has been folded into: first byte, byte after the last, the tensor's identity and that of the term's weight
 Memory = list[tuple[int, int, object, object]]
+
+
+class TorchContainer:
+    """Whatever torch.save wrote."""
+
+    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin")
+    nested: bool = True
+
+    def opened(self, path: Path) -> AbstractContextManager[TorchFile]:
+        content = load_checkpoint(path)
+        return nullcontext(TorchFile(content, walk(content)))
+
+    def written(
+        self, checkpoint: Checkpoint, plans: Sequence[StatePlan]
+    ) -> tuple[Callable[[BinaryIO], None], tuple[str, ...]]:
+        content, lost = checkpoint.whole(plans)
+        return lambda file: torch.save(content, file), lost
+
+    def read(self, path: Path) -> Any:
+        return load_checkpoint(path)
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -54,6 +76,37 @@ class Nested:
 
     state_dicts: list[tuple[MutableMapping[Any, Any], Where]]
     optimizers: list[tuple[Any, Where]]
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """A checkpoint in memory, which becomes its clean self once `whole` or `pieces` is asked for."""
+
+    content: Any
+    found: Nested
+
+    @property
+    def states(self) -> Sequence[StateDict]:
+        return [state_dict_of(mapping, where) for mapping, where in self.found.state_dicts]
+
+    def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
+        mappings = {where: mapping for mapping, where in self.found.state_dicts}
+        folded: Memory = []
+        for plan in plans:
+            clean_state_dict(mappings[plan.state.where], plan, folded)
+        leave_out_optimizers(self.found)
+        return self.content, tuple(".".join(map(str, where)) for _, where in self.found.optimizers)
+
+    def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
+        content, lost = self.whole(plans)
+        if len(plans) > 1:
+            names = " and ".join(repr(plan.report.name) for plan in plans)
+            raise CheckpointError(f"it holds several state dicts ({names}), a .safetensors file one; write a .pt.")
+        where = plans[0].state.where
+        state_dict = content
+        for key in where:
+            state_dict = state_dict[key]
+        return [Piece.of_tensor(key, value) for key, value in state_dict.items()], None, (*lost, *others(content, where))
 
 
 def walk(checkpoint: Any) -> Nested:

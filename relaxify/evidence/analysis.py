@@ -12,13 +12,19 @@ from relaxify.evidence.breaks import Break, first_break
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.initial_zeros import assumptions
 from relaxify.evidence.runs import Injections, Observer
+from relaxify.evidence.verdict_runs import evidence_of
 from relaxify.graph.inputs import Inputs
+from relaxify.graph.recording import Recording
 from relaxify.graph.weighted_calls import WeightedCall, weighted_calls
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
 from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.measuring import Measurement
+from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.verdict import Status
 
 SAMPLES, MORE_SAMPLES = 2, 7
+"""Inputs to run on; of a model that is measured to be sound, one may be enough."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,46 @@ class Promises:
     def __call__(self, node: fx.Node) -> bool | None:
         return self._kept.get(node)
 
+    @property
+    def are_kept(self) -> bool:
+        """Whether all values that were seen transform as promised."""
+        return False not in self._kept.values()
+
+
+def analyse_verdict(
+    model: nn.Module,
+    group: Group,
+    inputs: Inputs,
+    action: InputAction | None,
+    claimed: Sequence[Site | Rejected],
+    measured: Measurement,
+    runs: Sequence[Recording],
+) -> Analysis | None:
+    """What the recorded `runs` of a sound verdict say; None if they leave open what is asked of them: then `analyse` tells.
+
+    Asked for are the layers' promises, what the other linear operations read and make, and the outputs.
+    """
+    if not measured.verdict.is_sound or measured.twin is None or measured.orbit is None:
+        return None
+    observer = Observer(model, group, inputs, action, twin=measured.twin)
+    evidence = None if observer.images else evidence_of(group, runs, measured.orbit)
+    if evidence is None:
+        return None
+    known, calls = _operations(model, evidence, claimed)
+    promises = Promises(evidence, [entry for entry in claimed if isinstance(entry, Site)])
+    asked = {node for of_path in calls.values() for call in of_path for node in (call.contraction.data, call.node)}
+    asked |= {node for node in evidence.nodes[-1].all_input_nodes if promises(node) is None}
+    is_told = promises.are_kept and all(evidence.of(node).kind in ("invariant", "linear") for node in asked)
+    return Analysis(observer, evidence, promises, None, known, calls) if is_told else None
+
+
+def _operations(
+    model: nn.Module, evidence: Evidence, claimed: Sequence[Site | Rejected]
+) -> tuple[list[Site | Rejected], dict[str, list[WeightedCall]]]:
+    """What adapters claim of executed operations, and the linear ones that nobody claims."""
+    known = list(known_operations(model, evidence))
+    return known, weighted_calls(model, evidence.nodes, [entry.path for entry in (*claimed, *known)])
+
 
 def analyse(
     model: nn.Module,
@@ -69,29 +115,34 @@ def analyse(
     *,
     training: bool = False,
     prepare: Callable[[nn.Module], None] | None = None,
-    is_broken: bool = False,
+    status: Status = Status.UNDECIDED,
+    twin: Twin | None = None,
+    whole: bool = False,
 ) -> Analysis:
     """Run the model on as many inputs near the given ones as it takes to tell how its values transform.
 
-    `prepare` is called with the copy that runs; `is_broken` says that the output is known not to transform.
+    `prepare` is called with the copy that runs, or has been with the `twin`; `status` is what is known of its output.
+    If `whole`, each value is to be told of, and not linear operations and outputs alone.
     """
-    observer = Observer(model, group, inputs, action, training=training, prepare=prepare)
+    observer = Observer(model, group, inputs, action, training=training, prepare=prepare, twin=twin)
     sites = [entry for entry in claimed if isinstance(entry, Site)]
-    evidence, injected = observer.evidence(SAMPLES), None
-    for samples in (SAMPLES, MORE_SAMPLES):
+    counts = [1, SAMPLES, MORE_SAMPLES] if status is Status.SOUND else [SAMPLES, MORE_SAMPLES]
+    evidence, injected = observer.evidence(counts[0]), None
+    for samples in counts:
         evidence = observer.evidence(samples, evidence, injected)
-        known = list(known_operations(model, evidence))
-        taken = [entry.path for entry in (*claimed, *known)]
-        calls = weighted_calls(model, evidence.nodes, taken)
+        known, calls = _operations(model, evidence, claimed)
         for assumed in _zero_states(evidence, calls):
             other = observer.evidence(samples, injected=assumed)
             if first_break(other) is None:
-                evidence, injected, calls = other, assumed, weighted_calls(model, other.nodes, taken)
+                evidence, injected, calls = other, assumed, _operations(model, other, claimed)[1]
                 break
         promises = Promises(evidence, sites)
-        broken = first_break(evidence, promises, observer.full_size(evidence) if is_broken else None)
+        broken = first_break(evidence, promises, observer.full_size(evidence) if status is Status.BROKEN else None)
         # more inputs give more samples for the fits; most models need no more
-        if not broken and not any(_undecided(evidence, call) for of_path in calls.values() for call in of_path):
+        undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
+        if whole and samples < SAMPLES:
+            undecided = undecided or any(evidence.of(node).kind == "undecided" for node in evidence.nodes if _is_value(node))
+        if not broken and not undecided:
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
 
@@ -106,6 +157,10 @@ def symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:
 def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[WeightedCall]]) -> Iterator[Injections]:
     read = [call.contraction.data for of_path in calls.values() for call in of_path]
     return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
+
+
+def _is_value(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.meta.get("value") is not None
 
 
 def _undecided(evidence: Evidence, call: WeightedCall) -> bool:

@@ -6,11 +6,13 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import fx
 
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import is_isometric
 from relaxify.evidence.full_size import FullSize
+from relaxify.verdicts.candidates import turns
 
 EXACT = 1e-10
 """Of a value's size: what a constant dominates varies by little more."""
@@ -41,7 +43,7 @@ def first_break(
     there is such a promise. `full_size`: runs of a model whose output is known not to transform; then what the fits cannot
     tell is held to these.
     """
-    fits = _Fits(evidence, known)
+    fits = _Fits(evidence, known, is_broken=full_size is not None)
     if full_size is None:
         first = _first(evidence, fits.is_sound, fits.breaks, whole=False)
     else:
@@ -75,17 +77,22 @@ class _Fits:
 
     evidence: Evidence
     known: Callable[[fx.Node], bool | None]
+    is_broken: bool
 
     def is_sound(self, node: fx.Node) -> bool:
-        promised = self.known(node)
-        if promised is None:
-            promised = self.evidence.of(node).is_sound and not _is_deformed(self.evidence, node)
-        return node.op != "call_function" or promised
+        return node.op != "call_function" or bool(self.known(node)) or self._transforms(node)
 
     def breaks(self, node: fx.Node) -> bool:
         if self.known(node) is not None:
-            return not self.known(node)
-        return self.evidence.of(node).kind == "none" or _is_deformed(self.evidence, node)
+            # what transforms otherwise than promised, with another parity say, breaks only what it is combined with
+            return not self.is_sound(node)
+        return self.evidence.of(node).kind == "none" or self._is_odd(node)
+
+    def _transforms(self, node: fx.Node) -> bool:
+        return self.evidence.of(node).is_sound and not self._is_odd(node)
+
+    def _is_odd(self, node: fx.Node) -> bool:
+        return _is_deformed(self.evidence, node) or (self.is_broken and _has_lost_a_sign(self.evidence, node))
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,8 @@ class _Runs:
     def is_named(self, node: fx.Node) -> bool:
         if node.op != "call_function" or self.fits.known(node) is not None:
             return node.op != "call_function" or bool(self.fits.known(node))
-        return self.full_size.moves_in_a_known_way(node)
+        found = self.full_size.moves_in_a_known_way(node)
+        return self.fits.is_sound(node) if found is None else found
 
     def is_unnamed(self, node: fx.Node) -> bool:
         return not self.is_named(node) and self.full_size.values(node) is not None
@@ -120,6 +128,15 @@ def _is_deformed(evidence: Evidence, node: fx.Node) -> bool:
     """
     actions = evidence.of(node).actions
     return evidence.group.compact and actions is not None and not is_isometric(evidence.group, actions)
+
+
+def _has_lost_a_sign(evidence: Evidence, node: fx.Node) -> bool:
+    """Whether turns take a value to its negative; see `has_lost_a_sign` of verdicts."""
+    group, actions = evidence.group, evidence.of(node).actions
+    if actions is None:
+        return False
+    minus = -torch.eye(actions.shape[-1], dtype=actions.dtype)
+    return any(torch.allclose(actions[len(group.generators) + turn], minus, atol=1e-6) for turn in turns(group))
 
 
 def op_name(node: fx.Node) -> str:

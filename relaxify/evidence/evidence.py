@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, close, elements, transformation
+from relaxify.evidence.fitting import TOLERANCE, Norms, Pairs, Transformation, close, elements, transformation
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
 from relaxify.graph.recording import Recording
 from relaxify.grids.pixels import is_image
 from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import Features
+from relaxify.verdicts.draws import Draw
 
 ROUNDING = 1e-13
 
@@ -24,6 +27,11 @@ class Sample:
 
     base: Recording
     moved: Sequence[Recording]
+
+    @functools.cached_property
+    def common(self) -> int:
+        """How many nodes the runs have in common, with their shapes, before one takes another course."""
+        return min(common(self.base.nodes, run.nodes, shapes=True) for run in self.moved)
 
 
 class Evidence:
@@ -58,6 +66,10 @@ class Evidence:
         self.pixel_maps = self._pixel_maps(inputs) if images else None
         self.sample_sizes = self._axes_of(inputs)
 
+    def drawn(self) -> Sequence[Draw]:
+        """The group elements of the runs."""
+        return [Draw(self.group, (g,)) for g in elements(self.group)]
+
     def of(self, node: fx.Node) -> Transformation:
         """How the value of a node transforms."""
         index = self._index.get(node)
@@ -68,17 +80,21 @@ class Evidence:
         return self._known[index]
 
     def _fit(self, pairs: Pairs) -> Transformation:
-        if not all(value.isfinite().all() for base, runs in pairs for value in (base, *runs)):
+        norms = Norms()
+        if not all(math.isfinite(norms(value)) for base, runs in pairs for value in (base, *runs)):
             # uninitialised memory may hold anything
             return Transformation("undecided")
         if self.pixel_maps is None:
-            return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
+            return self._transformation(pairs, norms)
         found = self.pixel_maps.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
         if found.kind != "undecided" or not self.group.compact or pairs[0][0].ndim < 2:
             return found
         back = pairs if found.pixels is None else self.pixel_maps.moved_back(self.group, pairs, found.pixels)
         residual = lengths_change(back, found.pixels)
         return Transformation("none", residual=residual, pixels=found.pixels) if residual > TOLERANCE else found
+
+    def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
+        return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny, norms=norms)
 
     def _pixel_maps(self, inputs: Sequence[fx.Node]) -> PixelMaps | None:
         shapes = [node.meta["value"].shape for node in self._index if node.meta.get("value") is not None]
@@ -101,11 +117,10 @@ class Evidence:
         index = self._index.get(node)
         if index is None or node.meta.get("value") is None:
             return None
-        matrices = [representation.rho(g).mT for g in elements(self.group)]
         return all(
-            close(features.rows(moved), features.rows(base) @ matrix) or not base.any()
+            close(features.rows(moved), g.move(representation, features.rows(base))) or not base.any()
             for base, runs in self.pairs(node)
-            for moved, matrix in zip(runs, matrices, strict=True)
+            for g, moved in zip(self.drawn(), runs, strict=True)
         )
 
     def is_seen(self, node: fx.Node) -> bool:
@@ -118,7 +133,8 @@ class Evidence:
 
     def pairs(self, node: fx.Node) -> Pairs:
         """The values of a node in all runs, with their pixels moved back."""
-        pixels, maps, values = self.of(node).pixels, self.pixel_maps, self.values(node)
+        maps, values = self.pixel_maps, self.values(node)
+        pixels = None if maps is None else self.of(node).pixels
         return values if pixels is None or maps is None else maps.moved_back(self.group, values, pixels)
 
     @property
@@ -132,6 +148,19 @@ class Evidence:
 
     def _pairs_at(self, index: int) -> Pairs:
         return [(_value(s.base.nodes[index]), [_value(run.nodes[index]) for run in s.moved]) for s in self.samples]
+
+
+def common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool) -> int:
+    """How many nodes two runs have in common before one takes another course."""
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a.target != b.target or a.meta.get("module") != b.meta.get("module") or (shapes and _shape(a) != _shape(b)):
+            return i
+    return min(len(first), len(second))
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    value = node.meta.get("value")
+    return None if value is None else tuple(value.shape)
 
 
 def _value(node: fx.Node) -> Tensor:

@@ -7,9 +7,10 @@ axes of the group's own size (r r^T). Fits with too few samples count as no evid
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,10 +19,10 @@ from jaxtyping import Float
 from scipy.linalg import logm
 from torch import Tensor
 
-from relaxify.algebras import brackets, structure_constants
+from relaxify.algebras import brackets, exponential, structure_constants
 from relaxify.grids.pixels import Pixels
 from relaxify.groups import Element, Group
-from relaxify.representations import Representation
+from relaxify.representations import Layout, Representation
 
 TOLERANCE = 1e-6
 ANGLE = 0.25
@@ -60,33 +61,40 @@ class Transformation:
         return f"linear on axes {self.axes}" if self.kind == "linear" else self.kind
 
 
-def elements(group: Group) -> list[Element]:
+@functools.lru_cache(64)
+def elements(group: Group) -> Sequence[Element]:
     """A small element for each generator, then a random one, full-size in compact groups, that tests what they predict."""
     count = len(group.generators)
     found = [Element(ANGLE * direction) for direction in torch.eye(count, dtype=torch.float64)]
     found += [Element(torch.zeros(count, dtype=torch.float64), (letter,)) for letter in range(len(group.finite))]
     generic = group.random(torch.Generator().manual_seed(11))
-    return [*found, generic if group.compact else Element(0.3 * generic.coefficients, generic.word)]
+    return (*found, generic if group.compact else Element(0.3 * generic.coefficients, generic.word))
 
 
 def transformation(
-    group: Group, pairs: Pairs, *, sample_sizes: Collection[int] = (), tiny: float = 0.0, without: Collection[int] = ()
+    group: Group,
+    pairs: Pairs,
+    *,
+    sample_sizes: Collection[int] = (),
+    tiny: float = 0.0,
+    without: Collection[int] = (),
+    norms: Norms | None = None,
 ) -> Transformation:
     """How a value transforms, from runs on x and on g x, but on none of the axes `without`.
 
     An axis of one of the `sample_sizes` (nodes, points, a batch) that has too few samples to tell is taken to carry nothing.
     A value no larger than `tiny` is zero but for rounding.
     """
-    if not any((value.abs() > tiny).any() for base, runs in pairs for value in (base, *runs)):
-        return Transformation("zero")
-    if all(close(moved, base) for base, runs in pairs for moved in runs):
-        return Transformation("invariant")
+    norms = norms or Norms()
+    if (found := still(pairs, tiny, norms)) is not None:
+        return found
     # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
-    for axes in _possible_axes(group, pairs[0][0].shape, without):
-        found = fit(group, pairs, axes)
+    known = _Sampled(pairs, norms)
+    for axes in possible_axes(group, pairs[0][0].shape, without):
+        found = Transformation("none", axes, residual=math.nan) if known.rules_out(axes) else fit(group, pairs, axes, norms)
         if found.kind == "linear":
             return found
         sizes = {pairs[0][0].shape[axis] for axis in axes}
@@ -95,10 +103,72 @@ def transformation(
         failed += [found] if found.kind == "none" else []
     if (own or kinds) != {"none"}:
         return Transformation("undecided")
+    failed = [fit(group, pairs, found.axes, norms) if math.isnan(found.residual) else found for found in failed]
     return min(failed, key=lambda found: (not found.is_transposed, found.residual))
 
 
-def _possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
+def still(pairs: Pairs, tiny: float, norms: Norms) -> Transformation | None:
+    """How a value transforms that no group element moves; None if one does."""
+    if not any(is_larger(value, tiny) for base, runs in pairs for value in (base, *runs)):
+        return Transformation("zero")
+    is_still = all(close(moved, base, norms) for base, runs in pairs for moved in runs)
+    return Transformation("invariant") if is_still else None
+
+
+class Norms:
+    """|v| of each value, taken once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, float]] = {}
+
+    def __call__(self, value: Tensor) -> float:
+        if id(value) not in self._known:
+            # an object's identity is its id only while it lives
+            self._known[id(value)] = value, float(value.norm())
+        return self._known[id(value)][1]
+
+
+class _Sampled:
+    """A few samples of large values: where these alone fit worse than `fit` grants all of them, so do all.
+
+    A sound value is fitted on several axes before the right one is found, and wrong ones cost as much as that.
+    """
+
+    def __init__(self, pairs: Pairs, norms: Norms) -> None:
+        self.pairs = pairs
+        self.norms = norms
+        self.is_alike = all(base.shape == pairs[0][0].shape for base, _ in pairs)
+
+    @functools.cached_property
+    def _granted(self) -> list[float]:
+        """The largest misfit for each element but the last, which tests the others."""
+        runs = list(zip(*(runs for _, runs in self.pairs), strict=True))[:-1]
+        return [TOLERANCE * math.hypot(*map(self.norms, of_element)) for of_element in runs]
+
+    def rules_out(self, axes: Axes) -> bool:
+        shape = self.pairs[0][0].shape
+        d = math.prod(shape[axis] for axis in axes)
+        each = self.pairs[0][0].numel() // d
+        wanted = 2 * d + 16
+        if not self.is_alike or d > LARGEST_AXIS or each < 8 * wanted:
+            return False
+        free = [size for axis, size in enumerate(shape, -len(shape)) if axis not in axes]
+        index = torch.unravel_index(_columns(each, wanted), free)
+
+        def of(value: Tensor) -> Tensor:
+            return value.movedim(axes, tuple(range(-len(axes), 0)))[index].reshape(-1, d).mT
+
+        before = torch.cat([of(base) for base, _ in self.pairs], dim=1)
+        inverse = torch.linalg.pinv(before, rtol=1e-9)
+        for e, granted in enumerate(self._granted):
+            moved = torch.cat([of(runs[e]) for _, runs in self.pairs], dim=1)
+            # twice: least squares over all samples fits these worse, and nothing fits them better
+            if float((moved @ inverse @ before - moved).norm()) > 2 * granted:
+                return True
+        return False
+
+
+def possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
     """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
     yield ()
     axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and axis not in without]
@@ -113,8 +183,9 @@ def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples
     return value.reshape(math.prod(value.shape[: len(axes)]), -1)
 
 
-def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
+def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> Transformation:
     """The representation on these axes of a value, `none` if there is none, `undecided` if the samples cannot tell."""
+    norms = norms or Norms()
     shape = pairs[0][0].shape
     pairs = [pair for pair in pairs if pair[0].numel() and all(pair[0].shape[axis] == shape[axis] for axis in axes)]
     d = math.prod(shape[axis] for axis in axes)
@@ -122,17 +193,21 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
     # so few samples fit anything
     if d > LARGEST_AXIS or samples <= d:
         return Transformation("undecided")
-    before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
-    after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
     chosen = _columns(samples, min(samples, 8 * d + 64))
+    before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
     inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-9)
+    after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
     matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
-    fits = [float((m @ before - moved).norm() / moved.norm()) for m, moved in zip(matrices, after, strict=False)]
+    sizes = [math.hypot(*map(norms, runs)) for runs in zip(*(runs for _, runs in pairs), strict=True)]
+    misfits = [float((m @ before - moved).norm()) for m, moved in zip(matrices, after, strict=False)]
+    fits = [_ratio(misfit, size) for misfit, size in zip(misfits, sizes, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:
         return Transformation("none", residual=max(fits))
+    is_spanned = int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) == d
     if len(chosen) < 2 * d:
-        return Transformation("undecided")
-    if int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) < d:
+        vectors = _as_vectors(group, pairs, axes[0]) if is_spanned and len(axes) == 1 else None
+        return vectors or Transformation("undecided")
+    if not is_spanned:
         if len(axes) == 1:
             return Transformation("undecided")
         completed = _completed(group, matrices, before[:, chosen] @ inverse)
@@ -143,8 +218,28 @@ def fit(group: Group, pairs: Pairs, axes: Axes) -> Transformation:
     if (sign := _bracket_sign(group, actions)) is not None and sign < 0:
         return Transformation("none", axes, residual=_change(matrices, before, after), is_transposed=True)
     predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
-    residual = float((predicted @ before - after[-1]).norm() / after[-1].norm())
+    residual = _ratio(float((predicted @ before - after[-1]).norm()), sizes[-1])
     return Transformation("linear" if residual < 10 * TOLERANCE else "none", axes, actions, residual)
+
+
+def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:
+    """Vectors along one axis, of which few samples are enough: nothing is fitted that these could leave open."""
+    d, drawn = pairs[0][0].shape[axis], elements(group)
+    for layout in _layouts(d // group.dim) if d % group.dim == 0 else ():
+        vectors = Representation.defining(group, d // group.dim, layout)
+        misfits = [
+            _ratio(float((vectors.move(g, base.movedim(axis, -1)) - run.movedim(axis, -1)).norm()), float(run.norm()))
+            for base, runs in pairs
+            for g, run in zip(drawn, runs, strict=True)
+        ]
+        if max(misfits) < TOLERANCE:
+            actions = vectors.act(torch.eye(d, dtype=torch.float64)).mT
+            return Transformation("linear", (axis,), actions, max(misfits))
+    return None
+
+
+def _layouts(count: int) -> tuple[Layout, ...]:
+    return ("channel_major",) if count == 1 else ("channel_major", "component_major")
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:
@@ -193,12 +288,13 @@ def _log(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """The real logarithm, by eigenvalues where those tell it: scipy's, which always does, takes ten times as long."""
     values, vectors = torch.linalg.eig(matrix)
     log = ((vectors * values.log()) @ torch.linalg.pinv(vectors)).real
-    if close(torch.linalg.matrix_exp(log), matrix):
+    if close(exponential(log), matrix):
         return log
     return torch.as_tensor(logm(matrix.numpy()).real).reshape(matrix.shape)
 
 
-def known_actions(group: Group, axes: int) -> dict[str, Float[Tensor, "actions d d"]]:
+@functools.lru_cache(64)
+def known_actions(group: Group, axes: int) -> Mapping[str, Float[Tensor, "actions d d"]]:
     """By name, the representations that need no fit on this many axes."""
     identity = torch.eye(group.dim, dtype=torch.float64)
     if axes == 1:
@@ -216,10 +312,21 @@ def is_isometric(group: Group, actions: Float[Tensor, "actions d d"]) -> bool:
     return torch.allclose(lie, -lie.mT, atol=1e-5) and torch.allclose(finite @ finite.mT, identity, atol=1e-5)
 
 
-def close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor, norms: Norms | None = None) -> bool:
     """Whether two values are equal up to rounding, as whole tensors."""
-    return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * float(b.norm())
+    return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * (norms or Norms())(b)
 
 
+def _ratio(misfit: float, size: float) -> float:
+    """As of tensors: nothing raises, and 0 / 0 is NaN."""
+    return misfit / size if size else math.inf if misfit else math.nan
+
+
+def is_larger(value: Tensor, tiny: float) -> bool:
+    """Whether any entry is larger than `tiny` in size."""
+    return bool(value.numel()) and float(torch.linalg.vector_norm(value, torch.inf)) > tiny
+
+
+@functools.lru_cache(256)
 def _columns(available: int, wanted: int) -> Tensor:
     return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:wanted]

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import TOLERANCE
 from relaxify.graph.recording import Recording
-from relaxify.verdicts.candidates import Way, ways
+from relaxify.verdicts.candidates import Way, has_lost_a_sign, ways
 from relaxify.verdicts.draws import Draw, is_orthogonal
 
 
@@ -43,17 +43,17 @@ class FullSize:
         base, *moved = [value.double() for run in runs if run is not None and (value := run.meta.get("value")) is not None]
         return (base, moved) if [value.shape for value in moved] == [base.shape] * len(self.moved) else None
 
-    def moves_in_a_known_way(self, node: fx.Node) -> bool:
-        """Whether a value is carried to that on g x as an invariant is, vectors, pairs of them, or positions."""
-        found = self.values(node)
+    def moves_in_a_known_way(self, node: fx.Node) -> bool | None:
+        """Whether a value is carried to that on g x as an invariant is, vectors, pairs or positions; None if not seen."""
+        found, group = self.values(node), self.evidence.group
         if found is None:
-            return self.evidence.of(node).is_sound
+            return None
         base, moved = found
 
         def carries(way: Way) -> bool:
             return all(_carries(way, g, base, run, self.tolerance) for g, run in zip(self.elements, moved, strict=True))
 
-        return any(map(carries, ways(self.evidence.group, base)))
+        return any(carries(way) for way in ways(group, base) if not has_lost_a_sign(group, way))
 
     def changes_length(self, node: fx.Node) -> bool:
         """Whether no orthogonal representation can carry a value; of groups with others nothing is known so."""

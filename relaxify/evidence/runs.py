@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from relaxify.evidence.evidence import Evidence, Sample
+from relaxify.evidence.evidence import Evidence, Sample, common
 from relaxify.evidence.fitting import elements
 from relaxify.evidence.full_size import FullSize
 from relaxify.graph.inputs import Inputs
@@ -18,6 +18,7 @@ from relaxify.verdicts.actions import InputAction, default_action, moves_pixels
 from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.nearby import nearby
 from relaxify.verdicts.orbits import Actions
+from relaxify.verdicts.places import turns_images
 from relaxify.verdicts.twin import Twin
 
 STEP = 0.1
@@ -34,8 +35,8 @@ class Observer:
     """Runs a float64 copy of a model on x and on g x, for inputs x near the given ones, as many as are asked for.
 
     The copy is in eval mode, or in training mode with the same random numbers in each run; `prepare` is called with it
-    before it runs. `injected` replaces what the nodes of these numbers computed. ValueError if it is ambiguous how the
-    group acts on the inputs.
+    before it runs; `twin` is such a copy, if there is one. `injected` replaces what the nodes of these numbers computed.
+    ValueError if it is ambiguous how the group acts on the inputs.
     """
 
     def __init__(
@@ -47,16 +48,19 @@ class Observer:
         *,
         training: bool = False,
         prepare: Callable[[nn.Module], None] | None = None,
+        twin: Twin | None = None,
     ) -> None:
         self.actions = Actions(action or default_action(group, inputs))
-        self.images = moves_pixels(self.actions.inputs)
-        self.group = on_pixels(group) if self.images else group
-        self.twin = Twin(model, training=training, prepare=prepare)
+        self.twin = twin or Twin(model, training=training, prepare=prepare)
+        self._earlier = self.twin.runs
         self.inputs = self.twin.inputs(inputs)
+        by_default = moves_pixels(self.actions.inputs)
+        self.group = on_pixels(group) if by_default else group
+        self.images = by_default or turns_images(self.actions, self.inputs, draws(group, 0)[0])
 
     @property
     def runs(self) -> int:
-        return self.twin.runs
+        return self.twin.runs - self._earlier
 
     def moved(self, g: Element, inputs: Inputs) -> Inputs:
         """g x."""
@@ -65,14 +69,14 @@ class Observer:
     def evidence(self, samples: int, before: Evidence | None = None, injected: Injections | None = None) -> Evidence:
         """Evidence from so many inputs, those of the evidence `before` included."""
         collected = list(before.samples) if before else []
-        if not self.runs:
+        if not self.twin.runs:
             # some models do in their first run what they never do again: they fill caches
             self._run(self.inputs, {})
         collected += [self._sample(k, injected or {}) for k in range(len(collected), samples)]
         first = collected[0]
         # other inputs may have other numbers of neighbours, but what took another course says nothing of this one
-        kept = [s for s in collected if _common(first.base.nodes, s.base.nodes, shapes=False) == len(first.base.nodes)]
-        length = min(_common(s.base.nodes, run.nodes, shapes=True) for s in kept for run in s.moved)
+        kept = [s for s in collected if common(first.base.nodes, s.base.nodes, shapes=False) == len(first.base.nodes)]
+        length = min(s.common for s in kept)
         nodes = first.base.nodes
         diverged = nodes[length].meta.get("location", "") if length < len(nodes) else None
         return Evidence(self.group, first.base, kept, diverged, length, images=self.images)
@@ -82,7 +86,7 @@ class Observer:
         x = self.inputs if k == 0 else nearby(self.inputs, self.moved(drawn[-1], self.inputs), k, STEP)
         forced = [{index: inject(k, g) for index, inject in injected.items()} for g in (None, *drawn)]
         base = self._run(x, forced[0])
-        moved = [self._run(self.moved(g, x), to, locate=False) for g, to in zip(drawn, forced[1:], strict=True)]
+        moved = [self._run(self.moved(g, x), to, outline=True) for g, to in zip(drawn, forced[1:], strict=True)]
         return Sample(base, moved)
 
     def full_size(self, evidence: Evidence) -> FullSize:
@@ -93,22 +97,9 @@ class Observer:
         return FullSize(evidence, drawn, base, moved)
 
     def _everything(self, inputs: Inputs) -> Recording:
-        found: Recording = self.twin.run(inputs, functools.partial(record, keep=lambda tensor: True, locate=False))
+        found: Recording = self.twin.run(inputs, functools.partial(record, keep=lambda tensor: True, outline=True))
         return found
 
-    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, locate: bool = True) -> Recording:
-        found: Recording = self.twin.run(inputs, functools.partial(record, injected=injected, locate=locate))
+    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, outline: bool = False) -> Recording:
+        found: Recording = self.twin.run(inputs, functools.partial(record, injected=injected, outline=outline))
         return found
-
-
-def _common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool) -> int:
-    """How many nodes two runs have in common before one takes another course."""
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a.target != b.target or a.meta.get("module") != b.meta.get("module") or (shapes and _shape(a) != _shape(b)):
-            return i
-    return min(len(first), len(second))
-
-
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    value = node.meta.get("value")
-    return None if value is None else tuple(value.shape)

@@ -139,21 +139,18 @@ def _einsum(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None
             return None
         inputs, result = text.split("->")
         left, right = inputs.split(",")
-        spread_left, extra = _spread(left, n_left), max(n_left - len(left.replace("...", "")), 0)
-        spread_right = _spread(right, n_right)
-        extra = max(extra if "..." in left else 0, n_right - len(right.replace("...", "")) if "..." in right else 0)
-        return spread_left, spread_right, result.replace("...", _ELLIPSIS[len(_ELLIPSIS) - extra :])
+        spread = _ellipsis(left, n_left), _ellipsis(right, n_right)
+        terms = zip((left, right, result), (*spread, max(spread, key=len)), strict=True)
+        first, second, third = (term.replace("...", letters) for term, letters in terms)
+        return first, second, third
 
     return equation, operands[0], operands[1]
 
 
-_ELLIPSIS = "αβγδεζηθ"
-
-
-def _spread(term: str, ndim: int) -> str:
-    """A term of an einsum equation with its ellipsis written out, aligned to the right as broadcasting does."""
-    extra = ndim - len(term.replace("...", ""))
-    return term.replace("...", _ELLIPSIS[len(_ELLIPSIS) - extra :] if extra else "")
+def _ellipsis(term: str, ndim: int) -> str:
+    """What "..." stands for in a term of an einsum equation, aligned to the right as broadcasting does."""
+    letters = "αβγδεζηθ"
+    return letters[len(letters) - ndim + len(term.replace("...", "")) :] if "..." in term else ""
 
 
 def _tensordot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -79,6 +80,8 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    elif isinstance(value, types.SimpleNamespace):
+        yield from vars(value).items()
     elif hasattr(value, "to_dict") and hasattr(value, "keys"):
         # torch_geometric's Data
         yield from value.to_dict().items()
@@ -88,7 +91,7 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _set(value: Any, key: Any, item: Any) -> None:
-    if dataclasses.is_dataclass(value) or key == "tensor":
+    if dataclasses.is_dataclass(value) or isinstance(value, types.SimpleNamespace) or key == "tensor":
         object.__setattr__(value, key, item)
     else:
         value[key] = item

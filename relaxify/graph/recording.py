@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._C import _functorch as functorch
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -62,14 +63,14 @@ def record(
     *,
     keep: Callable[[Tensor], bool] = torch.is_floating_point,
     injected: Mapping[int, Tensor] = MappingProxyType({}),
-    locate: bool = True,
+    outline: bool = False,
 ) -> Recording:
     """Run the model once on the inputs and record every operation.
 
-    `keep` says which values to keep copies of; `injected` replaces what the nodes of these numbers computed; without
-    `locate` the statements are not looked for, which takes time.
+    `keep` says which values to keep copies of; `injected` replaces what the nodes of these numbers computed. An `outline`
+    takes less time: its nodes know their values, but neither their statements nor each other.
     """
-    recorder = _Recorder(model, inputs, keep, injected, locate)
+    recorder = _Recorder(model, inputs, keep, injected, outline)
     with _calls_seen_by(recorder), recorder:
         output = call(model, inputs)
     last = recorder.graph.output(recorder.reference(_as_tree(output)))
@@ -84,13 +85,13 @@ class _Recorder(TorchFunctionMode):
         inputs: Inputs,
         keep: Callable[[Tensor], bool],
         injected: Mapping[int, Tensor],
-        locate: bool,
+        outline: bool,
     ) -> None:
         super().__init__()
-        self.graph = fx.Graph()
+        self.graph = _Outline() if outline else fx.Graph()
         self.keep = keep
         self.injected = injected
-        self.locate = locate
+        self.outline = outline
         self.stack: list[str] = []
         self.calls: defaultdict[str, list[ModuleCall]] = defaultdict(list)
         self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
@@ -160,7 +161,7 @@ class _Recorder(TorchFunctionMode):
 
     def _node(self, target: Callable[..., Any], args: Any, kwargs: Any = None) -> fx.Node:
         node = self.graph.call_function(target, args, kwargs)
-        place = location() if self.locate else ""
+        place = "" if self.outline else location()
         node.meta.update(module=self.stack[-1] if self.stack else "", location=place, parameters=())
         return node
 
@@ -173,12 +174,29 @@ class _Recorder(TorchFunctionMode):
         self._nodes[id(tensor)] = node
         self._versions[id(tensor)] = _version(tensor)
         with torch._C.DisableTorchFunction():
-            kept = tensor.detach() if self.keep(tensor) else None
+            # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
+            kept = tensor.detach() if self.keep(tensor) and not _is_mapped(tensor) else None
             # an operation in place may change it later
             node.meta["value"] = kept.clone() if clone and kept is not None else kept
         node.meta.setdefault("parameters", ())
         node.meta.setdefault("module", "")
         node.meta.setdefault("location", "")
+
+
+class _Outline(fx.Graph):
+    """Nodes without names and arguments, which cost more than all else that is kept of an operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listed: list[fx.Node] = []
+
+    @property
+    def nodes(self) -> list[fx.Node]:  # type: ignore[override]
+        return self._listed
+
+    def create_node(self, op: str, target: Any, *_: Any, **__: Any) -> fx.Node:
+        self._listed.append(fx.Node(self, str(len(self._listed)), op, target, (), {}))
+        return self._listed[-1]
 
 
 def opaque(*args: Any) -> None:
@@ -190,6 +208,15 @@ def written(*args: Any) -> None:
 
 
 def _tensors(value: Any) -> list[Tensor]:
+    # asked twice for every operation: plain containers need no search for what they are
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) in (tuple, list):
+        return [tensor for item in value for tensor in _tensors(item)]
+    if type(value) is dict:
+        return [tensor for item in value.values() for tensor in _tensors(item)]
+    if isinstance(value, fx.node.base_types) or value is None:
+        return []
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
@@ -200,7 +227,19 @@ def _version(tensor: Tensor) -> int:
 
 def _storage(tensor: Tensor) -> int:
     with torch._C.DisableTorchFunction():
-        return tensor.untyped_storage().data_ptr()
+        return _layers(tensor)[-1].untyped_storage().data_ptr()
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    return any(map(functorch.is_batchedtensor, _layers(tensor)))
+
+
+def _layers(tensor: Tensor) -> list[Tensor]:
+    """A tensor, and what it wraps within the transformations of torch.func."""
+    layers = [tensor]
+    while functorch.is_functorch_wrapped_tensor(layers[-1]):
+        layers.append(functorch.get_unwrapped(layers[-1]))
+    return layers
 
 
 @contextmanager

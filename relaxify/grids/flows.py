@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.grids.derivatives import Scheme, differentiate, from_centre
 
 
@@ -28,7 +29,7 @@ class Flow:
 
     def moved(self, t: float) -> Float[Tensor, "3 3"]:
         """exp(t v), the affine map that carries the positions."""
-        return torch.linalg.matrix_exp(t * self.matrix)
+        return exponential(t * self.matrix)
 
 
 def _flow(name: str, *rows: tuple[float, float, float]) -> Flow:

@@ -100,10 +100,10 @@ def kernel_representation(fibre: Representation, grid: Float[Tensor, "actions ta
 def _product(
     action: Float[Tensor, "actions d d"], grid: Float[Tensor, "actions taps taps"], lie: int
 ) -> Float[Tensor, "actions n n"]:
-    eye, still = torch.eye(action.shape[-1], dtype=torch.float64), torch.eye(grid.shape[-1], dtype=torch.float64)
-    parts = [torch.kron(a, still) + torch.kron(eye, g) for a, g in zip(action[:lie], grid[:lie], strict=True)]
-    parts += [torch.kron(a, g) for a, g in zip(action[lie:], grid[lie:], strict=True)]
-    return torch.stack(parts) if parts else torch.zeros(0, len(eye) * len(still), len(eye) * len(still), dtype=eye.dtype)
+    eye, still = (torch.eye(matrices.shape[-1], dtype=torch.float64)[None] for matrices in (action, grid))
+    derivatives = torch.kron(action[:lie], still) + torch.kron(eye, grid[:lie])
+    moved = torch.einsum("aij,akl->aikjl", action[lie:], grid[lie:]).flatten(3, 4).flatten(1, 2)
+    return torch.cat([derivatives, moved])
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import TOLERANCE, Transformation, elements, known_actions
-from relaxify.graph.inputs import leaves_of, tensors_of
+from relaxify.evidence.fitting import Transformation, elements, known_actions
+from relaxify.graph.inputs import leaves_of
 from relaxify.grids.pixels import Pixels
 from relaxify.groups import Group
 from relaxify.representations import Representation
@@ -24,8 +24,6 @@ class Carried:
     """As what one tensor of the output transforms, or comes nearest to transforming."""
 
     group: Group
-    name: str
-    words: str
     features: Features | None
     representation: Representation | None
     pixels: tuple[Pixels, int] | None = None
@@ -49,29 +47,25 @@ class Carried:
         if self.representation is None:
             return value
         matrix = matrix_of(self.representation)
-        if self.features is None:
-            return matrix.squeeze() * value
-        return self.features.restore(self.features.rows(value) @ matrix.mT, like=value)
+        return matrix.squeeze() * value if self.features is None else self.features.apply(matrix, value)
 
 
 def carried_by_outputs(evidence: Evidence) -> list[Carried]:
     """As what each tensor of the output transforms: as measured, or else what it comes nearest to."""
-    names = [name for name, _ in tensors_of(evidence.recording.output, "output")]
     # one tensor may be returned twice
-    nodes = [arg for arg in leaves_of(evidence.nodes[-1].args) if isinstance(arg, fx.Node)]
-    return [_carried(evidence, name, node) for name, node in zip(names, nodes, strict=True)]
+    return [_carried(evidence, arg) for arg in leaves_of(evidence.nodes[-1].args) if isinstance(arg, fx.Node)]
 
 
-def _carried(evidence: Evidence, name: str, node: fx.Node) -> Carried:
+def _carried(evidence: Evidence, node: fx.Node) -> Carried:
     found, group = evidence.of(node), evidence.group
     pixels = None if found.pixels is None or evidence.pixel_maps is None else (found.pixels, evidence.pixel_maps.image)
     if found.kind in ("invariant", "zero") or node.meta.get("value") is None:
-        return Carried(group, name, words_of(group, found) if found.kind != "undecided" else "invariant", None, None, pixels)
+        return Carried(group, None, None, pixels)
     if found.kind == "linear":
         assert found.actions is not None
         representation = Representation.of(group, "output", 1, found.actions)
         features = Features(found.axes) if found.axes else None
-        return Carried(group, name, words_of(group, found), features, representation, pixels)
+        return Carried(group, features, representation, pixels)
     pairs, drawn = evidence.values(node), elements(group)
 
     def distance(candidate: Carried) -> float:
@@ -81,28 +75,23 @@ def _carried(evidence: Evidence, name: str, node: fx.Node) -> Carried:
             for g, moved in zip(drawn, runs, strict=True)
         )
 
-    nearest = min(_candidates(evidence, name, node), key=distance)
-    # a single vector has too few components for a fit, but may be seen to move as one
-    exact = found.kind == "undecided" and distance(nearest) < TOLERANCE
-    return nearest if exact else replace(nearest, words=f"nearest to {nearest.words}")
+    return min(_candidates(evidence, node), key=distance)
 
 
-def _candidates(evidence: Evidence, name: str, node: fx.Node) -> Iterator[Carried]:
+def _candidates(evidence: Evidence, node: fx.Node) -> Iterator[Carried]:
     """What a value might carry: nothing, vectors or pairs of them, or what values upstream carry on axes of its sizes."""
     group, shape = evidence.group, node.meta["value"].shape
-    yield Carried(group, name, "invariant", None, None)
+    yield Carried(group, None, None)
     if (pixels := evidence.of(node).pixels) is not None and evidence.pixel_maps is not None:
-        yield Carried(group, name, "invariant on pixels that move", None, None, (pixels, evidence.pixel_maps.image))
+        yield Carried(group, None, None, (pixels, evidence.pixel_maps.image))
     own = [axis for axis in range(-len(shape), 0) if shape[axis] == group.dim]
     for axes in [*((axis,) for axis in own), *itertools.combinations(own, 2)]:
-        ((words, actions),) = known_actions(group, len(axes)).items()
-        found = Transformation("linear", axes, actions)
-        yield Carried(group, name, words_of(group, found), Features(axes), Representation.of(group, words, 1, actions))
+        (actions,) = known_actions(group, len(axes)).values()
+        yield Carried(group, Features(axes), Representation.of(group, "output", 1, actions))
     for found in _upstream(evidence, node):
         assert found.actions is not None
         if len(found.axes) == 1 and len(shape) >= -found.axes[0] and shape[found.axes[0]] == found.actions.shape[-1]:
-            representation = Representation.of(group, "output", 1, found.actions)
-            yield Carried(group, name, words_of(group, found), Features(found.axes), representation)
+            yield Carried(group, Features(found.axes), Representation.of(group, "output", 1, found.actions))
 
 
 def _upstream(evidence: Evidence, node: fx.Node) -> Iterator[Transformation]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,9 +39,12 @@ def by_forward_ad(curve: Curve) -> tuple[list[Tensor], list[Tensor]]:
 
 def by_differences(curve: Curve, step: float = STEP) -> tuple[list[Tensor], list[Tensor]]:
     """The same by central differences, of error O(step^2)."""
-    runs = [[value.detach() for value in floating(curve(torch.tensor(t)))] for t in (step, -step, 0.0)]
-    ahead, behind, here = runs
-    return here, [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+    return [value.detach() for value in floating(curve(torch.tensor(0.0)))], _differences(curve, step)
+
+
+def _differences(curve: Curve, step: float) -> list[Tensor]:
+    ahead, behind = ([value.detach() for value in floating(curve(torch.tensor(t)))] for t in (step, -step))
+    return [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
 
 
 def best_method(curve: Curve, step: float = STEP) -> tuple[Differentiation, str]:
@@ -50,19 +53,37 @@ def best_method(curve: Curve, step: float = STEP) -> tuple[Differentiation, str]
     Differences over a kink (two pixels of a max pool that almost tie) are wrong, but not those of a step short of it. So
     they are taken with smaller steps too before they are believed: what is hidden stays hidden at every step.
     """
-    differently = functools.partial(by_differences, step=step)
-    try:
-        value, derivative = by_forward_ad(curve)
-    except (NotImplementedError, RuntimeError):
-        return differently, "central differences"
-    for shorter in SHORTER_STEPS:
-        _, differences = by_differences(curve, step * shorter)
-        if _agree(value, derivative, differences):
-            return by_forward_ad, "forward-mode AD"
-    return differently, "central differences"
+    return _best(curve, step)[:2]
+
+
+def of_each(curves: Sequence[Curve]) -> tuple[list[tuple[list[Tensor], list[Tensor]]], str]:
+    """The value and the derivative of each curve at 0, by the best method for the first one, and which that is."""
+    derive, method, first = _best(curves[0], STEP)
+    return [first or derive(curves[0]), *map(derive, curves[1:])], method
+
+
+def _best(curve: Curve, step: float) -> tuple[Differentiation, str, tuple[list[Tensor], list[Tensor]] | None]:
+    """The best method, and what it has found already."""
+    differences = functools.cache(functools.partial(_differences, curve))
+    for derive in (_without_graph, by_forward_ad):
+        try:
+            value, derivative = derive(curve)
+        except (NotImplementedError, RuntimeError):
+            continue
+        if any(_agree(value, derivative, differences(step * shorter)) for shorter in SHORTER_STEPS):
+            return derive, "forward-mode AD", (value, derivative)
+    return functools.partial(by_differences, step=step), "central differences", None
+
+
+def _without_graph(curve: Curve) -> tuple[list[Tensor], list[Tensor]]:
+    """By forward-mode AD, in less time where no gradient is taken within."""
+    with torch.no_grad():
+        return by_forward_ad(curve)
 
 
 def _agree(value: list[Tensor], derivative: list[Tensor], differences: list[Tensor]) -> bool:
+    if [d.shape for d in derivative] != [d.shape for d in differences]:
+        return False
     return all(
         float((a - b).norm()) <= AGREEMENT * (1 + float(v.norm()))
         for v, a, b in zip(value, derivative, differences, strict=True)

@@ -30,13 +30,7 @@ ROUNDING = 1e-3
 
 
 def attributed(
-    model: nn.Module,
-    planned: Plan,
-    examined: Examined,
-    inputs: Inputs,
-    input_action: InputAction | None,
-    *,
-    training: bool,
+    model: nn.Module, planned: Plan, examined: Examined, inputs: Inputs, input_action: InputAction | None, *, training: bool
 ) -> tuple[Fault | None, tuple[Fault, ...]]:
     """The operation to which the verdict is traced back, if it is one; and those that look odd in a sound model."""
     verdict, analysis = examined.measured.verdict, examined.analysis
@@ -44,7 +38,7 @@ def attributed(
         moved = functools.partial(move_special, names=verdict.parameters)
         group = Group.parse(planned.group)
         analysis = analyse(
-            model, group, inputs, input_action, planned.sites, training=training, prepare=moved, is_broken=True
+            model, group, inputs, input_action, planned.sites, training=training, prepare=moved, status=Status.BROKEN
         )
         return _first_fault(planned, analysis, verdict), ()
     if verdict.status is Status.BROKEN or verdict.reason is Reason.FEW:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relaxify.algebras import exponential
 from relaxify.evidence.runs import Observer
 from relaxify.graph.inputs import call, tensors_of
 from relaxify.graph.precision import quiet
@@ -31,10 +32,9 @@ def lie_derivatives(
     if not len(generators):
         return (), "none: the group has no Lie generators"
     with quiet():
-        derive, method = derivatives.best_method(curve_of(observer, generators[0]))
+        derived, method = derivatives.of_each([curve_of(observer, generator) for generator in generators])
         found = []
-        for generator, unit in zip(generators, torch.eye(len(generators)), strict=True):
-            value, derivative = derive(curve_of(observer, generator))
+        for generator, unit, (value, derivative) in zip(generators, torch.eye(len(generators)), derived, strict=True):
             terms = _moved_back(observer, carried, action, generator, unit, value, derivative)
             size = _norm(float(v.norm()) for v in value)
             found.append(_norm(float(term.norm()) for term in terms) / (size or 1.0))
@@ -48,7 +48,7 @@ def curve_of(observer: Observer, generator: Tensor) -> Curve:
         own = duplicate(observer.inputs, lambda tensor: tensor, "the input")
         observer.twin.restore()
         with seeded():
-            return call(observer.twin.model, observer.actions.inputs(torch.linalg.matrix_exp(t * generator), own))
+            return call(observer.twin.model, observer.actions.inputs(exponential(t * generator), own))
 
     return outputs
 

@@ -11,37 +11,42 @@ from relaxify.evidence.evidence import Evidence
 from relaxify.graph.contractions import MIXING
 from relaxify.graph.weighted_calls import shape_of
 from relaxify.grids.convolution import Geometry
+from relaxify.grids.pixels import Pixels
 from relaxify.inspection.cause import Cause, CauseKind
 
 
 def pixel_cause(evidence: Evidence, node: fx.Node) -> Cause | None:
     """The likely reason for which a value made of maps does not transform, if it has to do with their pixels."""
-    if evidence.pixel_maps is None:
+    if evidence.pixel_maps is None or not (moving := _moving(evidence, node)):
         return None
-    tests = (_flatten, _windows, _pad, _kernel, _position, _selection)
-    return next((cause for cause in (test(evidence, node) for test in tests) if cause is not None), None)
+    op, group = op_name(node), evidence.group.name
+    if op in MIXING and any(pixels.flat for pixels in moving):
+        return Cause(CauseKind.FLATTEN, op, group)
+    if (uneven := _windows(op, group, node)) is not None:
+        return uneven
+    if op == "pad":
+        return Cause(CauseKind.PADDING, op, group, "border" if group == "T(2)" else "")
+    if op in ("conv2d", "conv_transpose2d"):
+        return Cause(CauseKind.KERNEL, op, group)
+    if any(_stays(evidence, source, node) for source in node.all_input_nodes):
+        return Cause(CauseKind.POSITION, op, group)
+    return Cause(CauseKind.SELECTION, op, group, "pixels") if op in _SELECTIONS else None
 
 
-def _moving(evidence: Evidence, node: fx.Node) -> list[fx.Node]:
-    """The operands whose pixels move."""
-    return [source for source in node.all_input_nodes if evidence.of(source).pixels is not None]
+def _moving(evidence: Evidence, node: fx.Node) -> list[Pixels]:
+    """The pixels of the operands that move."""
+    places = (evidence.of(source).pixels for source in node.all_input_nodes)
+    return [pixels for pixels in places if pixels is not None]
 
 
-def _flatten(evidence: Evidence, node: fx.Node) -> Cause | None:
-    places = [evidence.of(source).pixels for source in _moving(evidence, node)]
-    if op_name(node) not in MIXING or not any(pixels is not None and pixels.flat for pixels in places):
-        return None
-    return Cause(CauseKind.FLATTEN, op_name(node), evidence.group.name)
-
-
-def _windows(evidence: Evidence, node: fx.Node) -> Cause | None:
+def _windows(op: str, group: str, node: fx.Node) -> Cause | None:
     """Windows that cover the map unevenly: what one end loses the other keeps, and a turn exchanges the two."""
-    windows = _geometry(node)
-    if windows is None or not _moving(evidence, node):
+    windows = _geometry(op, node)
+    if windows is None:
         return None
-    op, group, lengths = op_name(node), evidence.group.name, tuple(shape_of(node.all_input_nodes[0])[-2:])
     if group == "T(2)":
         return _shifted_windows(op, group, windows)
+    lengths = shape_of(node.all_input_nodes[0])[-2:]
     return next(filter(None, (_uneven(op, group, windows, axis, length) for axis, length in enumerate(lengths))), None)
 
 
@@ -65,9 +70,8 @@ def _uneven(op: str, group: str, windows: Geometry, axis: int, length: int) -> C
     return Cause(CauseKind.RESAMPLING, op, group, "windows", details)
 
 
-def _geometry(node: fx.Node) -> Geometry | None:
+def _geometry(op: str, node: fx.Node) -> Geometry | None:
     """How a convolution or pooling lays its windows."""
-    op = op_name(node)
     if op not in _ARGUMENTS:
         return None
     settings: dict[str, Any] = {**dict(zip(_ARGUMENTS[op], node.args, strict=False)), **node.kwargs}
@@ -89,33 +93,12 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _pad(evidence: Evidence, node: fx.Node) -> Cause | None:
-    if op_name(node) != "pad" or not _moving(evidence, node):
-        return None
-    group = evidence.group.name
-    return Cause(CauseKind.PADDING, "pad", group, "border" if group == "T(2)" else "")
+_SELECTIONS = ("__getitem__", "getitem", "narrow", "select", "roll")
 
 
-def _kernel(evidence: Evidence, node: fx.Node) -> Cause | None:
-    if op_name(node) not in ("conv2d", "conv_transpose2d") or not _moving(evidence, node):
-        return None
-    return Cause(CauseKind.KERNEL, op_name(node), evidence.group.name)
-
-
-def _position(evidence: Evidence, node: fx.Node) -> Cause | None:
-    """A map that stays where it is, combined with maps whose pixels move: a learned position, a grid of coordinates."""
-    if not _moving(evidence, node):
-        return None
-    for source in node.all_input_nodes:
-        value = source.meta.get("value")
-        if evidence.of(source).pixels is not None or value is None or value.ndim < 2 or evidence.of(source).kind == "none":
-            continue
-        if value.shape[-1] * value.shape[-2] > 1 and value.shape[-2:] == node.meta["value"].shape[-2:]:
-            return Cause(CauseKind.POSITION, op_name(node), evidence.group.name)
-    return None
-
-
-def _selection(evidence: Evidence, node: fx.Node) -> Cause | None:
-    if op_name(node) not in ("__getitem__", "getitem", "narrow", "select", "roll") or not _moving(evidence, node):
-        return None
-    return Cause(CauseKind.SELECTION, op_name(node), evidence.group.name, "pixels")
+def _stays(evidence: Evidence, source: fx.Node, node: fx.Node) -> bool:
+    """Whether a map that stays where it is goes into a value: a learned position, a grid of coordinates."""
+    found, shape = evidence.of(source), shape_of(source)
+    if found.pixels is not None or found.kind == "none" or len(shape) < 2:
+        return False
+    return shape[-1] * shape[-2] > 1 and shape[-2:] == shape_of(node)[-2:]

@@ -159,7 +159,7 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.model} under {self.group}: error {self.error.mean:.1e}, at most {self.error.largest:.1e}"]
         lines.append(f"  {self.verdict.told}")
-        if self.fault is None and not self.is_sound:
+        if self.fault is None and self.verdict.elements and not self.is_sound:
             lines += ["  no single operation could be named", *(f"    undecided: {each}" for each in self.undecided)]
         lines += [f"  note: {note.op} at {note.location}: {note.cause}" for note in self.notes]
         if self.fault is not None:

@@ -73,11 +73,7 @@ class GraphLConv(nn.Module):
         # torch_geometric gives loops the weight 1 where edges have none
         loop = 2.0 if self.settings.improved and edge_weight is not None else 1.0
         return normalised(
-            edge_index,
-            weights,
-            x.shape[-2],
-            loop=loop if self.settings.add_self_loops else None,
-            replace_loops=not sparse,
+            edge_index, weights, x.shape[-2], loop=loop if self.settings.add_self_loops else None, replace_loops=not sparse
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.lconv.operators import Generators, Points, Shifts, exponential_action
+from relaxify.lconv.operators.family import mix_channels
 
 
 class LConv(nn.Module):
@@ -77,7 +78,7 @@ class LConv(nn.Module):
     def _batched(self, h: Float[Tensor, "batch channels *space"]) -> Tensor:
         out = self.generators.mix(h, self.weight, self.groups)
         if self.identity_weight is not None:
-            out = out + _on_channels(h, self.identity_weight, self.groups)
+            out = out + mix_channels(h[None], self.identity_weight[None], self.groups)
         return out if self.bias is None else out + self.bias.reshape(-1, *(1,) * (out.dim() - 2))
 
     def extra_repr(self) -> str:
@@ -176,11 +177,3 @@ def _check(generators: Generators, in_channels: int, out_channels: int, groups: 
         )
     if identity and generators.space is not None and generators.space_out() != generators.space:
         raise ValueError(f"the identity does not map {generators.space} to {generators.space_out()}; pass identity=False.")
-
-
-def _on_channels(h: Tensor, weight: Tensor, groups: int) -> Any:
-    """h W^0, the identity's share, in groups as a convolution's."""
-    if groups == 1:
-        return torch.einsum("oc,bc...->bo...", weight, h)
-    blocks = h.unflatten(1, (groups, -1))
-    return torch.einsum("goc,bgc...->bgo...", weight.unflatten(0, (groups, -1)), blocks).flatten(1, 2)

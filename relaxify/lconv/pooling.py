@@ -7,7 +7,7 @@ The L' of an algebra need not close; how far they are from it is reported.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -75,11 +75,9 @@ class CosetPool(nn.Module):
         """The cosets of a grid under windows of `size`, as in the pooling of CNNs. ValueError unless they tile it."""
         if len(space) != len(size) or any(n % s for n, s in zip(space, size, strict=True)):
             raise ValueError(f"windows of {size} do not tile {space}; pass sizes that divide it.")
-        out = tuple(n // s for n, s in zip(space, size, strict=True))
-        cosets = torch.zeros(*out, *space)
-        for point in itertools.product(*map(range, space)):
-            cosets[tuple(p // s for p, s in zip(point, size, strict=True)) + point] = 1.0
-        return cls(cosets.reshape(math.prod(out), -1), space=space, space_out=out, form=form)
+        along_axes = [torch.eye(n // s).repeat_interleave(s, dim=1) for n, s in zip(space, size, strict=True)]
+        out = tuple(map(len, along_axes))
+        return cls(functools.reduce(torch.kron, along_axes), space=space, space_out=out, form=form)
 
     @classmethod
     def learned(

@@ -60,6 +60,7 @@ class _Duplicate:
         self.cast = cast
         self.is_of_a_model = False
         self.memo: dict[int, Any] = {}
+        self.storages: dict[Any, Tensor] = {}
         # an object's identity is its id only while it lives
         self.seen: dict[int, Any] = {}
         self.functions: list[tuple[types.FunctionType, types.FunctionType]] = []
@@ -75,6 +76,7 @@ class _Duplicate:
         except Exception:
             self.memo = before
         self.seen.clear()
+        self.storages.clear()
         self._prepare(value, name, careful=True)
         try:
             return self._copy(value)
@@ -129,7 +131,8 @@ class _Duplicate:
     def _settle(self, item: Any, where: str, *, careful: bool) -> list[tuple[str, Any]]:
         """One object's place in the memo, if it needs one; and what it holds."""
         if isinstance(item, Tensor):
-            self.memo[id(item)] = _tensor(item, where, self.cast, is_constant=self.is_of_a_model)
+            shared = self.storages if self.is_of_a_model else {}
+            self.memo[id(item)] = _tensor(item, where, self.cast, shared, is_constant=self.is_of_a_model)
             return []
         if type(item) is weakref.ref or self.shares(item) or type(item).__module__.startswith("torch.distributed."):
             # what shards a model keeps storage that comes and goes
@@ -247,20 +250,41 @@ def _is_found_by_name(function: Any) -> bool:
     return found is function
 
 
-def _tensor(value: Tensor, where: str, cast: Callable[[Tensor], Tensor], *, is_constant: bool) -> Tensor:
+def _tensor(
+    value: Tensor, where: str, cast: Callable[[Tensor], Tensor], storages: dict[Any, Tensor], *, is_constant: bool
+) -> Tensor:
     """The copy of a tensor; what a model has computed and keeps `is_constant` from then on, while inputs want gradients."""
     if is_lazy(value):
         raise ValueError(f"{where} has no shape yet; run one forward pass first.")
     if value.is_meta:
         raise ValueError(f"{where} is on the meta device: it has no values; load or initialise it first.")
     with torch.no_grad():
-        twin = cast(value.detach()).clone()
+        twin = _data(value.detach(), cast, storages)
     if isinstance(value, nn.Parameter):
         twin = type(value)._make_subclass(type(value), twin, value.requires_grad)
     elif twin.is_floating_point() or twin.is_complex():
         twin.requires_grad_(value.requires_grad and (value.is_leaf or not is_constant))
     twin.__dict__.update(value.__dict__)
     return twin
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout is torch.strided and not (value.is_quantized or value.is_conj() or value.is_neg())
+
+
+def _data(value: Tensor, cast: Callable[[Tensor], Tensor], storages: dict[Any, Tensor]) -> Tensor:
+    """A tensor's values; views of one storage are so again, and what is written to one shows in all."""
+    if type(value) is not Tensor or not value.numel() or not _is_plain(value):
+        return cast(value).clone()
+    storage = value.untyped_storage()
+    key = storage.data_ptr(), value.dtype
+    if key not in storages:
+        is_whole = value.is_contiguous() and storage.nbytes() == value.numel() * value.element_size()
+        whole = value if is_whole else value.as_strided((storage.nbytes() // value.element_size(),), (1,), 0)
+        storages[key] = cast(whole).clone()
+        if is_whole:
+            return storages[key]
+    return storages[key].as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 def parts(value: Any) -> Iterator[tuple[str, Any]]:

@@ -59,9 +59,9 @@ class Selection:
             return claim
         rep_in, rep_out, op = claim.map.rep_in, claim.map.rep_out, claim.map.op
         if select(self.exclude, names):
-            return Rejected(path, op, "excluded", RejectionKind.excluded)
+            return Rejected(path, op, kind=RejectionKind.excluded)
         if self.include and not select(self.include, names):
-            return Rejected(path, op, "not included", RejectionKind.not_included)
+            return Rejected(path, op, kind=RejectionKind.not_included)
         if rep_in.dim == 0 or rep_out.dim == 0:
             return Rejected(path, op, "it has no features to mix", RejectionKind.trivial)
         if rep_in.is_trivial and rep_out.is_trivial:
@@ -71,8 +71,7 @@ class Selection:
             check_site(claim)
         error = self._error(claim)
         if not error <= TOLERANCE:
-            reason = f"it does not commute with {rep_in.group.name}: relative error {error:.1e} in float64"
-            return Rejected(path, op, reason, RejectionKind.unsound, error=error)
+            return Rejected(path, op, f"it does not commute with {rep_in.group.name}", RejectionKind.unsound, error=error)
         return replace(self._foldable_alone(claim), proof=error)
 
     def _error(self, site: Site) -> float:

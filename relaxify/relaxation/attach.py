@@ -20,8 +20,14 @@ from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.actions import InputAction
 from relaxify.verdicts.features import IrrepsOf
+from relaxify.verdicts.verdict import Reason, Status
 
 Model = TypeVar("Model", bound=nn.Module)
+
+SILENT = (
+    "the model's output does not respond to the example inputs, so it is not checked as a whole; its values transform as "
+    "they should up to where nothing responds"
+)
 
 
 def relaxify(
@@ -79,6 +85,7 @@ def relaxify(
         input_irreps=input_irreps,
     )
     if strict and result.unsound:
+        _check_decided(model, result)
         raise ValueError(
             f"these layers should be equivariant but are not: {_reasons(result.unsound)}; fix them, exclude them, "
             "or pass strict=False to leave such layers, and those downstream of them, as they are."
@@ -132,8 +139,20 @@ def _reasons(rejected: Sequence[Rejected]) -> str:
     return "; ".join(f"{r.path!r} ({r.op}): {r.reason}" for r in rejected[:5]) + more
 
 
+def _check_decided(model: nn.Module, result: Plan) -> None:
+    """ValueError if nothing but the model as a whole speaks against it, and of that nothing can be told."""
+    verdict = result.verdict
+    if verdict is not None and verdict.status is Status.UNDECIDED and all(not rejected.path for rejected in result.unsound):
+        raise ValueError(
+            f"{type(model).__name__} cannot be told to be equivariant under {result.group.name}: {verdict.why}; "
+            "give example inputs that tell, or pass strict=False to relax it all the same."
+        )
+
+
 def _say_what_is_left(result: Plan) -> None:
-    """A warning that names what stays as it is because the model breaks its symmetry."""
+    """A warning that names what stays as it is because the model breaks its symmetry, or says that it cannot be told."""
+    if result.verdict is not None and result.verdict.reason is Reason.SILENT and not result.unsound:
+        warnings.warn(f"{SILENT}.", stacklevel=3)
     if not result.unsound:
         return
     spoilt = [rejected.path for rejected in result.rejected if rejected.spoilt]

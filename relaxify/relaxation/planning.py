@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relaxify.evidence.analysis import Analysis, analyse, symmetrise
+from relaxify.evidence.analysis import Analysis, analyse, analyse_verdict, symmetrise
 from relaxify.evidence.judging import judge_by_data_flow
-from relaxify.graph.inputs import Inputs
+from relaxify.evidence.silence import is_sound_until_silent
+from relaxify.evidence.verdict_runs import Tape
+from relaxify.graph.inputs import Inputs, call
 from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
 from relaxify.modules.checks import check_model
@@ -32,7 +34,6 @@ from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement, measurement, spoilt
 from relaxify.verdicts.verdict import Reason, Status, Verdict
 
-UNJUDGED = "its type proves nothing; pass example_inputs=(...) so that it is judged by its values"
 UNCHECKED = "whole model not checked, only layers one by one; pass example_inputs=(...)"
 
 
@@ -146,9 +147,9 @@ def plan_and_analysis(
     else:
         settled = [claim for claim in claims if not _is_open(claim)]
         actions = {"input_action": input_action, "output_action": output_action}
-        examined = _examine(model, group, _inputs(example_inputs), settled, own=not changes, training=training, **actions)
+        examined = _examine(model, group, _inputs(example_inputs), settled, whole=not changes, training=training, **actions)
         judged = _judged(model, selection, claims, examined.analysis)
-        decided = _as_a_whole(model, claims, judged, examined.measured.verdict)
+        decided = _as_a_whole(model, claims, judged, examined)
     selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = tuple(entry for entry in decided if isinstance(entry, Site))
     rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
@@ -173,34 +174,44 @@ def _examine(
     inputs: Inputs,
     settled: Sequence[Site | Rejected],
     *,
-    own: bool,
+    whole: bool,
     training: bool,
     input_action: InputAction | None,
     output_action: OutputAction | None,
 ) -> Examined:
-    """The verdict first; what each value does explains it, and never overrules it."""
+    """The verdict first; what each value does explains it, and never overrules it.
+
+    If `whole`, also in the model's own precision, and each value of it.
+    """
     if where := spoilt(model, inputs):
         raise ValueError(f"{where} has NaN or infinite values, of which nothing can be told; restore or replace them.")
     sites = [entry for entry in settled if isinstance(entry, Site)]
     options: dict[str, Any] = {"training": training, "prepare": partial(symmetrise, sites=sites)}
-    measured = measurement(model, group, inputs, input_action=input_action, output_action=output_action, own=own, **options)
-    is_broken = measured.verdict.status is Status.BROKEN
-    return Examined(measured, analyse(model, group, inputs, input_action, settled, is_broken=is_broken, **options))
+    actions: dict[str, Any] = {"input_action": input_action, "output_action": output_action}
+    tape = Tape()
+    runner = call if whole else tape
+    measured = measurement(model, group, inputs, own=whole, runner=runner, **actions, **options)
+    if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs):
+        return Examined(measured, found)
+    options |= {"status": measured.verdict.status, "twin": measured.twin, "whole": whole}
+    return Examined(measured, analyse(model, group, inputs, input_action, settled, **options))
 
 
 def _as_a_whole(
-    model: nn.Module, claims: Sequence[Site | Rejected], decided: list[Site | Rejected], verdict: Verdict
+    model: nn.Module, claims: Sequence[Site | Rejected], decided: list[Site | Rejected], examined: Examined
 ) -> list[Site | Rejected]:
     """What was decided of each operation, held to the verdict on the model."""
+    verdict = examined.measured.verdict
     if verdict.is_sound:
-        decided = _upheld(claims, decided)
-        return [_noted(entry) if isinstance(entry, Rejected) and entry.unsound else entry for entry in decided]
+        return [_harmless(entry) for entry in _upheld(claims, decided)]
     is_blamed = any(isinstance(entry, Rejected) and entry.unsound for entry in decided)
     if verdict.status is Status.BROKEN and is_blamed:
         return decided
-    if verdict.reason is Reason.SILENT and not is_blamed:
+    # a constant is no proof; but no fault either, of values that transform up to there
+    is_harmless = verdict.reason is Reason.SILENT and not is_blamed and is_sound_until_silent(examined.analysis.evidence)
+    if is_harmless:
         decided = _upheld(claims, decided)
-    return [*decided, *_of_the_model(model, verdict)]
+    return [*decided, *_of_the_model(model, verdict, RejectionKind.undecided if is_harmless else RejectionKind.unsound)]
 
 
 def _upheld(claims: Sequence[Site | Rejected], decided: Sequence[Site | Rejected]) -> list[Site | Rejected]:
@@ -209,13 +220,13 @@ def _upheld(claims: Sequence[Site | Rejected], decided: Sequence[Site | Rejected
     return [proved.get(entry.path, entry) if isinstance(entry, Rejected) and entry.spoilt else entry for entry in decided]
 
 
-def _noted(entry: Rejected) -> Rejected:
-    """An operation that looks odd in a model that is equivariant all the same: two cancel, or the basis is another."""
-    reason = f"{entry.reason}; the model as a whole is equivariant"
-    return replace(entry, reason=reason, kind=RejectionKind.unsupported)
+def _harmless(entry: Site | Rejected) -> Site | Rejected:
+    if isinstance(entry, Rejected) and entry.unsound:
+        return replace(entry, kind=RejectionKind.harmless)
+    return entry
 
 
-def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
+def _of_the_model(model: nn.Module, verdict: Verdict, kind: RejectionKind) -> Iterator[Rejected]:
     """What speaks against a model where no operation does."""
     if verdict.status is Status.LATENT:
         for name in verdict.parameters:
@@ -224,9 +235,8 @@ def _of_the_model(model: nn.Module, verdict: Verdict) -> Iterator[Rejected]:
             yield Rejected(path, type(model.get_submodule(path)).__name__, reason, RejectionKind.unsound)
         return
     told = "no single operation could be named" if verdict.status is Status.BROKEN else "it cannot be told to be equivariant"
-    reason = f"{verdict.reason.value}, error {verdict.error.mean:.1e}; {told}"
-    # a constant is no proof, and no fault either
-    kind = RejectionKind.undecided if verdict.reason is Reason.SILENT else RejectionKind.unsound
+    error = f", error {verdict.error.mean:.1e}" if verdict.elements else ""
+    reason = f"{verdict.why}{error}; {told}"
     yield Rejected("", type(model).__name__, reason, kind)
 
 
@@ -265,12 +275,12 @@ def _unjudged(model: nn.Module, claims: Sequence[Site | Rejected]) -> Iterator[R
     claimed = {claim.path for claim in claims}
     for path, module in model.named_modules():
         if type(module) is nn.Linear and path not in claimed:
-            yield Rejected(path, "Linear", UNJUDGED, RejectionKind.unjudged)
+            yield Rejected(path, "Linear", kind=RejectionKind.unjudged)
         if _is_torchs_own(module) or CHILD in path.split("."):
             continue
         for name, parameter in module.named_parameters(path, recurse=False):
             if parameter.ndim > 1 and not any(f"{name}.".startswith(f"{above}.".lstrip(".")) for above in claimed):
-                yield Rejected(name, type(module).__name__, UNJUDGED, RejectionKind.unjudged)
+                yield Rejected(name, type(module).__name__, kind=RejectionKind.unjudged)
 
 
 def _is_torchs_own(module: nn.Module) -> bool:

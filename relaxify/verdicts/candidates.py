@@ -183,11 +183,38 @@ def _orders(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
 
 def _signs(group: Group) -> Iterator[tuple[int, ...]]:
     """The finite generators that may flip a sign, for each character that does so: the determinant's first."""
-    dets = torch.linalg.det(group.finite).sign().tolist() if len(group.finite) else []
-    first = tuple(letter for letter, sign in enumerate(dets) if sign < 0)
+    first = _reflections(group)
     letters = range(min(len(group.finite), 3))
     every = itertools.chain.from_iterable(itertools.combinations(letters, count) for count in range(1, len(letters) + 1))
     yield from dict.fromkeys(filter(None, (first, *every)))
+
+
+def _reflections(group: Group) -> tuple[int, ...]:
+    dets = torch.linalg.det(group.finite).sign().tolist() if len(group.finite) else []
+    return tuple(letter for letter, sign in enumerate(dets) if sign < 0)
+
+
+def has_lost_a_sign(group: Group, way: Way) -> bool:
+    """Whether what is no reflection and no inversion flips a sign, as quarter turns do with x^2 - y^2.
+
+    It is a representation, but a term of x^2 + y^2 with a wrong sign more often than one that is meant.
+
+    >>> c4 = Group.parse("C(4)")
+    >>> has_lost_a_sign(c4, Way("invariant", letters=(0,))), has_lost_a_sign(c4, Way("invariant"))
+    (True, False)
+    """
+    return not turns(group).isdisjoint(way.letters)
+
+
+def turns(group: Group) -> frozenset[int]:
+    """The finite generators that are neither reflections nor inversions.
+
+    >>> turns(Group.parse("D(4)"))
+    frozenset({0})
+    """
+    identity, reflections = torch.eye(group.dim, dtype=torch.float64), _reflections(group)
+    others = [(letter, g) for letter, g in enumerate(group.finite) if letter not in reflections]
+    return frozenset(letter for letter, g in others if not torch.allclose(g @ g, identity, atol=1e-9))
 
 
 def is_affine(group: Group) -> bool:

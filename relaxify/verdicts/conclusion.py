@@ -17,10 +17,10 @@ from relaxify.verdicts.verdict import Errors, OutputVerdict, Reason, Status, Ver
 _UNKNOWN = Errors.of([])
 
 
-def without_runs(model: nn.Module, group: Group, where: str) -> Verdict:
-    """The verdict on a model or on inputs that are not finite."""
+def without_runs(model: nn.Module, group: Group, reason: Reason, where: str) -> Verdict:
+    """The verdict where nothing can be measured: on a model or inputs that are not finite, or outputs that are not seen."""
     names = type(model).__name__, group.name
-    return Verdict(*names, Status.UNDECIDED, Reason.NOT_FINITE, _UNKNOWN, 0.0, torch.float64, 0, 0, "", where, ())
+    return Verdict(*names, Status.UNDECIDED, reason, _UNKNOWN, 0.0, torch.float64, 0, 0, "", where, ())
 
 
 def conclude(model: nn.Module, group: Group, found: Measured) -> Verdict:
@@ -44,6 +44,8 @@ def conclude(model: nn.Module, group: Group, found: Measured) -> Verdict:
     )
     if where := next(not_finite(found.orbits), ""):
         return replace(verdict, status=Status.UNDECIDED, reason=Reason.NOT_FINITE, error=_UNKNOWN, where=where)
+    if verdict.status is Status.BROKEN and not found.repeats:
+        return replace(verdict, status=Status.UNDECIDED, reason=Reason.RANDOM)
     if verdict.is_sound and not any(each.step for each in moving):
         return replace(verdict, status=Status.UNDECIDED, reason=Reason.UNMOVED)
     return verdict

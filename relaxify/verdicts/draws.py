@@ -44,6 +44,12 @@ class Draw:
             product = product @ representation.rho(factor)
         return product
 
+    def move(self, representation: Representation, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
+        """rho(g) x, for rows x."""
+        for factor in reversed(self.factors):
+            x = representation.move(factor, x)
+        return x
+
     def letters(self, letter: int) -> int:
         return sum(factor.word.count(letter) for factor in self.factors)
 

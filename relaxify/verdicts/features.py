@@ -107,7 +107,7 @@ def _representation(group: Group, given: Any) -> tuple[int, Callable[[Tensor], T
     if isinstance(given, Representation):
         return given.dim, lambda g: given.rho(element_of(given.group, g))
     if hasattr(given, "gspace") and hasattr(given, "representations"):
-        return int(given.size), lambda g: _of_field_type(given, g)
+        return int(given.size), lambda g: of_field_type(given, g)
     notation = str(given)
     if group.name not in ("SO(3)", "O(3)"):
         own = irreps(group, notation)
@@ -122,7 +122,7 @@ def _cycled(g: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
     return g[[2, 0, 1]][:, [2, 0, 1]]
 
 
-def _of_field_type(field_type: Any, g: Float[Tensor, "d d"]) -> Float[Tensor, "n n"]:
+def of_field_type(field_type: Any, g: Float[Tensor, "d d"]) -> Float[Tensor, "n n"]:
     """The matrix by which an escnn field type with a finite group moves its channels."""
     for element in field_type.fibergroup.elements or ():
         acting = torch.as_tensor(field_type.gspace.basespace_action(element)).to(g)

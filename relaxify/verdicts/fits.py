@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor
 
 from relaxify.verdicts.candidates import Way
@@ -29,7 +29,7 @@ Values = Sequence[tuple[Draw | None, Tensor]]
 class Fit:
     """M(g) on an axis, and |f(g x) - M(g) f(x)| over what it was fitted to: `vectors` of size `dimension`."""
 
-    matrix: Float[Tensor, "d d"]
+    matrix: Inexact[Tensor, "d d"]
     residual: float
     vectors: int
     dimension: int
@@ -66,5 +66,5 @@ def _pairs(values: Values, g: Draw, way: Way) -> Iterator[tuple[Tensor, Tensor]]
             yield _rows(way.placed(g, value), axis), _rows(other, axis)
 
 
-def _rows(value: Tensor, axis: int) -> Float[Tensor, "rows d"]:
+def _rows(value: Tensor, axis: int) -> Inexact[Tensor, "rows d"]:
     return value.movedim(axis, -1).flatten(0, -2) if value.ndim > 1 else value[None]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relaxify.groups import Group
-from relaxify.verdicts.candidates import Way, ways
+from relaxify.verdicts.candidates import Way, has_lost_a_sign, ways
 from relaxify.verdicts.draws import is_orthogonal
 from relaxify.verdicts.errors import MEANINGLESS, Carried, Fitted, Run, Setting, difference, runs_by, runs_expected
 from relaxify.verdicts.fits import LARGEST_AXIS, products_change
@@ -43,13 +43,15 @@ def judge(name: str, orbits: Sequence[Orbit], setting: Setting) -> Judged:
         return _concluded(
             Judged(name, Way("as the output action says"), runs_expected(name, orbits, setting), *_OPEN), orbits
         )
+    if (way := orbits[0].ways.get(name)) is not None:
+        return _concluded(Judged(name, way, runs_by(name, orbits, setting, Carried(name, way)), *_OPEN), orbits)
     if not value.numel():
         return Judged(name, Way("invariant"), (), Status.UNDECIDED, Reason.SILENT)
     nearest: Judged | None = None
     for way in ways(setting.group, value, setting.places(value)):
         found = Judged(name, way, runs_by(name, orbits, setting, Carried(name, way)), *_OPEN)
         if _passes(found):
-            return _concluded(found, orbits)
+            return _concluded(found if nearest is None or not has_lost_a_sign(setting.group, way) else nearest, orbits)
         nearest = found if nearest is None or _worst(found) < _worst(nearest) else nearest
     assert nearest is not None
     if not is_measured(value):
@@ -92,13 +94,18 @@ def _fitted_ways(value: Tensor, places: Sequence[Way]) -> list[Way]:
 def _is_the_vector(group: Group, orbits: Sequence[Orbit], carried: Fitted) -> bool:
     """Whether what is fitted on an axis of the group's own size is the vector, up to the basis."""
     draws = [run.g for each in orbits for run in each.moved]
-    if carried.fits[0].dimension != group.dim:
+    if carried.fits[0].dimension != group.dim or any(_is_complex(found.matrix) for found in carried.fits):
+        # spherical components (x - iy, z, x + iy) are a basis that is meant
         return False
     traces = [
         (float(found.matrix.real.trace()), float(g.matrix.trace())) for found, g in zip(carried.fits, draws, strict=True)
     ]
     few = any(found.vectors < found.dimension for found in carried.fits)
     return few or all(abs(abs(a) - abs(b)) < 1e-3 for a, b in traces)
+
+
+def _is_complex(matrix: Tensor) -> bool:
+    return matrix.is_complex() and float(matrix.imag.norm()) > 1e-3 * float(matrix.norm())
 
 
 def _is_discrete(name: str, orbits: Sequence[Orbit]) -> bool:
@@ -151,9 +158,11 @@ def _concluded(found: Judged, orbits: Sequence[Orbit]) -> Judged:
         return replace(found, status=Status.BROKEN, reason=found.reason if is_known else Reason.ERROR)
     if _is_one_number(found.name, orbits):
         return replace(found, status=Status.UNDECIDED, reason=Reason.SILENT)
-    if max((run.tolerance for run in found.runs), default=0.0) <= MEANINGLESS:
+    # an element that changes nothing, as one that leaves the largest item where it is, says nothing either
+    telling = [run.tolerance for run in found.runs if not run.is_silent]
+    if telling and max(telling) <= MEANINGLESS:
         return replace(found, status=Status.SOUND, reason=Reason.EQUIVARIANT)
-    reason = Reason.SILENT if all(run.is_silent for run in found.runs) else Reason.ROUNDING
+    reason = Reason.ROUNDING if telling else Reason.SILENT
     return replace(found, status=Status.UNDECIDED, reason=reason)
 
 
@@ -192,7 +201,7 @@ def output_verdict(found: Judged, orbits: Sequence[Orbit]) -> OutputVerdict:
         reason=found.reason,
         transforms=str(found.way) if passes or not found.runs else f"nearest to {found.way}",
         error=spread,
-        tolerance=max((run.tolerance for run in found.runs), default=0.0),
+        tolerance=max((run.tolerance for run in found.runs if not run.is_silent), default=0.0),
         response=response / size if size else 0.0,
         element="" if worst is None else str(worst.g),
     )

@@ -12,19 +12,20 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from relaxify.graph.inputs import Inputs, InputsError
+from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Group
 from relaxify.verdicts.actions import InputAction, OutputAction, default_action, moves_pixels
 from relaxify.verdicts.conclusion import conclude, without_runs
 from relaxify.verdicts.draws import draws
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
-from relaxify.verdicts.judging import in_precision, judge
+from relaxify.verdicts.judging import Judged, in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
-from relaxify.verdicts.orbits import Actions, finite, orbit
+from relaxify.verdicts.orbits import Actions, Orbit, finite, orbit
+from relaxify.verdicts.outputs import OutputError
 from relaxify.verdicts.places import nowhere, of_inputs, of_pixels
 from relaxify.verdicts.subject import Measured, Subject
-from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.twin import Runner, Twin
 from relaxify.verdicts.verdict import Errors, OwnPrecision, Reason, Status, Verdict
 
 
@@ -35,6 +36,16 @@ class Measurement:
     verdict: Verdict
     subject: Subject | None = None
     found: Measured | None = None
+
+    @property
+    def twin(self) -> Twin | None:
+        """The copy in float64 that was measured, as the model is, if there is one."""
+        return self.subject.twin if self.subject is not None and self.subject.twin.double else None
+
+    @property
+    def orbit(self) -> Orbit | None:
+        """The runs on the given input and on what it is moved to."""
+        return None if self.found is None else self.found.orbits[0]
 
     def of(self, twin: Twin) -> OwnPrecision | None:
         """What another copy of the model does instead, held to transforming as was found and to the same response."""
@@ -70,6 +81,7 @@ def measurement(
     own: bool = True,
     generic: bool = True,
     prepare: Callable[[nn.Module], None] | None = None,
+    runner: Runner = call,
 ) -> Measurement:
     """Whether f(g x) = rho(g) f(x): the error relative to f's response, in float64 where the model runs in it.
 
@@ -78,20 +90,27 @@ def measurement(
     - `output_action`: (g, output) -> moved output; by default what each tensor of the output is measured to transform as.
     - `training`: in training mode, with the same random numbers in each run.
     - `own`: measure in the model's own precision too. `generic`: also once parameters that are exactly 0 or 1 have moved.
-    - `prepare`: called with each copy of the model before it runs.
+    - `prepare`: called with each copy of the model before it runs; `runner`: runs it on the given input and where that is
+      moved to, in float64.
 
-    ValueError if the model cannot be copied or run, if no tensor is seen in its output, or if it is ambiguous how the group
-    acts on the inputs.
+    Undecided, without a run, of a model with NaN or with an output in which no tensor is found. ValueError if the model
+    cannot be copied or run, or if it is ambiguous how the group acts on the inputs.
     """
     group = Group.parse(group)
     actions = Actions(input_action or default_action(group, inputs), output_action)
     group = on_pixels(group) if moves_pixels(actions.inputs) else group
     if where := spoilt(model, inputs):
-        return Measurement(without_runs(model, group, where))
+        return Measurement(without_runs(model, group, Reason.NOT_FINITE, where))
     subjects = _Subjects(model, group, actions, inputs, training, prepare, is_own=input_action is not None)
-    subject, found = _as_it_is(subjects, generic=generic)
-    verdict = replace(conclude(model, group, found), forward_passes=subject.twin.runs)
-    if generic and verdict.status in (Status.SOUND, Status.UNDECIDED):
+    try:
+        subject, found = _as_it_is(subjects, generic=generic, runner=runner)
+    except OutputError as unseen:
+        return Measurement(without_runs(model, group, Reason.UNSEEN, unseen.where))
+    verdict = conclude(model, group, found)
+    if verdict.is_sound and not subject.repeats(found.orbits[0], seed=0 if training else 1):
+        verdict = replace(verdict, status=Status.UNDECIDED, reason=Reason.RANDOM)
+    verdict = replace(verdict, forward_passes=subject.twin.runs)
+    if generic and verdict.status in (Status.SOUND, Status.UNDECIDED) and verdict.reason is not Reason.RANDOM:
         verdict = _in_general(verdict, model, subject)
     measured = Measurement(verdict, subject, found)
     if own and subject.twin.double and subject.twin.own != torch.float64:
@@ -123,11 +142,11 @@ class _Subjects:
         return Subject(twin, self.group, self.actions, self.inputs, where)
 
 
-def _as_it_is(subjects: _Subjects, *, generic: bool) -> tuple[Subject, Measured]:
+def _as_it_is(subjects: _Subjects, *, generic: bool, runner: Runner) -> tuple[Subject, Measured]:
     """The model in float64, or in its own precision if it does not run in that."""
     subject = subjects.copied(double=True)
     try:
-        return subject, subject.measured(whole=not (generic and special(subject.twin.model)))
+        return subject, subject.measured(whole=not (generic and special(subject.twin.model)), runner=runner)
     except InputsError:
         other = subjects.copied(double=False)
         if other.twin.own != torch.float64:
@@ -150,12 +169,16 @@ def _in_general(verdict: Verdict, model: nn.Module, subject: Subject) -> Verdict
             if there.reason is not Reason.NOT_FINITE:
                 verdict = _together(verdict, there, functools.partial(_responsible, general, subject, found, size))
                 break
-    return replace(verdict, forward_passes=subject.twin.runs)
+    verdict = replace(verdict, forward_passes=subject.twin.runs)
+    subject.twin.restore()
+    general.move(())
+    return verdict
 
 
 def _together(here: Verdict, there: Verdict, parameters: Callable[[], tuple[str, ...]]) -> Verdict:
     both = replace(here, elements=here.elements + there.elements, inputs=here.inputs + there.inputs)
-    if there.status is Status.BROKEN:
+    # of what transformed in a known way, that it may do so in another once trained is not enough
+    if there.status is Status.BROKEN or (here.is_sound and there.reason is Reason.FEW):
         what = replace(both, generic=there.error, where=there.where, outputs=there.outputs, element=there.element)
         return replace(what, status=Status.LATENT, reason=Reason.TRAINED, parameters=parameters())
     if here.reason is Reason.SILENT and there.is_sound:
@@ -166,16 +189,20 @@ def _together(here: Verdict, there: Verdict, parameters: Callable[[], tuple[str,
 
 def _responsible(general: Generic, subject: Subject, found: Measured, size: float) -> tuple[str, ...]:
     """The parameters that break the model when they alone move: told by the output and the element that were worst."""
-    broken = next(each for each in found.outputs if each.status is Status.BROKEN)
+    broken = next(each for each in found.outputs if _is_against(each))
     moving = next(each for each in found.orbits if each.moved)
     worst = [max(broken.runs, key=lambda run: run.error).g] if broken.runs else [run.g for run in moving.moved]
 
     def breaks(some: Sequence[str]) -> bool:
         general.move(some, size)
         runs = orbit(subject.twin, subject.actions, moving.inputs, worst)
-        return any(judge(name, [runs], found.setting).status is Status.BROKEN for name in runs.values)
+        return any(_is_against(judge(name, [runs], found.setting)) for name in runs.values)
 
     return responsible(general.names, breaks)
+
+
+def _is_against(found: Judged) -> bool:
+    return found.status is Status.BROKEN or found.reason is Reason.FEW
 
 
 def spoilt(model: nn.Module, inputs: Inputs) -> str:

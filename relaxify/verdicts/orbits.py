@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from relaxify.graph.inputs import Inputs
+from relaxify.graph.inputs import Inputs, call
 from relaxify.modules.copies import duplicate
+from relaxify.verdicts.candidates import Way
+from relaxify.verdicts.declared import declared
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.nearby import distance, size, tensors_in
-from relaxify.verdicts.outputs import seen_in
-from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.outputs import OutputError, seen_in
+from relaxify.verdicts.twin import Runner, Twin
 
 Values = Mapping[str, Tensor]
 """The tensors of an output, by their places."""
@@ -32,12 +34,13 @@ class Moved:
 
 @dataclass(frozen=True)
 class Orbit:
-    """The output on `inputs` x and on each g x. `step` is the root mean square of |g x - x|."""
+    """The output on `inputs` x and on each g x. `step` is the root mean square of |g x - x|; `ways`: what it declares."""
 
     inputs: Inputs
     values: Values
     moved: tuple[Moved, ...]
     step: float
+    ways: Mapping[str, Way] = field(default_factory=dict)
 
     def of(self, name: str) -> list[tuple[Draw | None, Tensor]]:
         """One tensor on x, and on g x for each g."""
@@ -69,7 +72,10 @@ class Actions:
             plain = duplicate(output, torch.Tensor.detach, "the output")
             for value in tensors_in(plain).values():
                 value.requires_grad_(False)
-            return seen_in(self.output(_like(g, tensors_in(plain)), plain))
+            try:
+                return seen_in(self.output(_like(g, tensors_in(plain)), plain))
+            except OutputError as error:
+                raise ValueError(f"output_action returned no output: {error}") from error
 
 
 def _like(g: Draw, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -78,9 +84,9 @@ def _like(g: Draw, tensors: Mapping[str, Tensor]) -> Tensor:
     return g.matrix.to(dtype, copy=True)
 
 
-def orbit(twin: Twin, actions: Actions, inputs: Inputs, elements: Sequence[Draw]) -> Orbit:
+def orbit(twin: Twin, actions: Actions, inputs: Inputs, elements: Sequence[Draw], runner: Runner = call) -> Orbit:
     """Run a copy of the model on inputs and on the inputs moved by each element."""
-    output = twin.run(inputs)
+    output = twin.run(inputs, runner)
     values, before = seen_in(output), size(inputs)
     moved, steps = [], []
     for g in elements:
@@ -88,8 +94,10 @@ def orbit(twin: Twin, actions: Actions, inputs: Inputs, elements: Sequence[Draw]
         there = actions.on_inputs(g, inputs)
         steps.append(distance(inputs, there))
         stretch = max(1.0, size(there) / before if before else 1.0)
-        moved.append(Moved(g, seen_in(twin.run(there)), expected, stretch))
-    return Orbit(inputs, values, tuple(moved), (sum(step**2 for step in steps) / max(len(steps), 1)) ** 0.5)
+        moved.append(Moved(g, seen_in(twin.run(there, runner)), expected, stretch))
+    step = (sum(step**2 for step in steps) / max(len(steps), 1)) ** 0.5
+    ways = declared(elements[0].group, output) if elements else {}
+    return Orbit(inputs, values, tuple(moved), step, ways)
 
 
 def not_finite(orbits: Sequence[Orbit]) -> Iterator[str]:

@@ -4,63 +4,89 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator, Mapping, Sequence, Set
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from relaxify.modules.copies import parts
+
 _SILENT = (str, bytes, type(None), torch.dtype, torch.device, torch.Size, enum.Enum, type, torch.nn.Module)
+_HIDING = (np.ndarray, np.generic, torch.distributions.Distribution, Iterator)
+HOW = (
+    "return tensors, in tuples, dicts or dataclasses (of a distribution its parameters, of an array torch.from_numpy of it, "
+    "of a number the tensor that it was)"
+)
+
+
+class OutputError(ValueError):
+    """What a model returns, or a part of it, is of a kind that is not looked into; `where` says which."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.where = f"{name} of type {type(value).__name__}"
+        super().__init__(f"no tensor is found in {self.where}, so nothing can be judged; {HOW}.")
 
 
 def seen_in(output: Any) -> dict[str, Tensor]:
     """Every tensor and number of an output by its place: values in float64 or complex128, integers and booleans as they are.
 
-    ValueError if there is none, or part of the output is of a kind that is not looked into.
+    OutputError if there is no tensor, or if a part of the output holds some out of sight.
 
     >>> list(seen_in({"energy": torch.zeros(2), "classes": [torch.ones(1, dtype=torch.int64)]}))
     ['output.energy', 'output.classes.0']
     """
-    found = {name: _value(leaf) for name, leaf in _leaves(output, "output", set())}
-    if not found:
-        raise ValueError(
-            f"the model's output is {_kind(output)}, in which no tensor was found, so nothing can be judged; return "
-            "tensors, in tuples, dicts or dataclasses (of a distribution its parameters, of an array, torch.from_numpy)."
-        )
-    return found
+    leaves = dict(_leaves(output, "output", set()))
+    if not any(isinstance(leaf, Tensor) for leaf in leaves.values()):
+        raise OutputError("output", output)
+    return {name: _value(leaf) for name, leaf in leaves.items()}
 
 
 def _leaves(value: Any, name: str, above: set[int]) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Tensor | bool | int | float | complex):
         yield name, value
-    elif isinstance(value, np.ndarray | np.generic | torch.distributions.Distribution):
-        raise ValueError(
-            f"the model returns {_kind(value)} at {name}, which is not looked into; return tensors (of a distribution its "
-            "parameters, of an array torch.from_numpy of it)."
-        )
-    elif not isinstance(value, _SILENT) and not callable(value) and id(value) not in above:
-        for key, item in _parts(value):
+    elif isinstance(value, _SILENT) or id(value) in above:
+        return
+    elif (held := _parts(value)) is not None:
+        for key, item in held:
             yield from _leaves(item, f"{name}.{key}", above | {id(value)})
+    elif _hides(value):
+        raise OutputError(name, value)
 
 
-def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
+def _hides(value: Any) -> bool:
+    """Whether an object of a kind that says nothing of what it holds leads to values."""
+    waiting, seen = [value], {}
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (Tensor, *_HIDING)):
+            return True
+        if not isinstance(item, _SILENT) and id(item) not in seen:
+            seen[id(item)] = item
+            waiting += [part for _, part in parts(item)]
+    return False
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """What a container holds; None of what is none: an object's attributes need not be all that it says."""
     if isinstance(getattr(value, "tensor", None), Tensor):
         # escnn's GeometricTensor, beside its type
-        yield "tensor", value.tensor
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from zip(value._fields, value, strict=True)
-    elif isinstance(value, Mapping):
-        yield from value.items()
-    elif isinstance(value, Sequence | Set):
-        yield from enumerate(value)
-    elif dataclasses.is_dataclass(value):
-        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    elif hasattr(value, "to_dict") and hasattr(value, "keys"):
+        return [("tensor", value.tensor)]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True)
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, Sequence | Set):
+        return enumerate(value)
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if hasattr(value, "to_dict") and hasattr(value, "keys"):
         # torch_geometric's Data
-        yield from value.to_dict().items()
-    else:
-        yield from getattr(value, "__dict__", {}).items()
+        found: Iterable[tuple[Any, Any]] = value.to_dict().items()
+        return found
+    return vars(value).items() if isinstance(value, types.SimpleNamespace) else None
 
 
 def _value(leaf: Any) -> Tensor:
@@ -77,7 +103,3 @@ def _value(leaf: Any) -> Tensor:
 def is_measured(value: Tensor) -> bool:
     """Whether a value can be a little wrong: integers and booleans are right or wrong."""
     return value.is_floating_point() or value.is_complex()
-
-
-def _kind(value: Any) -> str:
-    return f"a value of type {type(value).__name__}"

@@ -42,20 +42,31 @@ def _of(pixels: Pixels, image: int) -> Way:
 
 def of_inputs(actions: Actions, inputs: Inputs, g: Draw) -> Places:
     """What moves as an input does that the user's action moves: the output in that input's place, acted on."""
-    before, after = tensors_in(inputs), tensors_in(actions.on_inputs(g, inputs))
-    moved = [
-        name
-        for name, value in before.items()
-        if name in after and value.is_floating_point() and (value.shape != after[name].shape or not value.equal(after[name]))
-    ]
+    before, moved = tensors_in(inputs), _moved(actions, inputs, g)
     ways = {name: _like(actions, inputs, name) for name in moved}
-    maps = of_pixels(inputs) if any(_moves_pixels(g, before[name], after[name]) for name in moved) else nowhere
+    maps = of_pixels(inputs) if turns_images(actions, inputs, g) else nowhere
 
     def found(value: Tensor) -> Sequence[Way]:
         like = [way for name, way in ways.items() if before[name].ndim == value.ndim and _takes(way, g, value)]
         return [*like, *maps(value)]
 
     return found
+
+
+def turns_images(actions: Actions, inputs: Inputs, g: Draw) -> bool:
+    """Whether the user's own action does to an image's pixels what `MovePixels` does."""
+    before = tensors_in(inputs)
+    return any(_moves_pixels(g, before[name], value) for name, value in _moved(actions, inputs, g).items())
+
+
+def _moved(actions: Actions, inputs: Inputs, g: Draw) -> dict[str, Tensor]:
+    """The inputs that g moves, as they are afterwards."""
+    before, after = tensors_in(inputs), tensors_in(actions.on_inputs(g, inputs))
+    return {
+        name: after[name]
+        for name, value in before.items()
+        if name in after and value.is_floating_point() and (value.shape != after[name].shape or not value.equal(after[name]))
+    }
 
 
 def _moves_pixels(g: Draw, before: Tensor, after: Tensor) -> bool:

@@ -40,6 +40,7 @@ class State:
         held = {id(leaf): leaf for _, attributes in self._attributes for leaf in _leaves(attributes)}
         held.update({id(buffer): buffer for buffer in model.buffers()})
         self._values = [_restore(leaf) for key, leaf in held.items() if key not in parameters]
+        self._streams = [leaf for leaf in held.values() if not isinstance(leaf, Tensor)]
 
     def restore(self) -> None:
         for module, attributes in self._attributes:
@@ -49,6 +50,11 @@ class State:
             now.update({key: _shallow(value) for key, value in attributes.items()})
         for restore in self._values:
             restore()
+
+    def reseed(self, seed: int) -> None:
+        """Let the model's own random streams begin anew."""
+        for stream in self._streams:
+            _reseed(stream, seed)
 
 
 def _shallow(value: Any) -> Any:
@@ -88,6 +94,15 @@ def _restore(value: Any) -> Restore:
         return lambda: setattr(value.bit_generator, "state", bits)
     stream = value.get_state()
     return lambda: value.set_state(stream)
+
+
+def _reseed(stream: Any, seed: int) -> None:
+    if isinstance(stream, torch.Generator):
+        stream.manual_seed(seed)
+    elif isinstance(stream, np.random.Generator):
+        stream.bit_generator.state = type(stream.bit_generator)(seed).state
+    else:
+        stream.seed(seed)
 
 
 def _write(value: Tensor, before: Tensor) -> None:

@@ -9,21 +9,23 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from relaxify.graph.inputs import Inputs, InputsError
+from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.groups import Group
 from relaxify.verdicts.constraints import exactly
 from relaxify.verdicts.draws import Draw, draws, small
-from relaxify.verdicts.errors import MEANINGLESS, Setting
+from relaxify.verdicts.errors import MEANINGLESS, ROUNDINGS, Setting, difference
 from relaxify.verdicts.judging import Judged, judge
 from relaxify.verdicts.nearby import distance, nearby, nudged, replaced, tensors_in
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
 from relaxify.verdicts.places import Places, nowhere
-from relaxify.verdicts.twin import Twin
+from relaxify.verdicts.twin import Runner, Twin
 from relaxify.verdicts.verdict import Reason, Status
 
 STEPS = (0.05, 1e-3)
 """Sizes of the step to a nearby input, tried in turn: the model may be defined for few inputs."""
+FURTHER = (0.3, 1.0, 3.0)
+"""Sizes of the steps to inputs further away, tried in turn where no output responds near the given one: it may count."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Measured:
     setting: Setting
     outputs: tuple[Judged, ...]
     precision: torch.dtype
+    repeats: bool = True
+    """Whether the output on the same input was the same again, where it was looked for."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,21 @@ class Subject:
         exact: Inputs = replaced(self.twin.inputs(self.given), lambda _, value: exactly(value))
         return exact
 
-    def measured(self, *, whole: bool = True, from_nearby: bool = False) -> Measured:
+    def measured(self, *, whole: bool = True, from_nearby: bool = False, runner: Runner = call) -> Measured:
         """Orbits of the given input and, if `whole`, of one nearby, which otherwise only tells the response.
 
-        `from_nearby`: the orbit of the nearby input instead.
+        `from_nearby`: the orbit of the nearby input instead. `runner` is what runs the first orbit, that of the given input.
         """
         drawn = [draws(self.group, seed) for seed in range(2)]
         if from_nearby:
             orbits = [self._nearby(drawn[1]), self._here([])]
         else:
-            orbits = [self._here(drawn[0]), self._nearby(drawn[1] if whole else [])]
+            orbits = [self._here(drawn[0], runner), self._nearby(drawn[1] if whole else [])]
         found = [each for each in orbits if each is not None]
         return self._confirmed(found if any(each.moved for each in found) else [self._here(drawn[0])])
 
-    def _here(self, elements: Sequence[Draw]) -> Orbit:
-        return orbit(self.twin, self.actions, self.inputs, elements)
+    def _here(self, elements: Sequence[Draw], runner: Runner = call) -> Orbit:
+        return orbit(self.twin, self.actions, self.inputs, elements, runner)
 
     def _nearby(self, elements: Sequence[Draw]) -> Orbit | None:
         """The orbit of an input near the given one on which the model runs, and not to infinity."""
@@ -84,9 +88,27 @@ class Subject:
         if any(each.way.fitted and each.status is Status.SOUND for each in found.outputs) and len(self.group.generators):
             drawn = [*small(self.group, 2), *draws(self.group, 2)]
             found = self._judged([*orbits, self._here(drawn)])
+        if all(each.reason is Reason.SILENT for each in found.outputs) and (further := self._further(found.orbits[0])):
+            found = self._judged([*found.orbits, further])
         if any(each.status is Status.BROKEN and each.runs for each in found.outputs):
             found = self._told_from_rounding(found)
         return found
+
+    def _further(self, here: Orbit) -> Orbit | None:
+        """The orbit of an input so far away that the output is another, if there is one."""
+        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        for seed, step in enumerate(FURTHER, start=2):
+            with suppress(InputsError):
+                there = nearby(self.inputs, moved, seed, step)
+                values = seen_in(self.twin.run(there))
+                if all(map(finite, values.values())) and not _are_same(here.values, values, 0.0):
+                    return orbit(self.twin, self.actions, there, draws(self.group, 0))
+        return None
+
+    def repeats(self, here: Orbit, *, seed: int) -> bool:
+        """Whether the output on the given input is the same again, up to rounding, with these random numbers."""
+        again = seen_in(self.twin.run(self.inputs, seed=seed))
+        return _are_same(here.values, again, ROUNDINGS * torch.finfo(self.twin.lowest).eps)
 
     def _judged(self, orbits: Sequence[Orbit], rounding: Mapping[str, float] | None = None) -> Measured:
         eps = torch.finfo(self.twin.lowest).eps
@@ -106,14 +128,16 @@ class Subject:
 
     def _told_from_rounding(self, found: Measured) -> Measured:
         """Errors as large as what the last digits of the inputs do are rounding, or the inputs are on an edge (ties)."""
-        again = self._judged(found.orbits, self._rounding(found.setting.eps))
+        base = seen_in(self.twin.run(self.inputs))
+        again = self._judged(found.orbits, self._rounding(base, found.setting.eps))
         pairs = zip(found.outputs, again.outputs, strict=True)
-        return replace(again, outputs=tuple(_ties(one, two) for one, two in pairs))
+        is_here = found.orbits[0].inputs is self.inputs
+        repeats = not is_here or _are_same(found.orbits[0].values, base, ROUNDINGS * found.setting.eps)
+        return replace(again, outputs=tuple(_ties(one, two) for one, two in pairs), repeats=repeats)
 
-    def _rounding(self, eps: float) -> dict[str, float]:
+    def _rounding(self, base: Values, eps: float) -> dict[str, float]:
         """How much the output changes with the inputs' last digits."""
         moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
-        base = seen_in(self.twin.run(self.inputs))
         changes: dict[str, float] = {}
         for seed in range(2):
             near = seen_in(self.twin.run(nudged(self.inputs, moved, seed, eps)))
@@ -125,6 +149,15 @@ class Subject:
 
 def _all(each: Orbit) -> list[Values]:
     return [each.values, *(run.values for run in each.moved)]
+
+
+def _are_same(one: Values, two: Values, tolerance: float) -> bool:
+    """Whether two outputs are equal up to a tolerance, of their size."""
+    return one.keys() == two.keys() and all(
+        value.shape == two[name].shape
+        and difference(value, two[name]) <= tolerance * float(value.to(torch.complex128).norm())
+        for name, value in one.items()
+    )
 
 
 def _ties(before: Judged, after: Judged) -> Judged:

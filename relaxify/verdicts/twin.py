@@ -72,13 +72,18 @@ class Twin:
         """Set the copy's state to what every run starts from."""
         self._state.restore()
 
-    def run(self, inputs: Inputs, runner: Runner = call) -> Any:
-        """The output for inputs that `inputs` has made, which stay as they are; InputsError if there is none."""
+    def run(self, inputs: Inputs, runner: Runner = call, *, seed: int = 0) -> Any:
+        """The output for inputs that `inputs` has made, which stay as they are; InputsError if there is none.
+
+        Each `seed` but 0 gives other random numbers, those that the model keeps generators of included.
+        """
         self.restore()
+        if seed:
+            self._state.reseed(seed)
         self.runs += 1
         mode = InDouble() if self.double else None
         try:
-            with seeded(), torch.inference_mode(False), torch.enable_grad(), mode or nullcontext():
+            with seeded(seed), torch.inference_mode(False), torch.enable_grad(), mode or nullcontext():
                 return runner(self.model, duplicate(inputs, lambda tensor: tensor, "the input"))
         except Exception as error:
             raise InputsError(error, "float64" if self.double else str(self.own).removeprefix("torch.")) from error

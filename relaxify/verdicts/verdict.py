@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from relaxify.verdicts.outputs import HOW
+
 
 class Status(enum.Enum):
     """`latent`: sound as it is, and broken once the parameters that are exactly 0 or 1 have moved."""
@@ -35,6 +37,8 @@ class Reason(enum.Enum):
     FEW = "too few samples to tell as what the output transforms"
     NOT_FINITE = "NaN or infinite values"
     UNMOVED = "the input action moves no input"
+    RANDOM = "the model draws random numbers: its output on the same input is not the same twice"
+    UNSEEN = "no tensor is found"
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,23 @@ class Verdict:
     @property
     def told(self) -> str:
         """The verdict in a sentence, with what it rests on."""
+        if not self.elements:
+            return f"{self.status.value}: {self.why}"
         rests = f"{self.elements} elements, {self.inputs} inputs, {name_of(self.precision)}, tolerance {self.tolerance:.0e}"
         rests += f", worst at {self.element}" if self.element and not self.is_sound else ""
-        why = "" if self.is_sound else f": {self.reason.value}" + (f", in {self.where}" if self.where else "")
+        why = "" if self.is_sound else f": {self.why}"
         names = f"; because of {', '.join(self.parameters)}" if self.parameters else ""
         own = self.own
         rounding = (
             f"; rounding of {name_of(own.precision)} {own.rounding:.0e}, error there {own.error.mean:.0e}" if own else ""
         )
         return f"{self.status.value}{why}{names} ({rests}){rounding}"
+
+    @property
+    def why(self) -> str:
+        """What the status rests on, where, and what can be done about it."""
+        place = f", in {self.where}" if self.where else ""
+        return self.reason.value + place + (f"; {HOW}" if self.reason is Reason.UNSEEN else "")
 
     def __str__(self) -> str:
         lines = [f"{self.model} under {self.group}: error {self.error.mean:.1e}, at most {self.error.largest:.1e}"]

@@ -230,7 +230,7 @@ def test_groups_and_transposed_kernels_are_converted(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "relaxed.pt")
     convert(tmp_path / "relaxed.pt", tmp_path / "clean.pt")
     loaded = cnn_net()[0]
-    loaded.load_state_dict(torch.load(tmp_path / "clean.pt"), strict=True)
+    loaded.load_state_dict(torch.load(tmp_path / "clean.pt", weights_only=True), strict=True)
     assert torch.equal(loaded.eval()(*batch), project(model).eval()(*batch))
 
 

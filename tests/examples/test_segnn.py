@@ -148,4 +148,5 @@ def test_the_oldest_e3nn_computes_the_same(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": path, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "in.pt"), str(tmp_path / "out.pt")]
     subprocess.run(command, env=env, check=True)
-    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), model(*inputs).detach(), rtol=1e-4, atol=1e-5)
+    seen = torch.load(tmp_path / "out.pt", weights_only=True)
+    torch.testing.assert_close(seen, model(*inputs).detach(), rtol=1e-4, atol=1e-5)

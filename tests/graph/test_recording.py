@@ -160,3 +160,13 @@ def test_an_injected_value_takes_the_place_of_what_was_computed() -> None:
 def test_inputs_by_keyword() -> None:
     x, model = torch.randn(2, 3), Twice()
     assert torch.equal(record(model, {"x": x}).output, model(x))
+
+
+def test_an_outline_takes_the_steps_of_the_graph() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU(inplace=True), nn.LayerNorm(2)), torch.randn(4, 3)
+    whole, outline = record(model, (x,)), record(model, (x,), outline=True)
+    assert [(node.op, node.target, node.meta["module"]) for node in outline.nodes] == [
+        (node.op, node.target, node.meta["module"]) for node in whole.nodes
+    ]
+    values = [(one.meta["value"], other.meta["value"]) for one, other in zip(whole.nodes, outline.nodes, strict=True)]
+    assert all(torch.equal(one, other) for one, other in values if one is not None)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from relaxify.inspection.derivatives import best_method, by_forward_ad
+from relaxify.inspection.derivatives import best_method
 
 
 def _near_tie(gap: float) -> Tensor:
@@ -17,7 +17,6 @@ def test_a_kink_within_the_step_is_no_reason_to_distrust_forward_ad() -> None:
 
     derive, method = best_method(curve, 1e-6)
     assert method == "forward-mode AD"
-    assert derive is by_forward_ad
     assert derive(curve)[1][0].item() == 1.0
 
 
@@ -28,3 +27,23 @@ def test_a_model_that_hides_its_input_is_derived_by_differences() -> None:
     derive, method = best_method(curve, 1e-6)
     assert method == "central differences"
     assert abs(derive(curve)[1][0].item() - 1) < 1e-8
+
+
+def test_a_gradient_within_the_curve_is_derived_with_its_graph() -> None:
+    def curve(t: Tensor) -> Tensor:
+        x = torch.ones(2, dtype=torch.float64).requires_grad_()
+        return torch.autograd.grad((t.double().exp() * x**2).sum(), x, create_graph=True)[0]
+
+    derive, method = best_method(curve, 1e-6)
+    assert method == "forward-mode AD"
+    assert derive(curve)[1][0].tolist() == [2.0, 2.0]
+
+
+def test_what_is_computed_for_gradients_alone_is_derived_too() -> None:
+    def curve(t: Tensor) -> tuple[Tensor, ...]:
+        t = t.double()
+        return (t.sin(), t.exp()) if torch.is_grad_enabled() else (t.sin(),)
+
+    derive, method = best_method(curve, 1e-6)
+    assert method == "forward-mode AD"
+    assert [float(value) for value in derive(curve)[1]] == [1.0, 1.0]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from relaxify import Report, inspect, relaxify, set_theta
+from relaxify.testing import assert_equivariant
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 
@@ -89,3 +90,26 @@ def test_a_browser_opens_the_page_and_runs_its_script(broken: Report, tmp_path: 
     result = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
     rows = len(broken.nodes) + len(broken.outputs) + len(broken.layers) + 3
     assert f"<title>sorted {rows}</title>" in result.stdout
+
+
+class Policy(nn.Module):
+    """Its output is a distribution, in which no tensor is looked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(1, 4, bias=False)
+
+    def forward(self, x: Tensor) -> torch.distributions.Normal:
+        return torch.distributions.Normal(self.mix(x.unsqueeze(-1)).norm(dim=1), 1.0)
+
+
+def test_an_output_without_tensors_is_reported_with_how_to_return_them_and_raised_by_what_asserts() -> None:
+    x = torch.randn(9, 3)
+    report = inspect(Policy(), "SO(3)", x)
+    assert (report.is_sound, report.outputs, report.fault, report.undecided) == (False, (), None, ())
+    for page in (str(report), str(report.verdict), report.to_html(), report.to_json()):
+        assert "return tensors, in tuples, dicts or dataclasses" in page
+    with pytest.raises(AssertionError, match=r"Policy cannot be judged under SO\(3\): undecided: no tensor is found"):
+        assert_equivariant(Policy(), "SO(3)", x)
+    with pytest.raises(ValueError, match=r"Policy cannot be told .*: no tensor is found, in output of type Normal; return"):
+        relaxify(Policy(), "SO(3)", example_inputs=x)

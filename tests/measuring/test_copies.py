@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from relaxify import relaxify, set_theta
+from relaxify.graph.precision import widened
+from relaxify.modules.copies import copied, duplicate
 from relaxify.verdicts.measuring import measure
 from relaxify.verdicts.state import seeded
 from relaxify.verdicts.twin import Twin
@@ -140,7 +142,8 @@ def test_nothing_of_the_users_changes() -> None:
     attention, stream = model.attention, model.random.get_state()
     x = X.clone()
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    assert sound(model)
+    # the same random numbers in each run, or it would not be the same twice
+    assert sound(model, training=True)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
     assert (model.calls, len(model.seen), model.attention is attention) == (1, 1, True)
@@ -269,3 +272,35 @@ def test_forces_by_gradients_of_the_inputs() -> None:
     assert x.grad is None
     with torch.inference_mode():
         assert sound(Mix())
+
+
+class Views(nn.Module):
+    """Two buffers and an attribute that are views of one storage, which forward writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        flat = torch.ones(8)
+        self.register_buffer("left", flat[:4])
+        self.register_buffer("right", flat[4:])
+        self.whole = flat.view(2, 4)
+        self.mix = nn.Linear(1, 4, bias=False)
+        self.mixed = self.mix.weight.data[:2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left.mul_(2)
+        return self.mix(x.unsqueeze(-1)) * self.whole.sum(0)
+
+
+def test_views_of_one_storage_are_views_of_one_storage_in_copies() -> None:
+    model = Views()
+    for twin in (duplicate(model, widened), copied(model)):
+        assert torch.equal(twin.left, torch.ones(4))
+        twin.left.fill_(3)
+        assert torch.equal(twin.whole[0], twin.left)
+        assert torch.equal(twin.right, torch.ones(4))
+        twin.mix.weight.data.zero_()
+        assert not twin.mixed.any()
+    assert torch.equal(model.whole, torch.ones(2, 4))
+    assert model.mixed.all()
+    with torch.no_grad():
+        assert torch.allclose(Twin(model, double=False).run((X,)), copied(model)(X))

@@ -46,6 +46,20 @@ def test_what_breaks_in_training_is_latent_and_named(options, parameters) -> Non
     assert verdict.error.largest < 1e-12 < 1e-3 < verdict.generic.largest
 
 
+def test_a_bias_that_keeps_inner_products_is_latent_too() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Linear(1, 4)
+            nn.init.zeros_(self.up.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up((x - x.mean(0)).unsqueeze(-1))
+
+    verdict = measure(Centred(), "SO(3)", (X,))
+    assert (verdict.status, verdict.parameters) == (Status.LATENT, ("up.bias",))
+
+
 def test_frozen_parameters_and_biases_of_invariants_break_nothing() -> None:
     verdict = measure(Zeros(bias=False, affine=False), "SO(3)", (X,))
     assert (verdict.status, verdict.parameters) == (Status.SOUND, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,13 +198,65 @@ class Slots:
         self.value = value
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [Slots, lambda v: v.detach().numpy(), lambda v: torch.distributions.Normal(v, 1.0), lambda v: None, lambda v: "text"],
+class Plain:
+    def __init__(self, value: Tensor) -> None:
+        self.value = [{"deep": value}]
+
+
+HIDING = (
+    Slots,
+    Plain,
+    lambda v: v.detach().numpy(),
+    lambda v: torch.distributions.Normal(v, 1.0),
+    lambda v: lambda: v,
+    lambda v: iter([v]),
 )
-def test_an_output_without_tensors_is_refused(wrap) -> None:
-    with pytest.raises(ValueError, match="return tensors"):
-        measure(Mix(then=wrap), "SO(3)", (X,))
+EMPTY = (lambda v: None, lambda v: "text", lambda v: 2.5, lambda v: [])
+
+
+@pytest.mark.parametrize(
+    "wrap", [*HIDING, *EMPTY, *(lambda v, hide=hide: {"seen": v, "hidden": hide(v)} for hide in HIDING)]
+)
+def test_an_output_without_tensors_is_undecided_and_told_how_to_return_them(wrap) -> None:
+    verdict = measure(Mix(then=wrap), "SO(3)", (X,))
+    assert (verdict.status, verdict.reason, verdict.outputs) == (Status.UNDECIDED, Reason.UNSEEN, ())
+    assert "return tensors, in tuples, dicts or dataclasses" in verdict.told
+
+
+@pytest.mark.parametrize("wrap", EMPTY)
+def test_what_holds_no_tensor_is_no_matter_beside_one(wrap) -> None:
+    assert measure(Mix(then=lambda v: (v, wrap(v))), "SO(3)", (X,)).is_sound
+
+
+def test_a_model_that_draws_random_numbers_is_not_sound() -> None:
+    def noisy(v: Tensor) -> Tensor:
+        return v * torch.rand(())
+
+    assert measure(Mix(then=noisy), "SO(3)", (X,)).reason is Reason.RANDOM
+    assert measure(Mix(then=noisy), "SO(3)", (X,), training=True).is_sound
+    assert measure(Mix(then=lambda v: torch.relu(v) + torch.rand(())), "SO(3)", (X,)).status is Status.BROKEN
+
+
+def test_what_counts_responds_further_away() -> None:
+    verdict = measure(Of(lambda x: (x.norm(dim=1) > 5).to(x)), "SO(3)", (X,))
+    assert verdict.is_sound
+    assert verdict.inputs == 3
+    assert not measure(Of(lambda x: (x[:, 0] > 5).to(x)), "SO(3)", (X,)).is_sound
+
+
+def test_a_sign_that_quarter_turns_flip_is_a_fault_and_one_that_reflections_flip_is_none() -> None:
+    x = torch.randn(20, 2)
+    assert measure(Of(lambda x: (x[:, 0] ** 2 - x[:, 1] ** 2).sum()), "C(4)", (x,)).status is Status.BROKEN
+    assert measure(Of(lambda x: x[0, 0] * x[1, 1] - x[0, 1] * x[1, 0]), "O(2)", (x,)).is_sound
+    assert measure(Of(lambda x: (x**3).sum()), "C(2)", (x,)).is_sound
+
+
+def test_spherical_components_are_a_basis() -> None:
+    def spherical(x: Tensor) -> Tensor:
+        return torch.stack([x[..., 0] - 1j * x[..., 1], 2**0.5 * x[..., 2] + 0j, -x[..., 0] - 1j * x[..., 1]], -1)
+
+    assert measure(Of(spherical), "SO(3)", (X,)).is_sound
+    assert measure(Of(lambda x: torch.complex(x, x)[:, [1, 2, 0]]), "SO(3)", (X,)).reason is Reason.CONVENTION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,12 +265,7 @@ class Result:
     count: int
 
 
-class Plain:
-    def __init__(self, value: Tensor) -> None:
-        self.value = [{"deep": value}]
-
-
-@pytest.mark.parametrize("wrap", [lambda v: Result(v, 3), Plain, lambda v: {"a": (v, [v])}])
+@pytest.mark.parametrize("wrap", [lambda v: Result(v, 3), lambda v: SimpleNamespace(v=v), lambda v: {"a": (v, [v])}])
 def test_tensors_are_seen_in_any_container(wrap) -> None:
     assert measure(Mix(then=wrap), "SO(3)", (X,)).is_sound
     assert not measure(Mix(then=lambda v: wrap(torch.relu(v))), "SO(3)", (X,)).is_sound

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import MethodType
 from typing import Any
 
@@ -445,7 +446,36 @@ def test_layers_that_read_the_axes_in_another_order_are_relaxed(order: list[int]
     assert [site.path for site in result.sites] == ["up", "mix"]
     assert (result.verdict.is_sound, result.unsound) == (not constant, ())
     assert [rejected.path for rejected in result.rejected] == ([""] if constant else [])
-    assert relaxify(model, "O(3)", example_inputs=(x,)) is model
+    with pytest.warns(UserWarning, match="does not respond") if constant else nullcontext():
+        assert relaxify(model, "O(3)", example_inputs=(x,)) is model
+
+
+@pytest.mark.parametrize("act", [torch.relu, lambda v: v])
+def test_a_dead_model_is_relaxed_only_if_its_values_transform_up_to_there(act) -> None:
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.out = nn.Linear(1, 4, bias=False), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.relu(act(self.mix(x.unsqueeze(-1))).norm(dim=1) - 1e4))
+
+    x = torch.randn(20, 3)
+    if act is torch.relu:
+        with pytest.raises(ValueError, match=r"Dead cannot be told to be equivariant .* does not respond .* strict=False"):
+            relaxify(Dead(), "SO(3)", example_inputs=(x,))
+    else:
+        with pytest.warns(UserWarning, match="does not respond"):
+            relaxify(Dead(), "SO(3)", example_inputs=(x,))
+
+
+def test_a_model_that_draws_random_numbers_is_refused() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.rand(()) * super().forward(x)
+
+    with pytest.raises(ValueError, match=r"Noisy cannot be told .*: the model draws random numbers"):
+        relaxify(Noisy(4, 4, bias=False), "SO(3)", example_inputs=torch.randn(20, 3, 4))
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0]])

@@ -368,6 +368,12 @@ TURNS = (
             move=first(FIELD),
         )
     ),
+    image(
+        "second derivatives with a sign lost",
+        plain(lambda self, x: gradient(gradient(x)[:, :1])[:, :1] - gradient(gradient(x)[:, 1:])[:, 1:]),
+        pixels,
+        ":sub :__getitem__",
+    ),
     told(
         image(
             "divergence with y downwards",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from verdicts.actions import along, each, first, fixed, keyed
 from verdicts.entry import BROKEN, SOUND, UNSEEN, Action, Entry
 from verdicts.parts import (
     linear,
+    made,
     mlp,
     normal,
     plain,
@@ -45,6 +48,14 @@ class Hidden:
 
     def __init__(self, mean: Tensor) -> None:
         self.mean = mean
+
+
+def one_hot(score: Tensor) -> Tensor:
+    return F.one_hot(score.argmax(), len(score)).to(score)
+
+
+def named_vectors(g: Tensor, output: Any) -> Tensor:
+    return VECTORS(g, output.v)
 
 
 class Slotted:
@@ -200,6 +211,23 @@ ENTRIES = (
     outputs("an array of numpy's", channels(lambda v: torch.relu(v).detach().numpy()), label=UNSEEN),
     outputs("a number", channels(lambda v: float(torch.relu(v).sum())), label=UNSEEN),
     outputs("nothing", channels(lambda v: None), label=UNSEEN),
+    outputs("numbers in a list", channels(lambda v: torch.relu(v).sum((0, 1)).tolist()), label=UNSEEN),
+    outputs("a function", channels(lambda v: (v, lambda: torch.relu(v))), label=UNSEEN),
+    outputs("a sound object beside a tensor", channels(lambda v: (v, Hidden(v))), label=UNSEEN),
+    outputs(
+        "a namespace", channels(lambda v: SimpleNamespace(v=v, n=[norms(v)])), lambda g, out: (VECTORS(g, out.v), out.n)
+    ),
+    outputs("a namespace with a fault inside", channels(lambda v: SimpleNamespace(v=torch.relu(v))), named_vectors, ":relu"),
+    outputs("a count alone", channels(lambda v: (norms(v) > 1).sum())),
+    outputs("a count by coordinates alone", channels(lambda v: (v[:, 0] > 0.3).sum()), fixed, ":__getitem__ :gt :__gt__"),
+    outputs(
+        "words of components",
+        after(lambda self, v: self.words((2 * v[:, 2]).long().clamp(-3, 3) + 3), words=made(nn.Embedding, 7, 2)),
+        fixed,
+        ":__getitem__ :long",
+    ),
+    outputs("the largest vector marked", channels(lambda v: one_hot(v.square().sum((1, 2))))),
+    outputs("the rightmost vector marked", channels(lambda v: one_hot(v[:, 0, 0])), fixed, ":__getitem__ :argmax"),
     outputs(
         "a tensor beside a hidden one",
         channels(lambda v: {"v": v, "dist": torch.distributions.Normal(torch.relu(v), 1.0)}),

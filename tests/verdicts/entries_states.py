@@ -74,6 +74,16 @@ def unbiased_hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
     return output - module.bias
 
 
+class Noise:
+    """Random numbers from a stream that it keeps to itself."""
+
+    def __init__(self) -> None:
+        self.stream = random.Random(0)
+
+    def next(self) -> float:
+        return self.stream.random()
+
+
 class Symmetric(nn.Module):
     """A weight made symmetric."""
 
@@ -201,7 +211,10 @@ def identity_filter() -> nn.Module:
 
 
 BIASED = after(lambda self, v: gated(self, self.out(v)), out=linear(bias=True), gate=linear())
+CENTRED = plain(lambda self, x: self.up(centred(x)[..., None]), up=linear(1, bias=True))
+"""The bias changes no inner product between outputs, whose vectors sum to zero without it."""
 TRAIN = {"training": True}
+HALF = "too coarse for a relaxation"
 
 HOOKS = (
     state("a hook that breaks", altered(GATED, lambda model: model.out.register_forward_hook(relu_hook)), fault="out:relu"),
@@ -305,11 +318,11 @@ KEPT = (
 )
 
 PRECISIONS = (
-    state("bfloat16", **in_(torch.bfloat16, GATED)),
-    state("float16", **in_(torch.float16, GATED)),
+    state("bfloat16", refusal=HALF, **in_(torch.bfloat16, GATED)),
+    state("float16", refusal=HALF, **in_(torch.float16, GATED)),
     state("float64", **in_(torch.float64, GATED)),
-    state("bfloat16 with relu", fault=":relu", **in_(torch.bfloat16, RELU)),
-    state("float16 with relu", fault=":relu", **in_(torch.float16, RELU)),
+    state("bfloat16 with relu", fault=":relu", refusal=HALF, **in_(torch.bfloat16, RELU)),
+    state("float16 with relu", fault=":relu", refusal=HALF, **in_(torch.float16, RELU)),
     state("float64 with relu", fault=":relu", **in_(torch.float64, RELU)),
     state(
         "a cast to float32 within",
@@ -340,6 +353,8 @@ STARTS = (
         fixed,
     ),
     state("a bias of zero", altered(BIASED, zero("out.bias")), fault="out:linear", label=LATENT),
+    state("a bias of zero on centred vectors", altered(CENTRED, zero("up.bias")), fault="up:linear", label=LATENT),
+    state("a bias on centred vectors", CENTRED, fault="up:linear"),
     state("a residual branch with relu that starts at zero", residual(torch.relu), fault=":relu", label=LATENT),
     state("a rezero branch with relu", rezero(torch.relu), fault=":relu :mul :add", label=LATENT),
     state(
@@ -454,13 +469,39 @@ RANDOM = (
     state(
         "dropout in evaluation", after(lambda self, v: self.drop(gated(self, v)), gate=linear(), drop=made(nn.Dropout, 0.5))
     ),
-    state("random scales", after(lambda self, v: v * torch.rand(len(v), 1, 4).to(v))),
+    state("random scales", after(lambda self, v: v * torch.rand(len(v), 1, 4).to(v)), label=NEVER),
+    state("random scales in training", after(lambda self, v: v * torch.rand(len(v), 1, 4).to(v)), **TRAIN),
     state(
         "batch norm of lengths in training",
         after(lambda self, v: v * (self.bn(norms(v)) / norms(v)).unsqueeze(-2), bn=made(nn.BatchNorm1d, 4)),
         **TRAIN,
     ),
-    state("random vectors added", after(lambda self, v: v + 0.1 * torch.randn_like(v)), fault=":randn_like :add :mul"),
+    state("random vectors added", after(lambda self, v: v + 0.1 * torch.randn_like(v)), label=NEVER),
+    state(
+        "random vectors added in training",
+        after(lambda self, v: v + 0.1 * torch.randn_like(v)),
+        fault=":randn_like :add :mul",
+        **TRAIN,
+    ),
+    state("dropout that forgets the mode", after(lambda self, v: v * F.dropout(norms(v)).unsqueeze(-2)), label=NEVER),
+    state("a random start", plain(lambda self, x: x - x[torch.randint(len(x), ())]), along(-1), label=NEVER),
+    state(
+        "a stream of numpy's kept in a list",
+        altered(
+            after(lambda self, v: v * self.streams[0].uniform(0.5, 1)),
+            attribute(streams=lambda: [np.random.default_rng(0)]),
+        ),
+        label=NEVER,
+    ),
+    state(
+        "a stream out of reach",
+        altered(after(lambda self, v: v * self.noise.next()), attribute(noise=Noise)),
+        label=NEVER,
+    ),
+    state(
+        "a seed of its own",
+        after(lambda self, v: v * torch.rand(4, generator=torch.Generator().manual_seed(3)).to(v)),
+    ),
     claimed(
         state(
             "random rotations in training",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from verdicts.actions import field, first, fixed, pixels
-from verdicts.entry import BROKEN, SOUND, Entry, told
+from verdicts.entry import BROKEN, SOUND, Action, Entry, told
 from verdicts.parts import (
     made,
     normal,
@@ -61,6 +61,30 @@ class OnChannels(nn.Module):
         return enn.GeometricTensor(self.function(self, x.tensor), x.type)
 
 
+class Typed(nn.Module):
+    """One convolution to a representation on which quarter turns act as -1, or said to be to another `kind`."""
+
+    def __init__(self, kind: str = "") -> None:
+        super().__init__()
+        space = SPACES["C(4)"]
+        self.source, self.target = types("C(4)")["scalar"], enn.FieldType(space, 2 * [space.irrep(2)])
+        self.kind = enn.FieldType(space, 2 * [getattr(space, kind)]) if kind else self.target
+        self.mix = enn.R2Conv(self.source, self.target, 3, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, enn.GeometricTensor]:
+        return {"field": enn.GeometricTensor(self.mix(enn.GeometricTensor(x, self.source)).tensor, self.kind)}
+
+
+def flipped(g: Tensor, output: Any) -> Tensor:
+    """A field whose sign quarter turns flip."""
+    return pixels(g, output["field"].tensor) * (2 * float(g[0, 0]) ** 2 - 1)
+
+
+def typed(name: str, kind: str = "", carry: Action = flipped, fault: str = "") -> Entry:
+    inputs, label = normal((3, 1, 5, 5)), BROKEN if fault else SOUND
+    return Entry(name, "C(4)", lambda: Typed(kind), inputs, first(pixels), carry, label, fault)
+
+
 def steerable(
     name: str, source: str, target: str, fault: str = "", *, group: str = "C(4)", size: int = 9, **more: Any
 ) -> Entry:
@@ -94,6 +118,13 @@ def shuffled() -> nn.Module:
 
 
 ENTRIES = (
+    typed("a field that quarter turns flip"),
+    typed(
+        "a field that quarter turns flip, said to be of scalars",
+        "trivial_repr",
+        lambda g, output: pixels(g, output["field"].tensor),
+        "mix:conv2d",
+    ),
     steerable("image to image", "scalar", "scalar"),
     steerable("image to image under flips", "scalar", "scalar", group="D(4)"),
     steerable("image to classes", "scalar", "scalar", last=head),

@@ -111,6 +111,18 @@ def hessian(self: nn.Module, x: Tensor) -> Tensor:
     return torch.func.hessian(lambda y: pair_energy(self, y))(x)
 
 
+def mapped_forces(act: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return -torch.func.vmap(torch.func.grad(lambda y: pair_energy(self, act(centred(y)))))(x)
+
+    return forward
+
+
+def directional(self: nn.Module, x: Tensor, v: Tensor) -> Tensor:
+    energy, change = torch.func.jvp(lambda y: pair_energy(self, y), (x,), (v,))
+    return torch.stack([energy, change])
+
+
 class StraightThrough(torch.autograd.Function):
     """Rounds, and passes gradients on as if it did not."""
 
@@ -317,11 +329,27 @@ ENTRIES = (
         fixed,
         ":__getitem__ :stack head.0:linear",
     ),
-    wild("hessians", plain(hessian, **PHI), along(1, 3), inputs=normal((4, 3))),
+    wild("hessians", plain(hessian, **PHI), along(1, 3), inputs=normal((2, 3))),
+    wild("forces of a batch by vmap", plain(mapped_forces(lambda r: r), **PHI), VECTOR, inputs=normal((2, 4, 3))),
+    wild(
+        "forces of a batch by vmap that break",
+        plain(mapped_forces(torch.relu), **PHI),
+        VECTOR,
+        ":opaque :neg :__neg__",
+        inputs=normal((2, 4, 3)),
+    ),
+    wild(
+        "derivatives along a direction", plain(directional, **PHI), inputs=normal((4, 3), (4, 3)), move=each(VECTOR, VECTOR)
+    ),
     wild(
         "complex harmonics out",
         plain(lambda self, x: complex_vector(x) * x.norm(dim=-1, keepdim=True)),
         through(acting_on(complex_vector), -1),
+    ),
+    wild(
+        "complex harmonics the other way round",
+        plain(lambda self, x: complex_vector(x).flip(-1).conj().resolve_conj() * 1j),
+        through(acting_on(lambda x: complex_vector(x).flip(-1).conj().resolve_conj() * 1j), -1),
     ),
     wild(
         "a function with its own derivative", after(lambda self, v: gated(self, Doubled.apply(v)), gate=linear()), CHANNELS

@@ -19,7 +19,7 @@ LATENT = "latent"
 NEVER = "never sound"
 """Not finite, or not the same twice: nothing can be said for it."""
 UNSEEN = "unseen"
-"""The output holds no tensor that can be reached; an error that says so, never a verdict."""
+"""The output, or a part of it, holds no tensor that can be reached: undecided, and said how to return tensors."""
 
 FAULTY = frozenset({BROKEN, LATENT})
 
@@ -56,6 +56,8 @@ class Entry:
     output_action: Action | None = None
     irreps: Mapping[str, str] | None = None
     training: bool = False
+    refusal: str = ""
+    """Words of the refusal by `plan`, of a model that can be judged and not relaxed."""
     precision: torch.dtype = torch.float64
     """That in which it is measured: not float64 where the model itself casts to another."""
 

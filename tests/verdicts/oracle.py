@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,13 +23,13 @@ SEEDS = 2
 DRAWS = 5
 
 
-def error(entry: Entry, *, trained: bool = False, seeds: int = SEEDS) -> float:
+def error(entry: Entry, *, trained: bool = False, seeds: int = SEEDS, model: nn.Module | None = None) -> float:
     """The largest over elements and inputs; NaN if anything is not finite or not the same twice.
 
-    With `trained`, parameters that are exactly 0 or 1 are perturbed first.
+    With `trained`, parameters that are exactly 0 or 1 are perturbed first. Of another `model`, if it is given.
     """
     # what a module keeps of its parameters in evaluation mode is made anew after these have changed
-    model = converted(entry.make_seeded(), entry.precision)
+    model = converted(entry.make_seeded() if model is None else model, entry.precision)
     if trained:
         perturb(model)
     model.train(entry.training)
@@ -39,7 +40,8 @@ def _error(entry: Entry, model: nn.Module, seed: int) -> float:
     inputs = converted(entry.example(seed), entry.precision)
     if not all(value.isfinite().all() for value in model.state_dict().values() if isinstance(value, Tensor)):
         return math.nan
-    base, again = call(model, inputs), call(model, inputs)
+    # in training mode a model is judged with the same random numbers in each run
+    base, again = call(model, inputs), call(model, inputs, seed=0 if entry.training else 1)
     if not all(torch.equal(a, b) for (_, a), (_, b) in zip(leaves(base), leaves(again), strict=True)):
         return math.nan
     response = _responses(entry, model, inputs, base, seed)
@@ -99,9 +101,9 @@ def _largest(values: list[float]) -> float:
     return math.nan if any(math.isnan(value) for value in values) else max(values)
 
 
-def call(model: nn.Module, inputs: Any) -> Any:
+def call(model: nn.Module, inputs: Any, seed: int = 0) -> Any:
     """The model on copies of its inputs, with the same random numbers every time."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     inputs = mapped(lambda _, value: value.detach().clone(), inputs)
     return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
 
@@ -134,6 +136,7 @@ def mapped(function: Any, value: Any, name: str = "") -> Any:
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    value = vars(value) if isinstance(value, SimpleNamespace) else value
     if isinstance(value, Mapping):
         yield from value.items()
     elif hasattr(value, "_asdict"):
@@ -142,6 +145,8 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(value)
     elif dataclasses.is_dataclass(value):
         yield from ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+    elif isinstance(getattr(value, "tensor", None), Tensor):
+        yield "tensor", value.tensor
     elif hasattr(value, "to_dict") and hasattr(value, "keys"):
         yield from value.to_dict().items()
 

@@ -15,11 +15,17 @@ from torch import nn
 from relaxify import Group, Report, inspect, plan, relaxify
 from relaxify.relaxation.planning import Plan
 from relaxify.testing import assert_equivariant
+from relaxify.verdicts import Status, Verdict
 from verdicts import oracle
 from verdicts.entry import BROKEN, LATENT, NEVER, SOUND, UNSEEN, Entry, Matrices
 
 REFUSED = "refused"
 """A ValueError or TypeError: a sentence, no verdict."""
+UNDECIDED = "undecided"
+ALLOWED = {SOUND: {SOUND}, BROKEN: {BROKEN}, LATENT: {BROKEN}, NEVER: {BROKEN, UNDECIDED, REFUSED}, UNSEEN: {UNDECIDED}}
+"""What may be said of each kind of model."""
+SMALL = 1e-5
+"""The error of a model that `relaxify` has made equivariant, where constants are kept in float32."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Score:
     words: str
     relaxed: bool
     """Whether strict `relaxify` takes a model that will break once trained."""
-    unplanned: bool
-    """Whether a plan is not of the model as it is: its convolutions would be symmetrised, or its precision is refused."""
+    planned_of: str
+    """The label of what a plan is of: the model as it is, or as `relaxify` would make it, with symmetrised convolutions."""
     changed: bool
     """Whether the user's model, inputs or random numbers are not what they were."""
 
@@ -44,31 +50,35 @@ class Score:
     def verdicts(self) -> dict[str, str]:
         """Those that were asked for: a plan is made of models in evaluation, as `relaxify` would leave them."""
         found = {"inspect": self.inspected, "plan": self.planned, "assert_equivariant": self.asserted}
-        return {
-            verb: verdict
-            for verb, verdict in found.items()
-            if not (verb == "plan" and (self.entry.training or self.unplanned))
-        }
+        return {verb: verdict for verb, verdict in found.items() if not (verb == "plan" and self.entry.training)}
+
+    def _label(self, verb: str) -> str:
+        return self.planned_of if verb == "plan" else self.entry.label
 
     @property
     def false_sound(self) -> bool:
-        return self.entry.label != SOUND and SOUND in self.verdicts.values()
+        return any(verdict == SOUND != self._label(verb) for verb, verdict in self.verdicts.items())
 
     @property
     def false_broken(self) -> bool:
-        return self.entry.label == SOUND and set(self.verdicts.values()) != {SOUND}
+        return any(verdict != SOUND == self._label(verb) for verb, verdict in self.verdicts.items())
 
     @property
     def crashed(self) -> str:
-        """What was raised that is no sentence for a user, or refused that should have a verdict."""
-        allowed = {SOUND, BROKEN} | ({REFUSED} if self.entry.label in (NEVER, UNSEEN) else set())
-        return ", ".join(f"{name}: {verdict}" for name, verdict in self.verdicts.items() if verdict not in allowed)
+        """What was raised that is no sentence for a user, or refused or left undecided that should have a verdict."""
+        return ", ".join(
+            f"{verb}: {verdict}"
+            for verb, verdict in self.verdicts.items()
+            if verdict not in ALLOWED[self._label(verb)] | {SOUND}
+            # of a map on other pixels it may be left open whether it is meant, if it is said where it comes about
+            and not (verdict == UNDECIDED and self._label(verb) == BROKEN and self.named_right)
+        )
 
     @property
     def unspoken(self) -> bool:
-        """Whether what cannot be seen was judged, or what will break once trained was not said to."""
+        """Whether what cannot be seen, or will break once trained, was not said to."""
         if self.entry.label == UNSEEN:
-            return set(self.verdicts.values()) != {REFUSED}
+            return "return tensors" not in self.words
         return self.entry.label == LATENT and "once trained" not in self.words
 
     @property
@@ -100,26 +110,43 @@ def score(entry: Entry) -> Score:
         measured = {"side_effect": report} if inspected else {"return_value": report}
         with mock.patch("relaxify.testing.inspect", **measured):
             asserted, _ = _said(lambda: assert_equivariant(model, *positional, **keywords))
-        planned, found = _said(lambda: plan(model, _group(entry), example_inputs=inputs, **_planned(entry)))
+        refused, found = _said(lambda: plan(model, _group(entry), example_inputs=inputs, **_planned(entry)))
     seconds = time.perf_counter() - start
     fault = report.fault if isinstance(report, Report) else None
+    inspected = inspected or _in_a_word(report.verdict)
     return Score(
         entry,
-        inspected or (SOUND if report.is_sound else BROKEN),
-        planned or (BROKEN if found.unsound else SOUND),
-        asserted or SOUND,
+        inspected,
+        _planned_verdict(entry, refused, found),
+        # an assertion fails in one way only
+        (inspected if asserted == BROKEN and inspected == UNDECIDED else asserted) or SOUND,
         (fault.module, fault.op) if fault else None,
         seconds,
         " ".join(f"{report}\n{found}".split()),
         relaxed=entry.label == LATENT and not _is_symmetrised(found) and _takes(entry),
-        unplanned=_is_half(model) or _is_symmetrised(found),
+        planned_of=_planned_of(entry, found),
         changed=not _same(before, _state(model, inputs)),
     )
 
 
-def _is_half(model: nn.Module) -> bool:
-    """Whether weights are too coarse to be relaxed, which `plan` refuses."""
-    return any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters())
+def _in_a_word(verdict: Verdict) -> str:
+    return {Status.SOUND: SOUND, Status.UNDECIDED: UNDECIDED}.get(verdict.status, BROKEN)
+
+
+def _planned_verdict(entry: Entry, refused: str, found: Any) -> str:
+    """What a plan says: `relaxify` takes what nothing speaks against, whatever the verdict. A refusal must be expected."""
+    if refused:
+        expected = bool(entry.refusal) and entry.refusal in str(found)
+        return entry.label if refused == REFUSED and expected else refused
+    said = _in_a_word(found.verdict)
+    return SOUND if not found.unsound else BROKEN if said == SOUND else said
+
+
+def _planned_of(entry: Entry, found: Any) -> str:
+    if not _is_symmetrised(found):
+        return entry.label
+    model = relaxify(entry.model(), _group(entry), example_inputs=entry.example(), strict=False, **_planned(entry))
+    return SOUND if oracle.error(entry, model=model) < SMALL else BROKEN
 
 
 def _is_symmetrised(found: Any) -> bool:

@@ -1,8 +1,9 @@
-"""The corpus as a table of docs/inspect.md: what is true, what was said, and how fast."""
+"""The corpus as a table of docs/inspect.md: what is true, and what was said."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from verdicts.entry import BROKEN, FAULTY, LATENT, NEVER, SOUND, UNSEEN
@@ -18,15 +19,36 @@ COLUMNS = (
     "first operation right",
 )
 BEGIN, END = "<!-- verdicts: generated -->", "<!-- verdicts: end -->"
+PAGE = Path(__file__).parents[2] / "docs" / "inspect.md"
 
 
-def page(scores: Mapping[str, Score]) -> str:
-    """The table, a line of totals, and what went wrong, model by model."""
+def table(domains: Sequence[Sequence[str]]) -> str:
+    """A row for each domain, and one of totals."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *domains, total(domains)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def total(domains: Sequence[Sequence[str]]) -> list[str]:
+    """The sums of the columns; of "right / all", both.
+
+    >>> total([["sets", "3", "1 / 2"], ["images", "4", "2 / 2"]])
+    ['**all**', '7', '3 / 4']
+    """
+    numbers = [[[int(number) for number in cell.split(" / ")] for cell in row[1:]] for row in domains]
+    sums = [[sum(parts) for parts in zip(*cells, strict=True)] for cells in zip(*numbers, strict=True)]
+    return ["**all**", *(" / ".join(map(str, cell)) for cell in sums)]
+
+
+def rows(scores: Mapping[str, Score]) -> list[list[str]]:
     domains = dict.fromkeys(name.partition(":")[0] for name in scores)
-    rows = [row(domain, [score for name, score in scores.items() if name.startswith(f"{domain}:")]) for domain in domains]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows, row("**all**", list(scores.values()))]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([BEGIN, table, *filter(None, ["\n".join(remarks(scores))]), END])
+    return [row(domain, [score for name, score in scores.items() if name.startswith(f"{domain}:")]) for domain in domains]
+
+
+def documented() -> dict[str, list[str]]:
+    """The rows that docs/inspect.md has, by their domains, totals last."""
+    text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.strip().splitlines()[2:]]
+    return {line[0]: line for line in lines}
 
 
 def row(domain: str, scores: Sequence[Score]) -> list[str]:
@@ -34,7 +56,7 @@ def row(domain: str, scores: Sequence[Score]) -> list[str]:
     counts = [sum(score.entry.label == label for score in scores) for label in LABELS]
     wrong = [sum(getattr(score, what) for score in scores) for what in ("false_sound", "false_broken")]
     silent = sum(bool(score.crashed) or score.unspoken for score in scores)
-    right = f"{sum(score.named_right for score in faulty)} / {len(faulty)}" if faulty else ""
+    right = f"{sum(score.named_right for score in faulty)} / {len(faulty)}"
     return [domain, *map(str, (*counts, *wrong, silent)), right]
 
 
@@ -64,9 +86,9 @@ def misnamed(score: Score) -> str:
     return f"names {':'.join(score.named) if score.named else 'nothing'}, not {score.entry.fault}"
 
 
-def as_data(scores: Mapping[str, Score]) -> list[dict[str, Any]]:
+def as_data(scores: Mapping[str, Score]) -> dict[str, Any]:
     """What a test asks of the scores."""
-    return [
+    models = [
         {
             "name": name,
             "wrong": [f"{name}: {line}" for line in wrong(score)],
@@ -76,10 +98,12 @@ def as_data(scores: Mapping[str, Score]) -> list[dict[str, Any]]:
         }
         for name, score in scores.items()
     ]
+    return {"models": models, "rows": rows(scores)}
 
 
-def inserted(text: str, table: str) -> str:
-    """A page with the table in the place of its last one, or at its end."""
-    before, found, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2] if found else "\n"
-    return f"{before.rstrip()}\n\n{table}{after}"
+def write(scores: Mapping[str, Score]) -> None:
+    """Put the rows of the domains that were scored into the table of docs/inspect.md."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    found = documented() | {row[0]: row for row in rows(scores)}
+    lines = [found[domain] for domain in sorted(found) if not domain.startswith("*")]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")

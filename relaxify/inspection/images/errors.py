@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,15 +20,8 @@ from relaxify.grids.derivatives import Scheme
 from relaxify.grids.flows import Flow, PixelPositions, flows_of, is_map
 from relaxify.grids.resampling import refined, resample
 from relaxify.inspection.derivatives import Curve, Differentiation, best_method, floating
-from relaxify.inspection.images.attribution import (
-    STEP,
-    Motion,
-    carried,
-    check_batched,
-    directions,
-    learn_positions,
-    own_term,
-)
+from relaxify.inspection.images import attribution
+from relaxify.inspection.images.attribution import STEP, Motion
 from relaxify.inspection.images.image_report import FiniteError, ImageReport, StepTerm, TransformationReport
 from relaxify.inspection.images.steps import Step, run
 from relaxify.modules.hanging import probe
@@ -77,11 +71,9 @@ def _checked(images: Tensor, derivative: str, count: int | None) -> Scheme:
         raise ValueError(f"images have shape {tuple(images.shape)}; pass (batch, channels, height, width) of floats.")
     if count is not None and count < 2:
         raise ValueError(f"probes={count}: give at least two, or None to be exact.")
-    if derivative == "central":
-        return "central"
-    if derivative == "spectral":
-        return "spectral"
-    raise ValueError(f"derivative={derivative!r} is unknown; pass 'central', or 'spectral' for periodic images.")
+    if derivative not in get_args(Scheme):
+        raise ValueError(f"derivative={derivative!r} is unknown; pass 'central', or 'spectral' for periodic images.")
+    return cast("Scheme", derivative)
 
 
 def _with_finer(measured: _Measurement, flows: Sequence[Flow], report: ImageReport) -> tuple[TransformationReport, ...]:
@@ -105,22 +97,23 @@ class _Measurement:
         with torch.enable_grad():
             output, self.steps = run(self.model, (self.images.clone().requires_grad_(),))
         self.outputs = [value for value in floating(output) if value.requires_grad]
+        self.values = [value.detach() for value in self.outputs]
         self.kept = [place for place, value in enumerate(floating(output)) if value.requires_grad]
         if not self.outputs:
             raise ValueError(f"the output of {self.name} does not depend on the images; there is nothing to measure.")
-        check_batched(self.steps, self.outputs, len(images))
+        attribution.check_batched(self.steps, self.outputs, len(images))
         self.positions = PixelPositions(*self.images.shape[-2:])
-        learn_positions(self.positions, self.steps)
+        attribution.learn_positions(self.positions, self.steps)
         self.size = sum(value[0].numel() for value in self.outputs)
 
     def report(self, flows: Sequence[Flow], count: int | None, sizes: Sequence[float]) -> ImageReport:
         motions = [Motion(flow, self.positions, self.scheme) for flow in flows]
         derive, method = best_method(self._curve(motions[0]), STEP)
-        along = list(directions(count, len(self.images), self.size))
+        along = list(attribution.directions(count, len(self.images), self.size))
         exact = count is None or self.size <= count
         reports = []
         terms = [self._own_terms(step, motions, derive) for step in self.steps]
-        at_output = torch.stack([carried(self.outputs, self.steps, terms, z) for z in along], dim=-1)
+        at_output = torch.stack([attribution.carried(self.outputs, self.steps, terms, z) for z in along], dim=-1)
         for k, (motion, found) in enumerate(zip(motions, at_output, strict=True)):
             own = [[value[k] for value in of_step] for of_step in terms]
             lie = self._lie_derivative(motion, derive)
@@ -136,15 +129,14 @@ class _Measurement:
 
     def _own_terms(self, step: Step, motions: Sequence[Motion], derive: Differentiation) -> list[Tensor]:
         """L f of each output of a step, all flows stacked."""
-        return [
-            torch.stack(of_output) for of_output in zip(*(own_term(step, motion, derive) for motion in motions), strict=True)
-        ]
+        terms = [attribution.own_term(step, motion, derive) for motion in motions]
+        return [torch.stack(of_output) for of_output in zip(*terms, strict=True)]
 
     def relative(self, flow: Flow) -> float:
         """|L f| / |f|."""
         motion = Motion(flow, self.positions, self.scheme)
         derive, _ = best_method(self._curve(motion), STEP)
-        return _over(_norm(self._lie_derivative(motion, derive)), _norm([value.detach() for value in self.outputs]))
+        return _over(_norm(self._lie_derivative(motion, derive)), _norm(self.values))
 
     def _curve(self, motion: Motion) -> Curve:
         velocity = motion(self.images)
@@ -163,17 +155,16 @@ class _Measurement:
         matrix = flow.moved(t)
         with torch.no_grad():
             there = self._outputs_on(resample(self.images, matrix, self.positions, self.scheme))
-        here = [value.detach() for value in self.outputs]
-        moved = [resample(value, matrix, self.positions, self.scheme) for value in here]
-        return _over(_norm([a - b for a, b in zip(there, moved, strict=True)]), _norm(here))
+        moved = [resample(value, matrix, self.positions, self.scheme) for value in self.values]
+        return _over(_norm([a - b for a, b in zip(there, moved, strict=True)]), _norm(self.values))
 
     def _step(self, step: Step, own: Sequence[Tensor], inner: Float[Tensor, "images probes"], exact: bool) -> StepTerm:
         squares = inner.square().flatten()
         # unit vectors read off every component once, random ones estimate the sum of their squares
         lee = float(squares.mean()) / (1 if exact else self.size)
         spread = 0.0 if exact else float(squares.std()) / math.sqrt(len(squares)) / self.size
-        inside = _over(_norm(_central(own)), _norm(_central(step.outputs))) if any(map(is_map, own)) else None
-        return StepTerm(step.path, step.op, _over(_norm(own), _norm(step.outputs)), inside, lee, spread)
+        relative, inside = _relative(own, step.outputs)
+        return StepTerm(step.path, step.op, relative, inside, lee, spread)
 
     def _transformation(
         self, name: str, lie: Sequence[Tensor], steps: tuple[StepTerm, ...], errors: tuple[FiniteError, ...], rest: float
@@ -181,10 +172,14 @@ class _Measurement:
         flat = torch.cat([value.reshape(len(self.images), -1) for value in lie], dim=1)
         of_images = flat.square().mean(1)
         spread = float(of_images.std()) / math.sqrt(len(of_images)) if len(of_images) > 1 else 0.0
-        values = [value.detach() for value in self.outputs]
-        inside = _over(_norm(_central(lie)), _norm(_central(values))) if any(map(is_map, lie)) else None
-        relative = _over(_norm(lie), _norm(values))
+        relative, inside = _relative(lie, self.values)
         return TransformationReport(name, float(of_images.mean()), spread, relative, inside, errors, steps, rest)
+
+
+def _relative(lie: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[float, float | None]:
+    """|L f| / |f|, and over the central half of the maps, if there are any."""
+    inside = _over(_norm(_central(lie)), _norm(_central(values))) if any(map(is_map, lie)) else None
+    return _over(_norm(lie), _norm(values)), inside
 
 
 def _central(values: Sequence[Tensor]) -> list[Tensor]:

@@ -23,8 +23,9 @@ class Grid(Generators):
     def __init__(
         self, taps: Float[Tensor, "count taps *out"], stencil: Shifts, *, space: Space | None = None, learnable: bool = True
     ) -> None:
-        super().__init__(len(taps), space, ndim=stencil.ndim, space_out=None if space is None else stencil.space_out(space))
-        expected = (stencil.count, *(() if space is None else stencil.space_out(space)))
+        out = () if space is None else stencil.space_out(space)
+        super().__init__(len(taps), space, ndim=stencil.ndim, space_out=out or None)
+        expected = (stencil.count, *out)
         if tuple(taps.shape[1:]) != expected:
             raise ValueError(
                 f"a grid's weights have shape {tuple(taps.shape)}; pass (count, {', '.join(map(str, expected))})."
@@ -37,9 +38,8 @@ class Grid(Generators):
     def random(cls, count: int, stencil: Shifts, *, space: Space | None = None, learnable: bool = True) -> Grid:
         """Gaussian weights, scaled so that the rows of L_i have norm one on average."""
         out = () if space is None else stencil.space_out(space)
-        return cls(
-            torch.randn(count, stencil.count, *out) / math.sqrt(stencil.count), stencil, space=space, learnable=learnable
-        )
+        taps = torch.randn(count, stencil.count, *out) / math.sqrt(stencil.count)
+        return cls(taps, stencil, space=space, learnable=learnable)
 
     @classmethod
     def of_shifts(cls, stencil: Shifts, *, space: Space | None = None, learnable: bool = True) -> Grid:
@@ -50,11 +50,10 @@ class Grid(Generators):
         return cls(taps, stencil, space=space, learnable=learnable)
 
     def act(self, h: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "count batch channels *out"]:
-        reads = self.stencil.act(h)
         if self.space is None:
-            return torch.einsum("nk,kbc...->nbc...", self.taps, reads)
+            return torch.einsum("nk,kbc...->nbc...", self.taps, self.stencil.act(h))
         self.flat(h)
-        return torch.einsum("nk...,kbc...->nbc...", self.taps, reads)
+        return torch.einsum("nk...,kbc...->nbc...", self.taps, self.stencil.act(h))
 
     def mix(
         self, h: Float[Tensor, "batch channels *space"], weight: Tensor, groups: int = 1

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from relaxify.grids.derivatives import from_centre, spectral
 from relaxify.groups import Group
@@ -86,7 +87,5 @@ def algebra(name: str, *, learnable: bool = False) -> Dense:
 
 
 def _central(h: Tensor, axis: int) -> Tensor:
-    size = h.shape[axis]
-    zero = h.new_zeros([1 if i == axis else n for i, n in enumerate(h.shape)])
-    padded = torch.cat([zero, h, zero], dim=axis)
-    return (padded.narrow(axis, 2, size) - padded.narrow(axis, 0, size)) / 2
+    padded = F.pad(h.movedim(axis, -1), (1, 1))
+    return ((padded[..., 2:] - padded[..., :-2]) / 2).movedim(-1, axis)

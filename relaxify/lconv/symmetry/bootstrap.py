@@ -83,10 +83,7 @@ def _aligned(X: Tensor, Y: Tensor | None, weights: Tensor | None, like: Regressi
     """Theorem 1 on weighted samples, in the basis that is nearest to another solution's."""
     fit = regression(SecondMoments.of(X, Y, weights), rank=like.rank)
     u, _, vh = torch.linalg.svd(like.whitened.flatten(1) @ fit.whitened.flatten(1).mT)
-    turn = u @ vh
-    whitened = torch.einsum("kl,lab->kab", turn, fit.whitened)
-    outputs = None if fit.outputs is None else torch.einsum("kl,lab->kab", turn, fit.outputs)
-    return Regression(fit.root, fit.inverse_root, whitened, outputs, fit.rank)
+    return fit.combined((u @ vh).mT)
 
 
 def _statistics(

@@ -21,6 +21,10 @@ class InvariantForm:
     symmetric: bool
     signature: Signature | None
 
+    def __str__(self) -> str:
+        kind = "a symmetric" if self.symmetric else "an antisymmetric"
+        return f"{kind} form" + (f" of signature {self.signature}" if self.signature else "") + f", defect {self.defect:.1g}"
+
 
 def invariant_form(matrices: Float[Tensor, "n d d"], tolerance: float = 1e-6) -> InvariantForm | None:
     """The bilinear form that an algebra keeps, symmetric or antisymmetric; None if the best has a defect above `tolerance`.

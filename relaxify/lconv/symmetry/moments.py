@@ -7,7 +7,7 @@ as well. The group is O(d), of which this is the algebra; *every* H has it, so i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -57,6 +57,12 @@ class Regression:
     def generators(self) -> Float[Tensor, "k d d"]:
         """L_i = H^(1/2) L'_i H^(-1/2) (LC eq. 15)."""
         return self.root @ self.whitened @ self.inverse_root
+
+    def combined(self, directions: Float[Tensor, "k j"]) -> Regression:
+        """The same with these combinations of its generators."""
+        whitened = torch.einsum("kj,kab->jab", directions, self.whitened)
+        outputs = None if self.outputs is None else torch.einsum("kj,kab->jab", directions, self.outputs)
+        return replace(self, whitened=whitened, outputs=outputs)
 
     @property
     def names(self) -> tuple[str, ...]:

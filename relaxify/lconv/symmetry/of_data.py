@@ -141,13 +141,11 @@ def _judge(fit: Regression, chance: Bootstrap | None) -> tuple[bool, str]:
 
 
 def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap, count: int) -> Symmetry:
-    kept = chance.kept(LEVEL)
-    whitened = torch.einsum("kj,kab->jab", kept, fit.whitened)
-    outputs = None if fit.outputs is None else torch.einsum("kj,kab->jab", kept, fit.outputs)
+    fit = fit.combined(chance.kept(LEVEL))
     values = torch.linalg.svdvals(chance.statistics).flip(0)
     spectrum = values / values.square().mean().sqrt().clamp(min=1e-300)
-    found, reason = _judge_kept(chance, whitened, spectrum)
-    basis, together = orthonormal_pair(fit.root @ whitened @ fit.inverse_root, outputs)
+    found, reason = _judge_kept(chance, fit.whitened, spectrum)
+    basis, together = orthonormal_pair(fit.generators, fit.outputs)
     return Symmetry(
         basis,
         found,

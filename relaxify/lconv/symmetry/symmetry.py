@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.algebras import Signature, closure_residual, orthonormal, structure_constants
+from relaxify.algebras import Signature, closure_residual, exponential, orthonormal, structure_constants
 from relaxify.groups import Group
 from relaxify.lconv.operators import Dense, Generators
 from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, names_of
@@ -125,7 +125,7 @@ class Symmetry:
     ) -> Float[Tensor, "times *batch d"]:
         """exp(t L) x for each time t: where the symmetry takes a sample."""
         matrix = self.generators[generator].to(x.dtype)
-        return torch.stack([x @ torch.linalg.matrix_exp(t * matrix).mT for t in times])
+        return torch.stack([x @ exponential(t * matrix).mT for t in times])
 
     def to_dict(self, known: Mapping[str, Group | str | Tensor] | None = None) -> dict[str, Any]:
         """Plain data, with the overlaps with `known` algebras of the same size."""
@@ -154,26 +154,17 @@ class Symmetry:
         lines = [title, f"  {self.reason}", f"  dimension {self.dimension} of gl({self.generators.shape[-1]})"]
         if self.names:
             lines[-1] += f", as an algebra {' = '.join(self.names)}"
-        add: list[tuple[object, Callable[[], str]]] = [
-            (self.gap, lambda: f"spectral gap {self.gap:.3g}"),
-            (self.closure_residual if self.dimension else None, lambda: f"closure residual {self.closure_residual:.2g}"),
-            (self.killing_signature, lambda: f"Killing form {self.killing_signature}"),
-            (self.form, lambda: f"keeps {_form_words(self.form)}"),
-            (self.held_out_defect, lambda: f"defect on held-out data {self.held_out_defect:.2g}"),
-            (
-                self.confidence_angle,
-                lambda: f"within {self.confidence_angle:.2g} degrees with 95 % confidence ({self.bootstraps} resamplings)",
-            ),
-        ]
-        lines += [f"  {words()}" for value, words in add if value is not None]
+        facts = {
+            "spectral gap {:.3g}": self.gap,
+            "closure residual {:.2g}": self.closure_residual if self.dimension else None,
+            "Killing form {}": self.killing_signature,
+            "keeps {}": self.form,
+            "defect on held-out data {:.2g}": self.held_out_defect,
+            f"within {{:.2g}} degrees with 95 % confidence ({self.bootstraps} resamplings)": self.confidence_angle,
+        }
+        lines += [f"  {words.format(value)}" for words, value in facts.items() if value is not None]
         lines += [f"  {self.overlap(other)} with {name}" for name, other in (known or {}).items() if self.dimension]
         return lines
-
-
-def _form_words(form: InvariantForm | None) -> str:
-    assert form is not None
-    kind = "a symmetric" if form.symmetric else "an antisymmetric"
-    return f"{kind} form" + (f" of signature {form.signature}" if form.signature else "") + f", defect {form.defect:.1g}"
 
 
 def cut(spectrum: Float[Tensor, " directions"], largest_defect: float, smallest_gap: float) -> int:

@@ -1,0 +1,23 @@
+"""Arguments and options that several commands have, each with its help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Factory = Annotated[str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")]
+Action = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PKG.MOD:FUNCTION", help="(g, inputs) -> inputs moved by g; default: axes of the group's size are vectors."
+    ),
+]
+Irreps = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=IRREPS", help="What an input carries on its last axis, such as x=8x0e+8x1o; may be repeated."
+    ),
+]
+Include = Annotated[list[str] | None, typer.Option(help="Only layers at paths of this pattern; may be repeated.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="No layer at paths of this pattern; may be repeated.")]

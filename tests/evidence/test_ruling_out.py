@@ -1,0 +1,54 @@
+"""Axes of large values that a few samples rule out are those that do not fit, and no others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from relaxify.evidence.fitting import Axes, Norms, Pairs, _Sampled, elements, fit, transformation
+from relaxify.groups import Group
+from relaxify.representations import Layout, Representation
+
+SO3 = Group.parse("SO(3)")
+
+
+def vectors(spoilt: float = 0.0) -> Pairs:
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(2):
+        x = torch.randn(400, 3, 2, generator=generator, dtype=torch.float64)
+        moved = [torch.einsum("ij,njk->nik", Representation.defining(SO3).rho(g), x) for g in elements(SO3)]
+        found.append((x, [run + spoilt * run.square() for run in moved]))
+    return found
+
+
+@pytest.mark.parametrize("axes", [(), (-3,), (-2,), (-1,)])
+@pytest.mark.parametrize("spoilt", [0.0, 1e-9, 1e-4, 1.0])
+def test_what_is_ruled_out_does_not_fit(axes: Axes, spoilt: float) -> None:
+    pairs = vectors(spoilt)
+    assert not _Sampled(pairs, Norms()).rules_out(axes) or fit(SO3, pairs, axes).kind == "none"
+
+
+def test_most_of_what_does_not_fit_is_ruled_out() -> None:
+    assert [_Sampled(vectors(), Norms()).rules_out(axes) for axes in ((), (-2,), (-1,))] == [True, False, True]
+
+
+def test_a_value_that_transforms_in_no_way_is_told_by_the_residual_of_all_its_samples() -> None:
+    pairs = vectors(0.1)
+    found = transformation(SO3, pairs, sample_sizes={400})
+    assert found.kind == "none"
+    assert found.residual == min(fit(SO3, pairs, axes).residual for axes in ((), (-2,), (-1,)))
+
+
+@pytest.mark.parametrize("layout", ["channel_major", "component_major"])
+def test_vectors_along_one_axis_are_told_from_few_samples(layout: Layout) -> None:
+    several = Representation.defining(SO3, 4, layout)
+    x = torch.randn(13, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = fit(SO3, [(x, [several.move(g, x) for g in elements(SO3)])], (-1,))
+    assert found.kind == "linear"
+    assert torch.equal(torch.as_tensor(found.actions), several.act(torch.eye(12, dtype=torch.float64)).mT)
+
+
+def test_what_moves_otherwise_is_not_told_from_few_samples() -> None:
+    x = torch.randn(13, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert fit(SO3, [(x, [torch.roll(x, 1, dims=-1) for _ in elements(SO3)])], (-1,)).kind != "linear"
