@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.controllers.ace import check_layers
 from relaxify.relaxation.controllers.controller import Span, check_state
+from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.switching import end_terms, set_each
 from relaxify.relaxation.terms.term import Term, terms_of
@@ -31,7 +33,7 @@ class RECM:
     layer's inputs and targets are, with no level asked for; it comes to at most the symmetry gap, and to 0 where there is
     none. What it leaves open, and is of this implementation: the estimate s_i, the linear recurrence and its `rate` beta,
     `every` how many steps it moves (each costs a projection of every W, on the CPU in float64), the start at 1, and `until`
-    (see `ACE`).
+    (see `ACE`). In data-parallel training (hand over the wrapped model) s_i is the mean of all processes'.
 
     RuntimeError if the model is not relaxed; ValueError for a rate outside (0, 1], or an `every` below 1, or a model that
     is sharded.
@@ -72,11 +74,21 @@ class RECM:
         """Move on by one optimizer step."""
         self.steps += 1
         if self.steps % self.every == 0 and not self.remainder:
-            for path, term in terms_of(self.model).items():
-                if (gap := asymmetric_share(term)) is not None:
-                    self._theta[path] += self.rate * (min(gap, 1.0) - self._theta[path])
+            for path, gap in self._gaps().items():
+                self._theta[path] += self.rate * (min(gap, 1.0) - self._theta[path])
         self._apply()
         self._lookout.step()
+
+    def _gaps(self) -> dict[str, float]:
+        """The layers' symmetry gaps, the mean of all processes', without layers that saw nothing."""
+        terms = terms_of(self.model)
+        found = {path: asymmetric_share(term) for path, term in terms.items()}
+        if (replicas := replicas_of(self.model)) is None:
+            return {path: gap for path, gap in found.items() if gap is not None}
+        device = next(iter(terms.values())).theta.device
+        sums = torch.tensor([(gap or 0.0, float(gap is not None)) for gap in found.values()], device=device)
+        dist.all_reduce(sums, group=replicas)
+        return {path: total / count for path, (total, count) in zip(found, sums.tolist(), strict=True) if count}
 
     def _apply(self) -> None:
         if self.steps < self.span.end:
