@@ -41,7 +41,7 @@ def attributed(
             model, group, inputs, input_action, planned.sites, training=training, prepare=moved, status=Status.BROKEN
         )
         return _first_fault(planned, analysis, verdict), ()
-    if verdict.status is Status.BROKEN or verdict.reason is Reason.FEW:
+    if verdict.status is Status.BROKEN or verdict.reason in (Reason.FEW, Reason.SIGN):
         return _first_fault(planned, analysis, verdict), ()
     rounding = _rounding_fault(model, analysis.evidence, inputs, verdict, training=training)
     return rounding, tuple(_notes(analysis, verdict))

@@ -193,7 +193,9 @@ def _examine(
     measured = measurement(model, group, inputs, own=whole, runner=runner, **actions, **options)
     if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs):
         return Examined(measured, found)
-    options |= {"status": measured.verdict.status, "twin": measured.twin, "whole": whole}
+    # where a sign flips is looked for as if it were wrong
+    status = Status.BROKEN if measured.verdict.reason is Reason.SIGN else measured.verdict.status
+    options |= {"status": status, "twin": measured.twin, "whole": whole}
     return Examined(measured, analyse(model, group, inputs, input_action, settled, **options))
 
 

@@ -195,15 +195,15 @@ def _reflections(group: Group) -> tuple[int, ...]:
 
 
 def has_lost_a_sign(group: Group, way: Way) -> bool:
-    """Whether what is no reflection and no inversion flips a sign, as quarter turns do with x^2 - y^2.
+    """Whether what is no reflection and no inversion flips the sign of a scalar, as quarter turns do with x^2 - y^2.
 
-    It is a representation, but a term of x^2 + y^2 with a wrong sign more often than one that is meant.
+    It is a representation; but whether it is meant, or x^2 + y^2 with a wrong sign, values do not tell.
 
     >>> c4 = Group.parse("C(4)")
     >>> has_lost_a_sign(c4, Way("invariant", letters=(0,))), has_lost_a_sign(c4, Way("invariant"))
     (True, False)
     """
-    return not turns(group).isdisjoint(way.letters)
+    return not way.axes and not turns(group).isdisjoint(way.letters)
 
 
 def turns(group: Group) -> frozenset[int]:

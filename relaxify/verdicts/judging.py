@@ -51,12 +51,18 @@ def judge(name: str, orbits: Sequence[Orbit], setting: Setting) -> Judged:
     for way in ways(setting.group, value, setting.places(value)):
         found = Judged(name, way, runs_by(name, orbits, setting, Carried(name, way)), *_OPEN)
         if _passes(found):
-            return _concluded(found if nearest is None or not has_lost_a_sign(setting.group, way) else nearest, orbits)
+            return _with_its_sign(_concluded(found, orbits), setting.group)
         nearest = found if nearest is None or _worst(found) < _worst(nearest) else nearest
     assert nearest is not None
     if not is_measured(value):
         return replace(nearest, status=Status.BROKEN, reason=Reason.ERROR)
     return _concluded(_fitted(name, orbits, setting, nearest), orbits)
+
+
+def _with_its_sign(found: Judged, group: Group) -> Judged:
+    if found.status is Status.SOUND and has_lost_a_sign(group, found.way):
+        return replace(found, status=Status.UNDECIDED, reason=Reason.SIGN)
+    return found
 
 
 def _fitted(name: str, orbits: Sequence[Orbit], setting: Setting, nearest: Judged) -> Judged:

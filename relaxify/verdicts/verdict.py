@@ -35,6 +35,7 @@ class Reason(enum.Enum):
     SILENT = "the output does not respond to the inputs, which proves nothing"
     ROUNDING = "the output's response is lost in the rounding of the output"
     FEW = "too few samples to tell as what the output transforms"
+    SIGN = "turns flip the output's sign, as x² - y² or an x² + y² with a wrong sign: pass output_action if it is meant"
     NOT_FINITE = "NaN or infinite values"
     UNMOVED = "the input action moves no input"
     RANDOM = "the model draws random numbers: its output on the same input is not the same twice"

@@ -123,8 +123,8 @@ class Gradient(nn.Module):
 
 @pytest.mark.parametrize("name", ["C(4)", "D(4)"])
 def test_values_are_told_as_what_they_transform(name: str) -> None:
-    words = [output.transforms for output in inspect(Gradient(), name, X).outputs]
-    assert words == [
+    report = inspect(Gradient(), name, X)
+    assert [output.transforms for output in report.outputs] == [
         "vector on axis -3 on pixels that move",
         "vector on axis -1 on pixels that move",
         "invariant on pixels that move",
@@ -132,6 +132,10 @@ def test_values_are_told_as_what_they_transform(name: str) -> None:
         "invariant",
         "pseudoscalar on pixels that move",
     ]
+    # v_x v_y may be meant, or a sign be wrong: only an output action tells
+    assert [output.status.value for output in report.verdict.outputs] == ["sound"] * 5 + ["undecided"]
+    assert not report.is_sound
+    assert "output_action" in str(report)
 
 
 def test_orientation_channels_carry_the_regular_representation() -> None:

@@ -244,9 +244,13 @@ def test_what_counts_responds_further_away() -> None:
     assert not measure(Of(lambda x: (x[:, 0] > 5).to(x)), "SO(3)", (X,)).is_sound
 
 
-def test_a_sign_that_quarter_turns_flip_is_a_fault_and_one_that_reflections_flip_is_none() -> None:
+def test_of_a_sign_that_quarter_turns_flip_only_an_output_action_tells_that_it_is_meant() -> None:
     x = torch.randn(20, 2)
-    assert measure(Of(lambda x: (x[:, 0] ** 2 - x[:, 1] ** 2).sum()), "C(4)", (x,)).status is Status.BROKEN
+    model = Of(lambda x: (x[:, 0] ** 2 - x[:, 1] ** 2).sum())
+    assert measure(model, "C(4)", (x,)).reason is Reason.SIGN
+    assert measure(model, "C(4)", (x,), output_action=lambda g, y: y * (g[0, 0] ** 2 - g[0, 1] ** 2)).is_sound
+    # the vector in a basis whose second axis points the other way
+    assert measure(Of(lambda x: x * torch.tensor([1.0, -1.0])), "C(4)", (x,)).is_sound
     assert measure(Of(lambda x: x[0, 0] * x[1, 1] - x[0, 1] * x[1, 0]), "O(2)", (x,)).is_sound
     assert measure(Of(lambda x: (x**3).sum()), "C(2)", (x,)).is_sound
 

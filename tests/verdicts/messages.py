@@ -63,6 +63,8 @@ class Bad:
     make: Callable[[], nn.Module] = vectors
     more: dict[str, Any] = field(default_factory=dict)
     verbs: tuple[str, ...] = VERBS
+    undecided: bool = False
+    """Whether `inspect` and `plan` say it in what they return, instead of raising it."""
 
     @property
     def calls(self) -> list[str]:
@@ -115,10 +117,18 @@ BAD = (
         "an output without tensors",
         ("output", "tensor", "Normal"),
         make=giving(lambda v: torch.distributions.Normal(v, 1.0)),
+        undecided=True,
     ),
-    Bad("an output of the user's own class", ("output", "tensor", "Opaque"), make=giving(lambda v: Opaque())),
-    Bad("an array of numpy's", ("output", "tensor", "ndarray|numpy"), make=giving(lambda v: v.detach().numpy())),
-    Bad("no output", ("output", "tensor", "None"), make=giving(lambda v: None)),
+    Bad(
+        "an output of the user's own class", ("output", "tensor", "Opaque"), make=giving(lambda v: Opaque()), undecided=True
+    ),
+    Bad(
+        "an array of numpy's",
+        ("output", "tensor", "ndarray|numpy"),
+        make=giving(lambda v: v.detach().numpy()),
+        undecided=True,
+    ),
+    Bad("no output", ("output", "tensor", "None"), make=giving(lambda v: None), undecided=True),
     Bad(
         "an array of numpy's as input",
         ("input", "numpy|ndarray", "from_numpy|as_tensor|tensor"),
@@ -163,14 +173,14 @@ def call(verb: str, bad: Bad) -> Any:
 
 
 def said(verb: str, bad: Bad) -> tuple[str, str]:
-    """The kind of what was raised, and its words."""
+    """The kind of what was raised, and its words; or what is undecided, and why."""
     try:
-        call(verb, bad)
+        found = call(verb, bad)
     except Exception as error:
         # what is more than a ValueError is one still
         kinds = [kind for kind in (ValueError, TypeError) if isinstance(error, kind)]
         return (kinds or [type(error)])[0].__name__, str(error)
-    return "", ""
+    return ("undecided", f"{found.verdict.why}.") if bad.undecided and not found.verdict.is_sound else ("", "")
 
 
 def main() -> None:
