@@ -141,7 +141,7 @@ def test_fold_of_an_equivariant_relaxation_is_the_relaxed_network(name: str) -> 
 def test_every_term_is_penalised_once(name: str, rows: int | None) -> None:
     """Direction maps as much as feature maps, and no bias (both differ in the reference implementation)."""
     model, clouds = NETWORKS[name][0](), torch.randn(3, 3, 12)
-    relaxify(model, "SO(3)", config=RelaxConfig(weight=0.3, rows=rows))
+    relaxify(model, "SO(3)", config=RelaxConfig(weight=0.3, rows=rows, share=None))
     randomise(model, std=0.1)
     model(clouds)
     layers, terms = penalties(model), terms_of(model)
