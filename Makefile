@@ -16,7 +16,7 @@ CORE := $(addprefix tests/, \
   test_algebras.py test_groups.py test_house.py test_intertwiners.py test_proof.py test_record.py test_representations.py \
   test_testing.py $(addprefix grids/test_, convolution.py flows.py taps.py) modules \
   graph/test_contractions.py graph/test_recording.py $(addprefix measuring/test_, parts.py elements.py general_position.py verdicts.py) \
-  $(addprefix relaxation/test_, controllers.py penalties.py sketch.py summary.py) \
+  $(addprefix relaxation/test_, penalties.py sketch.py summary.py) \
   $(addprefix inspection/test_, derivatives.py monitor.py report.py) \
   lconv/test_layer.py lconv/test_operators.py lconv/test_pooling.py checkpoint/test_conversion.py cli/test_main.py \
   'test_main_line.py::test_convert_equals_project[vn_pointnet-.pt-None]')

@@ -9,8 +9,6 @@ from pathlib import Path
 from verdicts.entry import Entry
 
 DOMAINS = tuple(sorted(path.stem.removeprefix("entries_") for path in Path(__file__).parent.glob("entries_*.py")))
-LIBRARIES = ("graphs", "irreps", "steerable")
-"""The domains that need more than torch."""
 
 
 def entries(domains: Iterable[str] = DOMAINS) -> dict[str, Entry]:
