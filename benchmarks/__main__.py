@@ -61,8 +61,11 @@ def memory(case: Case, device: torch.device) -> dict[str, float | None]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = list(rows[0])
-    cells = [[f"{row[key]:.3g}" if isinstance(row[key], float) else str(row[key] or "") for key in head] for row in rows]
+    # rows of an earlier run may have columns that this one lacks
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [
+        [f"{row[key]:.3g}" if isinstance(row.get(key), float) else str(row.get(key) or "") for key in head] for row in rows
+    ]
     lines = [head, ["---"] * len(head), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -124,11 +124,6 @@ def _needs_rows(term: Term) -> bool:
     return term.config.reduction not in ("weights", "projection")
 
 
-def layer_penalty(term: Term) -> LayerPenalty:
-    """Both regularisers of one term on its sketch."""
-    return layer_penalties([term])[0]
-
-
 def layer_penalties(terms: Sequence[Term], replicas: dist.ProcessGroup | None = None) -> list[LayerPenalty]:
     """Both regularisers of each term on its sketch, over the rows of all `replicas` if there are any.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -227,8 +226,3 @@ def is_affine(group: Group) -> bool:
     last = torch.eye(group.dim, dtype=torch.float64)[-1]
     moves = bool(lie[:, :-1, -1].any()) or bool(finite[:, :-1, -1].any())
     return moves and not lie[:, -1].any() and torch.allclose(finite[:, -1], last.expand(len(finite), -1))
-
-
-def samples(shape: Sequence[int], axes: Sequence[int]) -> int:
-    """How many feature vectors on `axes` a value of this shape holds."""
-    return math.prod(shape) // max(1, math.prod(shape[axis] for axis in axes))

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from models.vector_neurons import VNLinear
 from relaxify import Group, RelaxConfig, Representation, penalty, relaxify, set_theta, summary
 from relaxify.intertwiners import lie_derivative, project_to_intertwiners
-from relaxify.relaxation.penalties import LayerPenalty, layer_penalty
+from relaxify.relaxation.penalties import LayerPenalty, layer_penalties
 from relaxify.relaxation.terms.term import Term
 
 Pair = tuple[Representation, Representation]
 reductions = st.sampled_from(["rms", "norm"])
+
+
+def layer_penalty(term: Term) -> LayerPenalty:
+    return layer_penalties([term])[0]
 
 
 def sketched(pair: Pair, config: RelaxConfig, batches: list[Tensor], weight: Tensor) -> Term:
