@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from files import through_file
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Batch, Make, cnn_net, e3nn_net, randomise_terms, train, unchecked, vn_net
@@ -125,13 +125,6 @@ def go_on(model: nn.Module, optimizer: torch.optim.Optimizer, theta: Schedule, b
         optimizer.step()
         optimizer.zero_grad()
         theta.step()
-
-
-def through_file(state: dict[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 EXACT, RANK, SAMPLED = RelaxConfig(rows=None), RelaxConfig(rank=2), RelaxConfig(rows=4)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from files import through_file
 from networks import WITH_CNN, Batch, Make, cnn_net, e3nn_net, randomise_terms, unchecked, vn_net
 from torch import Tensor, nn
 
@@ -222,13 +222,6 @@ def go_on(model: nn.Module, optimizer: torch.optim.Optimizer, theta: Controller,
         optimizer.step()
         optimizer.zero_grad()
         theta.step()
-
-
-def through_file(state: Mapping[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @CONTROLLERS
