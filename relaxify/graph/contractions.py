@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 ChannelOrder = Literal["in_out", "out_in"]
 """Which axis of a plain weight matrix comes first."""
@@ -55,7 +56,7 @@ def contraction(
 
     Operands may be nodes or tensors: `is_weight` and `shape` look at them. An added bias is no part of it.
     """
-    reader = _READERS.get(function)
+    reader = _ATEN.get(function_name(function)) if isinstance(function, OpOverload) else _READERS.get(function)
     operands = None if reader is None else reader(args, kwargs)
     if operands is None:
         return None
@@ -70,9 +71,13 @@ def contraction(
         return None
     first, second, result = terms
     of_weight, of_data = (first, second) if weight is left else (second, first)
-    sizes = dict(zip(of_data, shape(data), strict=True))
-    # an axis of size 1 that is stretched to the data's mixes nothing
-    mixing = "".join(i for i, size in zip(of_weight, shape(weight), strict=True) if size > 1 or sizes.get(i, 1) == 1)
+    # an axis of size 1 that is stretched to the data's, or stands beside one of size 1, mixes nothing
+    idle = {
+        i
+        for i, size in zip(of_weight, shape(weight), strict=True)
+        if size == 1 and i in of_data and (i in result or shape(data)[of_data.index(i)] > 1)
+    }
+    mixing = "".join(i for i in of_weight if i not in idle)
     return _mixing(data, weight, of_data, mixing, result, whole=mixing == of_weight)
 
 
@@ -124,6 +129,17 @@ def _matmul(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None
     return equation, left, right
 
 
+def function_name(function: object) -> str:
+    """A function's name; of an operator as torch.export writes it (aten.sum.dim_IntList), that of the function (sum).
+
+    >>> function_name(torch.ops.aten.linear.default), function_name(F.linear)
+    ('linear', 'linear')
+    """
+    if isinstance(function, OpOverload):
+        return str(function._schema.name.rpartition("::")[2])
+    return str(getattr(function, "__name__", function))
+
+
 def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
     return _matmul(args[1:], kwargs) if len(args) > 2 else None
 
@@ -156,6 +172,14 @@ def _ellipsis(term: str, ndim: int) -> str:
 def _tensordot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
     dims = args[2] if len(args) > 2 else kwargs.get("dims", 2)
 
+    return _paired(args, kwargs, dims)
+
+
+def _aten_tensordot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
+    return _paired(args, kwargs, (args[2], args[3])) if len(args) > 3 else None
+
+
+def _paired(args: tuple[Any, ...], kwargs: Mapping[str, Any], dims: Any) -> Operands:
     def equation(n_left: int, n_right: int) -> tuple[str, str, str] | None:
         if isinstance(dims, int):
             pairs = [(n_left - dims + i, i) for i in range(dims)]
@@ -188,14 +212,18 @@ _READERS: dict[object, Callable[[tuple[Any, ...], Mapping[str, Any]], Operands |
     operator.matmul: _matmul,
     torch.addmm: _addmm,
     Tensor.addmm: _addmm,
+    torch.baddbmm: _addmm,
+    Tensor.baddbmm: _addmm,
     torch.einsum: _einsum,
     torch.functional.einsum: _einsum,
     torch.tensordot: _tensordot,
     torch.functional.tensordot: _tensordot,
 }
 
+_ATEN = {function_name(function): reader for function, reader in _READERS.items()} | {"tensordot": _aten_tensordot}
+"""By the names of the operators that torch.export writes."""
 
-MIXING = frozenset({str(getattr(function, "__name__", "")) for function in _READERS} - {""})
+MIXING = frozenset(map(function_name, _READERS))
 """The names of the functions and methods that are read."""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
 
 from relaxify.graph.contractions import Contraction, contraction, parameters_behind
+from relaxify.graph.merged_axes import Shape, is_reshape, unmerged
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,17 @@ class WeightedCall:
     path: str
     owner: str
     is_module: bool
+    shape_in: Shape
+    shape_out: Shape
+
+    def before_merging(self) -> Iterator[WeightedCall]:
+        """The call as one on the shapes that its data had before views merged axes of theirs, the latest first."""
+        source = self.contraction.data
+        while is_reshape(source.target) and isinstance(source.args[0], fx.Node):
+            source = source.args[0]
+            found = unmerged(self.contraction, self.shape_in, shape_of(source), self.shape_out)
+            if found is not None:
+                yield replace(self, contraction=found.contraction, shape_in=found.data, shape_out=found.result)
 
 
 def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection[str] = ()) -> dict[str, list[WeightedCall]]:
@@ -34,7 +46,7 @@ def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection
     for node in nodes:
         if node.op != "call_function" or node in behind:
             continue
-        found = contraction(node.target, node.args, node.kwargs, lambda n: n in weights, shape_of)
+        found = contraction(node.target, node.args, node.kwargs, lambda n: n in weights, _mixing_shape)
         if found is None:
             continue
         call = _call(model, node, found, weights[found.weight])
@@ -52,7 +64,7 @@ def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple
     names = names or parameters
     is_module = owner == node.meta["module"] and isinstance(model.get_submodule(owner), nn.Linear)
     path = owner if is_module else ".".join(filter(None, (owner, names[0])))
-    return WeightedCall(node, found, names, path, owner, is_module)
+    return WeightedCall(node, found, names, path, owner, is_module, shape_of(found.data), shape_of(node))
 
 
 def _names_in(module: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[str, ...] | None:
@@ -65,6 +77,12 @@ def shape_of(node: Any) -> tuple[int, ...]:
     """The shape of a node's value; () if it has none."""
     value = node.meta.get("value") if isinstance(node, fx.Node) else None
     return () if value is None else tuple(value.shape)
+
+
+def _mixing_shape(node: Any) -> Shape:
+    """A node's shape, with 1 for an axis along which it was expanded: a weight is the same for each of its entries."""
+    expanded = node.meta.get("expanded", ()) if isinstance(node, fx.Node) else ()
+    return tuple(1 if axis in expanded else size for axis, size in enumerate(shape_of(node)))
 
 
 def _is_parameter(model: nn.Module, name: str) -> bool:

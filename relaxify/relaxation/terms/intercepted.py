@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from relaxify.graph.contractions import contraction
+from relaxify.graph.contractions import Contraction, contraction
+from relaxify.graph.merged_axes import is_reshape, unmerged
+from relaxify.graph.recording import expanded_axes
 from relaxify.modules.hanging import StandIn
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.terms.stand_in import StandInTerm
@@ -48,17 +50,43 @@ class _Watch(TorchFunctionMode):
         self.term = term
         # a tensor's identity is its id only while it lives
         self._weights: dict[int, Tensor] = {}
+        self._reshaped: dict[int, tuple[Tensor, Tensor]] = {}
         for name in term.map.intercepts:
             self._note(functools.reduce(getattr, name.split("."), module))
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        found = contraction(func, args, kwargs, self._is_weight, lambda x: tuple(x.shape) if isinstance(x, Tensor) else ())
+        found = contraction(func, args, kwargs, self._is_weight, self._shape)
         if found is not None and isinstance(result, Tensor):
-            return InterceptingTerm.added_to(self.term, result, found.data)
+            return self._with_term(result, found)
         self._follow(args, kwargs, result)
+        if is_reshape(func) and isinstance(args[0], Tensor) and isinstance(result, Tensor):
+            self._reshaped[id(result)] = result, args[0]
         return result
+
+    def _with_term(self, result: Tensor, found: Contraction) -> Tensor:
+        """The result and the term, of the data as they were before views merged axes that the map is about."""
+        data, whole = found.data, found.data
+        while not self._has_features(whole) and id(whole) in self._reshaped:
+            _, whole = self._reshaped[id(whole)]
+        before = unmerged(found, tuple(data.shape), tuple(whole.shape), tuple(result.shape))
+        if before is None:
+            return InterceptingTerm.added_to(self.term, result, data)
+        return InterceptingTerm.added_to(self.term, result.reshape(before.result), data.reshape(before.data)).reshape_as(
+            result
+        )
+
+    def _has_features(self, x: Tensor) -> bool:
+        features, rep = self.term.map.features_in, self.term.map.rep_in
+        return x.ndim >= len(features.axes) and features.size(x.shape) == rep.dim
+
+    def _shape(self, value: object) -> tuple[int, ...]:
+        if not isinstance(value, Tensor):
+            return ()
+        # a weight that was expanded is the same for each entry of that axis
+        expanded = expanded_axes(value) if self._is_weight(value) else ()
+        return tuple(1 if axis in expanded else size for axis, size in enumerate(value.shape))
 
     def _is_weight(self, value: object) -> bool:
         return id(value) in self._weights
