@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from relaxify.graph.exported import AnyModel, opened
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.observing import Observed, observe
@@ -61,7 +62,7 @@ class Swap:
 
 
 def swaps(
-    model: nn.Module,
+    model: AnyModel,
     *,
     mode: Mode = "exact",
     include: Sequence[Pattern] = (),
@@ -75,6 +76,7 @@ def swaps(
     if rank < 1:
         raise ValueError(f"rank={rank}: generators of no rank are zero; pass at least 1.")
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
+    model, example_inputs = opened(model, example_inputs)
     check_model(model)
     found = list(_candidates(model))
     check_patterns({"include": include, "exclude": exclude}, found)
@@ -84,7 +86,7 @@ def swaps(
 
 
 def lconvify(
-    model: nn.Module,
+    model: AnyModel,
     *,
     mode: Mode = "exact",
     include: Sequence[Pattern] = (),
@@ -119,6 +121,7 @@ def lconvify(
     >>> torch.allclose(model(x), cnn(x), atol=1e-6)
     True
     """
+    model, example_inputs = opened(model, example_inputs)
     check_model(model)
     model = model if inplace else copied(model)
     entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)
