@@ -20,8 +20,8 @@ from relaxify.evidence.analysis import Analysis, Promises
 from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import Transformation, is_isometric, known_actions
-from relaxify.graph.contractions import function_name
-from relaxify.graph.weighted_calls import WeightedCall
+from relaxify.graph.contractions import ChannelOrder, function_name
+from relaxify.graph.weighted_calls import WeightedCall, rearranged, unexpanded
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, EvidenceKind, Features, Path, Rejected, RejectionKind, Site
 
@@ -179,13 +179,32 @@ def _describe(call: WeightedCall, map_: EquivariantMap) -> EquivariantMap:
     names = call.parameters
     if not call.is_module:
         map_ = replace(map_, intercepts=names)
-    if call.contraction.weight.op != "get_attr":
+    order = _order(call)
+    if order is None and call.contraction.weight.op != "get_attr":
         return replace(map_, unfoldable="its weight is computed from other parameters")
     if map_.features_in.axes == call.contraction.axes_in:
         return replace(map_, unfoldable="it mixes the very axis that the group acts on")
-    if call.contraction.order is None:
+    if order is None:
         return replace(map_, unfoldable="its weight is no plain matrix of channels")
-    return replace(map_, paths=(Path(names[0], 0, 0, 0, order=call.contraction.order),))
+    return replace(map_, paths=(Path(names[0], 0, 0, 0, order=order),))
+
+
+_TRANSPOSED: dict[ChannelOrder, ChannelOrder] = {"in_out": "out_in", "out_in": "in_out"}
+
+
+def _order(call: WeightedCall) -> ChannelOrder | None:
+    """Which axis of the parameter itself is the input's, if the weight is that parameter or its transpose; else None."""
+    found = call.contraction
+    if found.order is None or found.weight.op == "get_attr":
+        return found.order
+    if (stored := rearranged(found.weight)) is None:
+        return None
+    n_in, n_out = _size(call.shape_in, found.axes_in), _size(call.shape_out, found.axes_out)
+    matrix = unexpanded(found.weight).reshape((n_in, n_out) if found.order == "in_out" else (n_out, n_in))
+    is_same, is_transpose = (torch.equal(each.flatten(), stored.flatten()) for each in (matrix, matrix.mT))
+    if is_same is is_transpose and min(n_in, n_out) > 1:
+        return None
+    return found.order if is_same else _TRANSPOSED[found.order]
 
 
 def _name(evidence: Evidence, found: Transformation) -> str:

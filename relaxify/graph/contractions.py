@@ -24,7 +24,7 @@ class Contraction:
     """A weight mixes axes of the data: `axes_in` of the data become `axes_out` of the result, counted from the end.
 
     `grouped` axes come first in both: the weight is another for each of their entries. `order` says which of a plain
-    matrix's two axes is the input's; None for weights of other shapes.
+    matrix's two axes is the input's (axes of size 1 do not count); None for weights of other shapes.
     """
 
     data: Any
@@ -78,10 +78,10 @@ def contraction(
         if size == 1 and i in of_data and (i in result or shape(data)[of_data.index(i)] > 1)
     }
     mixing = "".join(i for i in of_weight if i not in idle)
-    return _mixing(data, weight, of_data, mixing, result, whole=mixing == of_weight)
+    return _mixing(data, weight, of_data, mixing, result)
 
 
-def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str, *, whole: bool) -> Contraction | None:
+def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str) -> Contraction | None:
     """Indices of the weight are summed over with the data; its others are new, or shared by data and result."""
     summed = "".join(i for i in of_weight if i in of_data and i not in result)
     grouped = "".join(i for i in of_weight if i in of_data and i in result)
@@ -92,7 +92,7 @@ def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str, *
     if [i for i in result if i not in new] != [i for i in of_data if i not in summed]:
         return None
     order: ChannelOrder | None = None
-    if whole and len(of_weight) == 2 and not grouped and len(summed) == 1:
+    if len(of_weight) == 2 and not grouped and len(summed) == 1:
         order = "in_out" if of_weight[0] == summed else "out_in"
     axes_in = tuple(of_data.index(i) - len(of_data) for i in grouped + summed)
     axes_out = tuple(result.index(i) - len(result) for i in grouped + new)

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from relaxify.graph.contractions import Contraction, contraction, parameters_behind
+from relaxify.graph.contractions import Contraction, contraction, function_name, parameters_behind
 from relaxify.graph.merged_axes import Shape, is_reshape, unmerged
 
 
@@ -83,6 +83,30 @@ def _mixing_shape(node: Any) -> Shape:
     """A node's shape, with 1 for an axis along which it was expanded: a weight is the same for each of its entries."""
     expanded = node.meta.get("expanded", ()) if isinstance(node, fx.Node) else ()
     return tuple(1 if axis in expanded else size for axis, size in enumerate(shape_of(node)))
+
+
+def unexpanded(node: fx.Node) -> Tensor:
+    """A node's value, once for each axis along which it was expanded."""
+    value: Tensor = node.meta["value"]
+    for axis in node.meta.get("expanded", ()):
+        value = value.narrow(axis, 0, 1)
+    return value
+
+
+def rearranged(node: fx.Node) -> Tensor | None:
+    """The parameter whose axes were put in another order, merged or expanded to give a node's value; None if there is none.
+
+    No sums and no factors, which could be 0 or 1 only as the model is initialised.
+    """
+    while node.op == "call_function" and function_name(node.target) in _REARRANGING and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    value: Tensor | None = node.meta.get("value") if node.op == "get_attr" else None
+    return value
+
+
+_ORDERS = "t T mT __get__ transpose permute swapaxes swapdims movedim moveaxis numpy_T"
+_SHAPES = "view reshape flatten unflatten unsqueeze squeeze expand contiguous clone"
+_REARRANGING = frozenset(f"{_ORDERS} {_SHAPES}".split())
 
 
 def _is_parameter(model: nn.Module, name: str) -> bool:
