@@ -163,14 +163,24 @@ def _map_of_components(
     found, group = call.contraction, evidence.group
     assert before.actions is not None
     assert after.actions is not None
-    if before.axes != found.axes_in or after.axes != found.axes_out:
+    if not (set(before.axes) <= set(found.axes_in) and set(after.axes) <= set(found.axes_out)):
         return "it mixes components of the representation with channels", RejectionKind.unsupported
     name, name_out = _name(evidence, before), _name(evidence, after)
     if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
         reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
         return reason, RejectionKind.unsound
-    rep_in, rep_out = (Representation.of(group, *of) for of in ((name, 1, before.actions), (name_out, 1, after.actions)))
-    features = Features(found.axes_in), Features(found.axes_out)
+    channels_in, channels_out = (
+        tuple(axis for axis in axes if axis not in of.axes)
+        for axes, of in ((found.axes_in, before), (found.axes_out, after))
+    )
+    rep_in, rep_out = (
+        Representation.of(group, name_, _size(shape, channels), actions, "component_major")
+        for name_, shape, channels, actions in (
+            (name, call.shape_in, channels_in, before.actions),
+            (name_out, call.shape_out, channels_out, after.actions),
+        )
+    )
+    features = Features((*before.axes, *channels_in)), Features((*after.axes, *channels_out))
     return _describe(call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
 
 
@@ -182,7 +192,7 @@ def _describe(call: WeightedCall, map_: EquivariantMap) -> EquivariantMap:
     order = _order(call)
     if order is None and call.contraction.weight.op != "get_attr":
         return replace(map_, unfoldable="its weight is computed from other parameters")
-    if map_.features_in.axes == call.contraction.axes_in:
+    if set(map_.features_in.axes) <= set(call.contraction.axes_in):
         return replace(map_, unfoldable="it mixes the very axis that the group acts on")
     if order is None:
         return replace(map_, unfoldable="its weight is no plain matrix of channels")

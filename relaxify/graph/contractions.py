@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -51,34 +51,52 @@ def contraction(
     kwargs: Mapping[str, Any],
     is_weight: Callable[[Any], bool],
     shape: Callable[[Any], tuple[int, ...]],
+    is_fixed: Callable[[Any], bool] | None = None,
 ) -> Contraction | None:
-    """The contraction that a call computes, if exactly one operand is a weight of two or more axes; else None.
+    """The contraction that a call computes, if all operands but one are weights, or else `is_fixed`; else None.
 
-    Operands may be nodes or tensors: `is_weight` and `shape` look at them. An added bias is no part of it.
+    Operands may be nodes or tensors: `is_weight`, `shape` and `is_fixed` look at them. An added bias is no part of it.
     """
-    reader = _ATEN.get(function_name(function)) if isinstance(function, OpOverload) else _READERS.get(function)
-    operands = None if reader is None else reader(args, kwargs)
-    if operands is None:
+    reader = _reader(function)
+    read = None if reader is None else reader(args, kwargs)
+    if read is None:
         return None
-    equation, left, right = operands
-    if is_weight(left) == is_weight(right):
+    equation, operands = read
+    shapes = [shape(operand) for operand in operands]
+    data, weights = _roles(operands, is_weight, is_fixed or is_weight)
+    if len(data) != 1 or not weights or not shapes[data[0]] or all(len(shapes[k]) < 2 for k in weights):
         return None
-    weight, data = (left, right) if is_weight(left) else (right, left)
-    if len(shape(weight)) < 2 or len(shape(data)) < 1:
-        return None
-    terms = equation(len(shape(left)), len(shape(right)))
+    terms = equation(*map(len, shapes))
     if terms is None:
         return None
-    first, second, result = terms
-    of_weight, of_data = (first, second) if weight is left else (second, first)
+    *of_operands, result = terms
+    of_data, shape_of_data = of_operands[data[0]], shapes[data[0]]
+    sizes: dict[str, int] = {}
+    for k in (k for k in range(len(operands)) if k != data[0]):
+        # a sum over what only weights have is no matter of the data's
+        known = {i: n for i, n in zip(of_operands[k], shapes[k], strict=True) if i in of_data or i in result}
+        sizes |= {i: max(n, sizes.get(i, 1)) for i, n in known.items()}
     # an axis of size 1 that is stretched to the data's, or stands beside one of size 1, mixes nothing
-    idle = {
+    mixing = [
         i
-        for i, size in zip(of_weight, shape(weight), strict=True)
-        if size == 1 and i in of_data and (i in result or shape(data)[of_data.index(i)] > 1)
-    }
-    mixing = "".join(i for i in of_weight if i not in idle)
-    return _mixing(data, weight, of_data, mixing, result)
+        for i, size in sizes.items()
+        if size > 1 or i not in of_data or (i not in result and shape_of_data[of_data.index(i)] == 1)
+    ]
+    found = _mixing(operands[data[0]], operands[weights[0]], of_data, "".join(mixing), result)
+    return replace(found, order=None) if found is not None and len(operands) > 2 else found
+
+
+def _reader(function: object) -> Reader | None:
+    return _ATEN.get(function_name(function)) if isinstance(function, OpOverload) else _READERS.get(function)
+
+
+def _roles(
+    operands: Sequence[Any], is_weight: Callable[[Any], bool], is_fixed: Callable[[Any], bool]
+) -> tuple[list[int], list[int]]:
+    """Which of the operands are data, and which weights."""
+    weights = [k for k, operand in enumerate(operands) if is_weight(operand)]
+    data = [k for k, operand in enumerate(operands) if k not in weights and not is_fixed(operand)]
+    return data, weights
 
 
 def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str) -> Contraction | None:
@@ -99,8 +117,10 @@ def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str) -
     return Contraction(data, weight, axes_in, axes_out, order, len(grouped))
 
 
-Equation = Callable[[int, int], tuple[str, str, str] | None]
-Operands = tuple[Equation, Any, Any]
+Equation = Callable[..., tuple[str, ...] | None]
+"""From the operands' numbers of axes to a letter for each axis of theirs, and of the result."""
+Operands = tuple[Equation, tuple[Any, ...]]
+Reader = Callable[[tuple[Any, ...], Mapping[str, Any]], Operands | None]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -112,7 +132,7 @@ def _linear(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None
         batch = _LETTERS[: n_x - 1]
         return f"{batch}y", "zy", f"{batch}z"
 
-    return equation, x, weight
+    return equation, (x, weight)
 
 
 def _matmul(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
@@ -126,7 +146,7 @@ def _matmul(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None
         first, second = (batch[len(batch) - max(n - 2, 0) :] for n in (n_left, n_right))
         return f"{first}{row}y", f"{second}y{column}", f"{batch}{row}{column}"
 
-    return equation, left, right
+    return equation, (left, right)
 
 
 def function_name(function: object) -> str:
@@ -146,21 +166,20 @@ def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
 
 def _einsum(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
     operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
-    if len(operands) != 2 or not isinstance(args[0], str):
+    if len(operands) < 2 or not isinstance(args[0], str):
         return None
     text = args[0].replace(" ", "")
 
-    def equation(n_left: int, n_right: int) -> tuple[str, str, str] | None:
+    def equation(*ndims: int) -> tuple[str, ...] | None:
         if "->" not in text:
             return None
         inputs, result = text.split("->")
-        left, right = inputs.split(",")
-        spread = _ellipsis(left, n_left), _ellipsis(right, n_right)
-        terms = zip((left, right, result), (*spread, max(spread, key=len)), strict=True)
-        first, second, third = (term.replace("...", letters) for term, letters in terms)
-        return first, second, third
+        terms = inputs.split(",")
+        spread = [_ellipsis(term, ndim) for term, ndim in zip(terms, ndims, strict=True)]
+        letters = (*spread, max(spread, key=len))
+        return tuple(term.replace("...", each) for term, each in zip((*terms, result), letters, strict=True))
 
-    return equation, operands[0], operands[1]
+    return equation, tuple(operands)
 
 
 def _ellipsis(term: str, ndim: int) -> str:
@@ -195,10 +214,10 @@ def _paired(args: tuple[Any, ...], kwargs: Mapping[str, Any], dims: Any) -> Oper
         result = [letter for letter in (*left, *right) if letter not in used]
         return "".join(left), "".join(right), "".join(result)
 
-    return equation, args[0], args[1] if len(args) > 1 else kwargs.get("b")
+    return equation, (args[0], args[1] if len(args) > 1 else kwargs.get("b"))
 
 
-_READERS: dict[object, Callable[[tuple[Any, ...], Mapping[str, Any]], Operands | None]] = {
+_READERS: dict[object, Reader] = {
     F.linear: _linear,
     torch.matmul: _matmul,
     torch.mm: _matmul,
@@ -227,13 +246,17 @@ MIXING = frozenset(map(function_name, _READERS))
 """The names of the functions and methods that are read."""
 
 
-def parameters_behind(nodes: Sequence[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:
-    """The parameters that a node's value is computed from, for nodes that are computed from parameters and nothing else."""
+FACTORIES = frozenset(["arange", "eye", "full", "linspace", "ones", "tril_indices", "triu_indices", "zeros"])
+"""Functions that make the same tensor in each run, if they read none."""
+
+
+def attributes_behind(nodes: Sequence[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:
+    """The parameters and buffers that a node's value is computed from, for nodes that are computed from nothing else."""
     behind: dict[fx.Node, tuple[str, ...]] = {}
     for node in nodes:
         if node.op == "get_attr":
             behind[node] = (str(node.target),)
-        elif node.op == "call_function" and node.all_input_nodes:
+        elif node.op == "call_function" and (node.all_input_nodes or function_name(node.target) in FACTORIES):
             sources = [behind.get(source) for source in node.all_input_nodes]
             if all(source is not None for source in sources):
                 behind[node] = tuple(dict.fromkeys(name for source in sources for name in source or ()))
