@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from relaxify.graph.exported import opened
 from relaxify.groups import Group
@@ -22,9 +23,6 @@ from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.actions import InputAction
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.verdict import Reason, Status
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 Model = TypeVar("Model", bound=nn.Module)
 
