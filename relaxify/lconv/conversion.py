@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from relaxify.graph.exported import AnyModel, opened
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
+from relaxify.lconv.graphs import with_layers
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.observing import Observed, observe
 from relaxify.lconv.operators import Grid, Shifts
@@ -124,6 +125,8 @@ def lconvify(
     model, example_inputs = opened(model, example_inputs)
     check_model(model)
     model = model if inplace else copied(model)
+    if isinstance(model, fx.GraphModule):
+        with_layers(model)
     entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)
     replacements = {id(entry.module): entry.layer for entry in entries if entry.layer is not None}
     if not replacements:

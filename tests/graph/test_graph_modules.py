@@ -147,3 +147,13 @@ def test_a_program_has_inputs_by_name_too() -> None:
     assert [site.path for site in plan(program, "SO(3)").sites] == ["layer.weight"]
     with pytest.raises(ValueError, match="export it with all by position"):
         plan(torch.export.export(Named(), (x,), {"scale": scale}), "SO(3)")
+
+
+def test_a_graph_whose_parameters_are_inputs_says_where_they_are() -> None:
+    with pytest.raises(ValueError, match=r"takes its parameters as inputs \(p_weight and 4 more\).* pass the model"):
+        plan(exported(Net()).graph_module, "SO(3)", example_inputs=(POINTS,))
+    caught: list[fx.GraphModule] = []
+    torch._dynamo.reset()
+    torch.compile(Net(), backend=lambda graph, _: caught.append(graph) or graph)(POINTS)
+    with pytest.raises(ValueError, match="takes its parameters as inputs"):
+        plan(caught[0], "SO(3)", example_inputs=(POINTS,))
