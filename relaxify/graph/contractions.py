@@ -246,8 +246,8 @@ MIXING = frozenset(map(function_name, _READERS))
 """The names of the functions and methods that are read."""
 
 
-FACTORIES = frozenset(["arange", "eye", "full", "linspace", "ones", "tril_indices", "triu_indices", "zeros"])
-"""Functions that make the same tensor in each run, if they read none."""
+FACTORIES = frozenset(["arange", "eye", "linspace", "tril_indices", "triu_indices"])
+"""Functions that make the same tensor in each run; zeros and ones are where a state may start, so not these."""
 
 
 def attributes_behind(nodes: Sequence[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:
