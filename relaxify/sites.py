@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -33,6 +33,10 @@ class Features:
     def _positions(self, ndim: int) -> list[int]:
         room = range(len(self.axes), 0, -1)
         return [axis % ndim if axis < 0 else min(axis, ndim - after) for axis, after in zip(self.axes, room, strict=True)]
+
+    def size(self, shape: Sequence[int]) -> int:
+        """How many entries the feature vectors of a tensor of this shape have."""
+        return math.prod(shape[axis] for axis in self._positions(len(shape)))
 
     def rows(self, x: Float[Tensor, "..."]) -> Float[Tensor, "*rows n"]:
         """The feature vectors of x along the last axis."""

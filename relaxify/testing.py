@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from relaxify.graph.exported import AnyModel
 from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
 from relaxify.groups import Group
 from relaxify.inspection import OutputAction, Report, inspect
@@ -26,7 +27,7 @@ SMALLEST_RESPONSE = 1e-3
 
 
 def assert_equivariant(
-    model: nn.Module,
+    model: AnyModel,
     group: Group | str,
     *inputs: Any,
     keywords: Mapping[str, Any] | None = None,

@@ -12,6 +12,7 @@ from torch import fx
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import is_isometric
 from relaxify.evidence.full_size import FullSize
+from relaxify.graph.contractions import function_name
 from relaxify.verdicts.candidates import turns
 
 EXACT = 1e-10
@@ -143,7 +144,7 @@ def op_name(node: fx.Node) -> str:
     """The name of the function that a node calls, or that returned the tuple of which it is one item."""
     if node.target is operator.getitem and node.all_input_nodes and node.all_input_nodes[0].meta.get("value") is None:
         node = node.all_input_nodes[0]
-    return str(getattr(node.target, "__name__", node.target))
+    return function_name(node.target)
 
 
 def where(node: fx.Node) -> str:

@@ -59,7 +59,7 @@ class Evidence:
         self.samples = samples
         self.sample_sizes: Collection[int] = ()
         self._index = {node: i for i, node in enumerate(self.nodes[:length])}
-        self._known: dict[int, Transformation] = {}
+        self._known: dict[tuple[int, tuple[int, ...] | None], Transformation] = {}
         inputs = [node for node in self.nodes if node.op == "placeholder"]
         values = [node.meta["value"] for node in inputs if node.meta["floating"] and node.meta["value"].numel()]
         self._tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
@@ -70,14 +70,15 @@ class Evidence:
         """The group elements of the runs."""
         return [Draw(self.group, (g,)) for g in elements(self.group)]
 
-    def of(self, node: fx.Node) -> Transformation:
-        """How the value of a node transforms."""
+    def of(self, node: fx.Node, shape: tuple[int, ...] | None = None) -> Transformation:
+        """How the value of a node transforms, seen in another shape if one is given."""
         index = self._index.get(node)
         if index is None or node.meta.get("value") is None:
             return Transformation("undecided")
-        if index not in self._known:
-            self._known[index] = self._fit(self._pairs_at(index))
-        return self._known[index]
+        key = index, None if shape == tuple(node.meta["value"].shape) else shape
+        if key not in self._known:
+            self._known[key] = self._fit(_reshaped(self._pairs_at(index), key[1]))
+        return self._known[key]
 
     def _fit(self, pairs: Pairs) -> Transformation:
         norms = Norms()
@@ -148,6 +149,12 @@ class Evidence:
 
     def _pairs_at(self, index: int) -> Pairs:
         return [(_value(s.base.nodes[index]), [_value(run.nodes[index]) for run in s.moved]) for s in self.samples]
+
+
+def _reshaped(pairs: Pairs, shape: tuple[int, ...] | None) -> Pairs:
+    if shape is None:
+        return pairs
+    return [(base.reshape(shape), [moved.reshape(shape) for moved in runs]) for base, runs in pairs]
 
 
 def common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool) -> int:

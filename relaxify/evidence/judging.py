@@ -20,7 +20,8 @@ from relaxify.evidence.analysis import Analysis, Promises
 from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import Transformation, is_isometric, known_actions
-from relaxify.graph.weighted_calls import WeightedCall, shape_of
+from relaxify.graph.contractions import ChannelOrder, function_name
+from relaxify.graph.weighted_calls import WeightedCall, rearranged, unexpanded
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, EvidenceKind, Features, Path, Rejected, RejectionKind, Site
 
@@ -80,7 +81,8 @@ def _same(a: EquivariantMap, b: EquivariantMap) -> bool:
 
 
 def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | Rejected:
-    before, after = evidence.of(call.contraction.data), evidence.of(call.node)
+    call = next((each for each in (call, *call.before_merging()) if _before(evidence, each).kind == "linear"), call)
+    before, after = _before(evidence, call), evidence.of(call.node, call.shape_out)
     rejected = functools.partial(Rejected, call.path, _op(model, call), location=where(call.node))
     if before.pixels is not None and set(call.contraction.axes_in) & before.pixels.axes:
         return rejected(*_mixes_pixels(call, before, after))
@@ -100,6 +102,10 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
     error = functools.partial(max, before.residual, after.residual)
     module = model.get_submodule(call.owner)
     return Site(call.path, module, result, error, EvidenceKind.data_flow, where(call.node))
+
+
+def _before(evidence: Evidence, call: WeightedCall) -> Transformation:
+    return evidence.of(call.contraction.data, call.shape_in)
 
 
 Reason = tuple[str, RejectionKind]
@@ -138,14 +144,14 @@ def _map(
     assert after.actions is not None
     if set(before.axes) & set(found.axes_in):
         return _map_of_components(model, evidence, call, before, after)
-    n_in, n_out = len(shape_of(found.data)), len(shape_of(call.node))
+    n_in, n_out = len(call.shape_in), len(call.shape_out)
     places = tuple(found.place(axis, n_in, n_out) for axis in before.axes)
     if after.axes != places or not torch.allclose(before.actions, after.actions, atol=1e-6):
         reason = "its input and output carry different representations on the axes that it leaves alone"
         return reason, RejectionKind.unsupported
     rep_in, rep_out = (
-        Representation.of(evidence.group, _name(evidence, before), _size(node, axes), before.actions, "component_major")
-        for node, axes in ((found.data, found.axes_in), (call.node, found.axes_out))
+        Representation.of(evidence.group, _name(evidence, before), _size(shape, axes), before.actions, "component_major")
+        for shape, axes in ((call.shape_in, found.axes_in), (call.shape_out, found.axes_out))
     )
     features = Features((*before.axes, *found.axes_in)), Features((*after.axes, *found.axes_out))
     return _describe(call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
@@ -157,14 +163,24 @@ def _map_of_components(
     found, group = call.contraction, evidence.group
     assert before.actions is not None
     assert after.actions is not None
-    if before.axes != found.axes_in or after.axes != found.axes_out:
+    if not (set(before.axes) <= set(found.axes_in) and set(after.axes) <= set(found.axes_out)):
         return "it mixes components of the representation with channels", RejectionKind.unsupported
     name, name_out = _name(evidence, before), _name(evidence, after)
     if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
         reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
         return reason, RejectionKind.unsound
-    rep_in, rep_out = (Representation.of(group, *of) for of in ((name, 1, before.actions), (name_out, 1, after.actions)))
-    features = Features(found.axes_in), Features(found.axes_out)
+    channels_in, channels_out = (
+        tuple(axis for axis in axes if axis not in of.axes)
+        for axes, of in ((found.axes_in, before), (found.axes_out, after))
+    )
+    rep_in, rep_out = (
+        Representation.of(group, name_, _size(shape, channels), actions, "component_major")
+        for name_, shape, channels, actions in (
+            (name, call.shape_in, channels_in, before.actions),
+            (name_out, call.shape_out, channels_out, after.actions),
+        )
+    )
+    features = Features((*before.axes, *channels_in)), Features((*after.axes, *channels_out))
     return _describe(call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
 
 
@@ -173,13 +189,32 @@ def _describe(call: WeightedCall, map_: EquivariantMap) -> EquivariantMap:
     names = call.parameters
     if not call.is_module:
         map_ = replace(map_, intercepts=names)
-    if call.contraction.weight.op != "get_attr":
+    order = _order(call)
+    if order is None and call.contraction.weight.op != "get_attr":
         return replace(map_, unfoldable="its weight is computed from other parameters")
-    if map_.features_in.axes == call.contraction.axes_in:
+    if set(map_.features_in.axes) <= set(call.contraction.axes_in):
         return replace(map_, unfoldable="it mixes the very axis that the group acts on")
-    if call.contraction.order is None:
+    if order is None:
         return replace(map_, unfoldable="its weight is no plain matrix of channels")
-    return replace(map_, paths=(Path(names[0], 0, 0, 0, order=call.contraction.order),))
+    return replace(map_, paths=(Path(names[0], 0, 0, 0, order=order),))
+
+
+_TRANSPOSED: dict[ChannelOrder, ChannelOrder] = {"in_out": "out_in", "out_in": "in_out"}
+
+
+def _order(call: WeightedCall) -> ChannelOrder | None:
+    """Which axis of the parameter itself is the input's, if the weight is that parameter or its transpose; else None."""
+    found = call.contraction
+    if found.order is None or found.weight.op == "get_attr":
+        return found.order
+    if (stored := rearranged(found.weight)) is None:
+        return None
+    n_in, n_out = _size(call.shape_in, found.axes_in), _size(call.shape_out, found.axes_out)
+    matrix = unexpanded(found.weight).reshape((n_in, n_out) if found.order == "in_out" else (n_out, n_in))
+    is_same, is_transpose = (torch.equal(each.flatten(), stored.flatten()) for each in (matrix, matrix.mT))
+    if is_same is is_transpose and min(n_in, n_out) > 1:
+        return None
+    return found.order if is_same else _TRANSPOSED[found.order]
 
 
 def _name(evidence: Evidence, found: Transformation) -> str:
@@ -196,10 +231,12 @@ def _op(model: nn.Module, call: WeightedCall) -> str:
 
 
 def _bias(node: fx.Node) -> Any:
-    if node.target is torch.nn.functional.linear:
+    """What is added to the product, if it is one with an addition."""
+    name = function_name(node.target)
+    if name == "linear":
         return node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-    return None
+    return node.args[0] if name in ("addmm", "baddbmm") else None
 
 
-def _size(node: fx.Node, axes: tuple[int, ...]) -> int:
-    return math.prod(shape_of(node)[axis] for axis in axes)
+def _size(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    return math.prod(shape[axis] for axis in axes)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 ChannelOrder = Literal["in_out", "out_in"]
 """Which axis of a plain weight matrix comes first."""
@@ -23,7 +24,7 @@ class Contraction:
     """A weight mixes axes of the data: `axes_in` of the data become `axes_out` of the result, counted from the end.
 
     `grouped` axes come first in both: the weight is another for each of their entries. `order` says which of a plain
-    matrix's two axes is the input's; None for weights of other shapes.
+    matrix's two axes is the input's (axes of size 1 do not count); None for weights of other shapes.
     """
 
     data: Any
@@ -50,33 +51,55 @@ def contraction(
     kwargs: Mapping[str, Any],
     is_weight: Callable[[Any], bool],
     shape: Callable[[Any], tuple[int, ...]],
+    is_fixed: Callable[[Any], bool] | None = None,
 ) -> Contraction | None:
-    """The contraction that a call computes, if exactly one operand is a weight of two or more axes; else None.
+    """The contraction that a call computes, if all operands but one are weights, or else `is_fixed`; else None.
 
-    Operands may be nodes or tensors: `is_weight` and `shape` look at them. An added bias is no part of it.
+    Operands may be nodes or tensors: `is_weight`, `shape` and `is_fixed` look at them. An added bias is no part of it.
     """
-    reader = _READERS.get(function)
-    operands = None if reader is None else reader(args, kwargs)
-    if operands is None:
+    reader = _reader(function)
+    read = None if reader is None else reader(args, kwargs)
+    if read is None:
         return None
-    equation, left, right = operands
-    if is_weight(left) == is_weight(right):
+    equation, operands = read
+    shapes = [shape(operand) for operand in operands]
+    data, weights = _roles(operands, is_weight, is_fixed or is_weight)
+    if len(data) != 1 or not weights or not shapes[data[0]] or all(len(shapes[k]) < 2 for k in weights):
         return None
-    weight, data = (left, right) if is_weight(left) else (right, left)
-    if len(shape(weight)) < 2 or len(shape(data)) < 1:
-        return None
-    terms = equation(len(shape(left)), len(shape(right)))
+    terms = equation(*map(len, shapes))
     if terms is None:
         return None
-    first, second, result = terms
-    of_weight, of_data = (first, second) if weight is left else (second, first)
-    sizes = dict(zip(of_data, shape(data), strict=True))
-    # an axis of size 1 that is stretched to the data's mixes nothing
-    mixing = "".join(i for i, size in zip(of_weight, shape(weight), strict=True) if size > 1 or sizes.get(i, 1) == 1)
-    return _mixing(data, weight, of_data, mixing, result, whole=mixing == of_weight)
+    *of_operands, result = terms
+    of_data, shape_of_data = of_operands[data[0]], shapes[data[0]]
+    sizes: dict[str, int] = {}
+    for k in (k for k in range(len(operands)) if k != data[0]):
+        # a sum over what only weights have is no matter of the data's
+        known = {i: n for i, n in zip(of_operands[k], shapes[k], strict=True) if i in of_data or i in result}
+        sizes |= {i: max(n, sizes.get(i, 1)) for i, n in known.items()}
+    # an axis of size 1 that is stretched to the data's, or stands beside one of size 1, mixes nothing
+    mixing = [
+        i
+        for i, size in sizes.items()
+        if size > 1 or i not in of_data or (i not in result and shape_of_data[of_data.index(i)] == 1)
+    ]
+    found = _mixing(operands[data[0]], operands[weights[0]], of_data, "".join(mixing), result)
+    return replace(found, order=None) if found is not None and len(operands) > 2 else found
 
 
-def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str, *, whole: bool) -> Contraction | None:
+def _reader(function: object) -> Reader | None:
+    return _ATEN.get(function_name(function)) if isinstance(function, OpOverload) else _READERS.get(function)
+
+
+def _roles(
+    operands: Sequence[Any], is_weight: Callable[[Any], bool], is_fixed: Callable[[Any], bool]
+) -> tuple[list[int], list[int]]:
+    """Which of the operands are data, and which weights."""
+    weights = [k for k, operand in enumerate(operands) if is_weight(operand)]
+    data = [k for k, operand in enumerate(operands) if k not in weights and not is_fixed(operand)]
+    return data, weights
+
+
+def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str) -> Contraction | None:
     """Indices of the weight are summed over with the data; its others are new, or shared by data and result."""
     summed = "".join(i for i in of_weight if i in of_data and i not in result)
     grouped = "".join(i for i in of_weight if i in of_data and i in result)
@@ -87,15 +110,17 @@ def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str, *
     if [i for i in result if i not in new] != [i for i in of_data if i not in summed]:
         return None
     order: ChannelOrder | None = None
-    if whole and len(of_weight) == 2 and not grouped and len(summed) == 1:
+    if len(of_weight) == 2 and not grouped and len(summed) == 1:
         order = "in_out" if of_weight[0] == summed else "out_in"
     axes_in = tuple(of_data.index(i) - len(of_data) for i in grouped + summed)
     axes_out = tuple(result.index(i) - len(result) for i in grouped + new)
     return Contraction(data, weight, axes_in, axes_out, order, len(grouped))
 
 
-Equation = Callable[[int, int], tuple[str, str, str] | None]
-Operands = tuple[Equation, Any, Any]
+Equation = Callable[..., tuple[str, ...] | None]
+"""From the operands' numbers of axes to a letter for each axis of theirs, and of the result."""
+Operands = tuple[Equation, tuple[Any, ...]]
+Reader = Callable[[tuple[Any, ...], Mapping[str, Any]], Operands | None]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -107,7 +132,7 @@ def _linear(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None
         batch = _LETTERS[: n_x - 1]
         return f"{batch}y", "zy", f"{batch}z"
 
-    return equation, x, weight
+    return equation, (x, weight)
 
 
 def _matmul(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
@@ -121,7 +146,18 @@ def _matmul(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None
         first, second = (batch[len(batch) - max(n - 2, 0) :] for n in (n_left, n_right))
         return f"{first}{row}y", f"{second}y{column}", f"{batch}{row}{column}"
 
-    return equation, left, right
+    return equation, (left, right)
+
+
+def function_name(function: object) -> str:
+    """A function's name; of an operator as torch.export writes it (aten.sum.dim_IntList), that of the function (sum).
+
+    >>> function_name(torch.ops.aten.linear.default), function_name(F.linear)
+    ('linear', 'linear')
+    """
+    if isinstance(function, OpOverload):
+        return str(function._schema.name.rpartition("::")[2])
+    return str(getattr(function, "__name__", function))
 
 
 def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
@@ -130,21 +166,20 @@ def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
 
 def _einsum(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
     operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
-    if len(operands) != 2 or not isinstance(args[0], str):
+    if len(operands) < 2 or not isinstance(args[0], str):
         return None
     text = args[0].replace(" ", "")
 
-    def equation(n_left: int, n_right: int) -> tuple[str, str, str] | None:
+    def equation(*ndims: int) -> tuple[str, ...] | None:
         if "->" not in text:
             return None
         inputs, result = text.split("->")
-        left, right = inputs.split(",")
-        spread = _ellipsis(left, n_left), _ellipsis(right, n_right)
-        terms = zip((left, right, result), (*spread, max(spread, key=len)), strict=True)
-        first, second, third = (term.replace("...", letters) for term, letters in terms)
-        return first, second, third
+        terms = inputs.split(",")
+        spread = [_ellipsis(term, ndim) for term, ndim in zip(terms, ndims, strict=True)]
+        letters = (*spread, max(spread, key=len))
+        return tuple(term.replace("...", each) for term, each in zip((*terms, result), letters, strict=True))
 
-    return equation, operands[0], operands[1]
+    return equation, tuple(operands)
 
 
 def _ellipsis(term: str, ndim: int) -> str:
@@ -156,6 +191,14 @@ def _ellipsis(term: str, ndim: int) -> str:
 def _tensordot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
     dims = args[2] if len(args) > 2 else kwargs.get("dims", 2)
 
+    return _paired(args, kwargs, dims)
+
+
+def _aten_tensordot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | None:
+    return _paired(args, kwargs, (args[2], args[3])) if len(args) > 3 else None
+
+
+def _paired(args: tuple[Any, ...], kwargs: Mapping[str, Any], dims: Any) -> Operands:
     def equation(n_left: int, n_right: int) -> tuple[str, str, str] | None:
         if isinstance(dims, int):
             pairs = [(n_left - dims + i, i) for i in range(dims)]
@@ -171,10 +214,10 @@ def _tensordot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operands | N
         result = [letter for letter in (*left, *right) if letter not in used]
         return "".join(left), "".join(right), "".join(result)
 
-    return equation, args[0], args[1] if len(args) > 1 else kwargs.get("b")
+    return equation, (args[0], args[1] if len(args) > 1 else kwargs.get("b"))
 
 
-_READERS: dict[object, Callable[[tuple[Any, ...], Mapping[str, Any]], Operands | None]] = {
+_READERS: dict[object, Reader] = {
     F.linear: _linear,
     torch.matmul: _matmul,
     torch.mm: _matmul,
@@ -188,24 +231,32 @@ _READERS: dict[object, Callable[[tuple[Any, ...], Mapping[str, Any]], Operands |
     operator.matmul: _matmul,
     torch.addmm: _addmm,
     Tensor.addmm: _addmm,
+    torch.baddbmm: _addmm,
+    Tensor.baddbmm: _addmm,
     torch.einsum: _einsum,
     torch.functional.einsum: _einsum,
     torch.tensordot: _tensordot,
     torch.functional.tensordot: _tensordot,
 }
 
+_ATEN = {function_name(function): reader for function, reader in _READERS.items()} | {"tensordot": _aten_tensordot}
+"""By the names of the operators that torch.export writes."""
 
-MIXING = frozenset({str(getattr(function, "__name__", "")) for function in _READERS} - {""})
+MIXING = frozenset(map(function_name, _READERS))
 """The names of the functions and methods that are read."""
 
 
-def parameters_behind(nodes: Sequence[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:
-    """The parameters that a node's value is computed from, for nodes that are computed from parameters and nothing else."""
+FACTORIES = frozenset(["arange", "eye", "linspace", "tril_indices", "triu_indices"])
+"""Functions that make the same tensor in each run; zeros and ones are where a state may start, so not these."""
+
+
+def attributes_behind(nodes: Sequence[fx.Node]) -> dict[fx.Node, tuple[str, ...]]:
+    """The parameters and buffers that a node's value is computed from, for nodes that are computed from nothing else."""
     behind: dict[fx.Node, tuple[str, ...]] = {}
     for node in nodes:
         if node.op == "get_attr":
             behind[node] = (str(node.target),)
-        elif node.op == "call_function" and node.all_input_nodes:
+        elif node.op == "call_function" and (node.all_input_nodes or function_name(node.target) in FACTORIES):
             sources = [behind.get(source) for source in node.all_input_nodes]
             if all(source is not None for source in sources):
                 behind[node] = tuple(dict.fromkeys(name for source in sources for name in source or ()))

@@ -178,6 +178,8 @@ class _Recorder(TorchFunctionMode):
             kept = tensor.detach() if self.keep(tensor) and not _is_mapped(tensor) else None
             # an operation in place may change it later
             node.meta["value"] = kept.clone() if clone and kept is not None else kept
+            if kept is not None and not self.outline and 0 in kept.stride():
+                node.meta["expanded"] = expanded_axes(kept)
         node.meta.setdefault("parameters", ())
         node.meta.setdefault("module", "")
         node.meta.setdefault("location", "")
@@ -197,6 +199,13 @@ class _Outline(fx.Graph):
     def create_node(self, op: str, target: Any, *_: Any, **__: Any) -> fx.Node:
         self._listed.append(fx.Node(self, str(len(self._listed)), op, target, (), {}))
         return self._listed[-1]
+
+
+def expanded_axes(tensor: Tensor) -> tuple[int, ...]:
+    """The axes along which a tensor has the same entries, because it was expanded."""
+    if tensor.layout is not torch.strided:
+        return ()
+    return tuple(axis for axis, step in enumerate(tensor.stride()) if step == 0 and tensor.shape[axis] > 1)
 
 
 def opaque(*args: Any) -> None:

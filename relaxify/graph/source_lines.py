@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import torch
-from torch import nn
+from torch import fx, nn
 
 from relaxify.graph import inputs
 
@@ -20,6 +22,9 @@ _LIBRARIES = tuple(f"{package}{os.sep}" for package in _PACKAGES)
 _LAYERS = str(Path(nn.__file__).parent / "modules")
 _CALLING = nn.Module.__call__.__code__.co_filename
 _CALLER = (inputs.__file__, "call")
+_GENERATED = "<eval_with_key>"
+"""How torch.fx names the code of a graph."""
+_INTERPRETER = fx.Interpreter.run_node.__code__.co_filename
 
 
 @functools.cache
@@ -37,7 +42,43 @@ def location() -> str:
         file = frame.f_code.co_filename
         if is_own_code(file):
             return f"{file}:{frame.f_lineno}"
+        if (file.startswith(_GENERATED) or file == _INTERPRETER) and (place := _place_in_graph(frame)):
+            return place
         if not layer and file.startswith(_LAYERS) and file != _CALLING:
             layer = f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return layer
+
+
+def _place_in_graph(frame: Any) -> str:
+    """The statement that the running node of a graph was traced from, or else the node's name; "" if no graph runs here."""
+    node = _running_node(frame)
+    if node is None:
+        return ""
+    traced = re.findall(r'File "(.+?)", line (\d+)', node.stack_trace or "")
+    own = [f"{file}:{line}" for file, line in traced if is_own_code(file)]
+    return own[-1] if own else f"%{node.name}"
+
+
+def _running_node(frame: Any) -> fx.Node | None:
+    """Which node of a graph runs in a frame: of the code generated from it, or of torch.fx's interpreter."""
+    code = frame.f_code
+    if code.co_name == "run_node" and code.co_filename == _INTERPRETER:
+        return frame.f_locals.get("n")
+    module = frame.f_locals.get("self") if code.co_filename.startswith(_GENERATED) else None
+    if not isinstance(module, fx.GraphModule):
+        return None
+    return _nodes_by_line(module).get(frame.f_lineno - getattr(module, "_prologue_start", 0))
+
+
+def _nodes_by_line(module: fx.GraphModule) -> dict[int, fx.Node]:
+    lines = getattr(module, "_lineno_map", None) or {}
+    known, nodes = _KNOWN.get(module, (None, {}))
+    if known is not lines:
+        listed = list(module.graph.nodes)
+        nodes = {line: listed[index] for line, index in lines.items() if index is not None and index < len(listed)}
+        _KNOWN[module] = lines, nodes
+    return nodes
+
+
+_KNOWN: weakref.WeakKeyDictionary[fx.GraphModule, tuple[Any, dict[int, fx.Node]]] = weakref.WeakKeyDictionary()

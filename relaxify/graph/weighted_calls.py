@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from relaxify.graph.contractions import Contraction, contraction, parameters_behind
+from relaxify.graph.contractions import Contraction, attributes_behind, contraction, function_name
+from relaxify.graph.merged_axes import Shape, is_reshape, unmerged
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,17 @@ class WeightedCall:
     path: str
     owner: str
     is_module: bool
+    shape_in: Shape
+    shape_out: Shape
+
+    def before_merging(self) -> Iterator[WeightedCall]:
+        """The call as one on the shapes that its data had before views merged axes of theirs, the latest first."""
+        source = self.contraction.data
+        while is_reshape(source.target) and isinstance(source.args[0], fx.Node):
+            source = source.args[0]
+            found = unmerged(self.contraction, self.shape_in, shape_of(source), self.shape_out)
+            if found is not None:
+                yield replace(self, contraction=found.contraction, shape_in=found.data, shape_out=found.result)
 
 
 def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection[str] = ()) -> dict[str, list[WeightedCall]]:
@@ -28,43 +40,76 @@ def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection
 
     Except for those at `known` paths and below.
     """
-    behind = parameters_behind(nodes)
-    weights = {node: names for node, names in behind.items() if any(_is_parameter(model, name) for name in names)}
+    behind = attributes_behind(nodes)
+    weights = {node for node, names in behind.items() if any(_is_parameter(model, name) for name in names)}
     calls: dict[str, list[WeightedCall]] = {}
     for node in nodes:
         if node.op != "call_function" or node in behind:
             continue
-        found = contraction(node.target, node.args, node.kwargs, lambda n: n in weights, shape_of)
+        found = contraction(node.target, node.args, node.kwargs, weights.__contains__, _mixing_shape, behind.__contains__)
         if found is None:
             continue
-        call = _call(model, node, found, weights[found.weight])
+        call = _call(model, node, found, behind)
         if not any(f"{call.path}.".startswith(f"{path}.") for path in known):
             calls.setdefault(call.path, []).append(call)
     return calls
 
 
-def _call(model: nn.Module, node: fx.Node, found: Contraction, parameters: tuple[str, ...]) -> WeightedCall:
-    used = [model.get_parameter(name) for name in parameters if _is_parameter(model, name)]
-    # the innermost module that runs the operation and holds the parameters, however deep, by whatever names
+def _call(model: nn.Module, node: fx.Node, found: Contraction, behind: Mapping[fx.Node, tuple[str, ...]]) -> WeightedCall:
+    parameters = [name for name in behind[found.weight] if _is_parameter(model, name)]
+    fixed = {name for source in node.all_input_nodes for name in behind.get(source, ()) if not _is_parameter(model, name)}
+    used = [*map(model.get_parameter, parameters), *map(model.get_buffer, sorted(fixed))]
+    # the innermost module that runs the operation and holds the parameters and buffers, however deep, by whatever names
     owner = node.meta["module"]
     while (names := _names_in(model.get_submodule(owner), used)) is None and owner:
         owner = owner.rpartition(".")[0]
-    names = names or parameters
+    names = (names or tuple(parameters))[: len(parameters)]
     is_module = owner == node.meta["module"] and isinstance(model.get_submodule(owner), nn.Linear)
     path = owner if is_module else ".".join(filter(None, (owner, names[0])))
-    return WeightedCall(node, found, names, path, owner, is_module)
+    return WeightedCall(node, found, names, path, owner, is_module, shape_of(found.data), shape_of(node))
 
 
-def _names_in(module: nn.Module, parameters: Sequence[nn.Parameter]) -> tuple[str, ...] | None:
-    """The names that these parameters have in a module, or None if it does not hold them all."""
-    names = {id(p): name for name, p in reversed(list(module.named_parameters(remove_duplicate=False)))}
-    return tuple(names[id(p)] for p in parameters) if all(id(p) in names for p in parameters) else None
+def _names_in(module: nn.Module, used: Sequence[Tensor]) -> tuple[str, ...] | None:
+    """The names that these parameters and buffers have in a module, or None if it does not hold them all."""
+    held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    names = {id(tensor): name for name, tensor in reversed(held)}
+    return tuple(names[id(tensor)] for tensor in used) if all(id(tensor) in names for tensor in used) else None
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
     """The shape of a node's value; () if it has none."""
     value = node.meta.get("value") if isinstance(node, fx.Node) else None
     return () if value is None else tuple(value.shape)
+
+
+def _mixing_shape(node: Any) -> Shape:
+    """A node's shape, with 1 for an axis along which it was expanded: a weight is the same for each of its entries."""
+    expanded = node.meta.get("expanded", ()) if isinstance(node, fx.Node) else ()
+    return tuple(1 if axis in expanded else size for axis, size in enumerate(shape_of(node)))
+
+
+def unexpanded(node: fx.Node) -> Tensor:
+    """A node's value, once for each axis along which it was expanded."""
+    value: Tensor = node.meta["value"]
+    for axis in node.meta.get("expanded", ()):
+        value = value.narrow(axis, 0, 1)
+    return value
+
+
+def rearranged(node: fx.Node) -> Tensor | None:
+    """The parameter whose axes were put in another order, merged or expanded to give a node's value; None if there is none.
+
+    No sums and no factors, which could be 0 or 1 only as the model is initialised.
+    """
+    while node.op == "call_function" and function_name(node.target) in _REARRANGING and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    value: Tensor | None = node.meta.get("value") if node.op == "get_attr" else None
+    return value
+
+
+_ORDERS = "t T mT __get__ transpose permute swapaxes swapdims movedim moveaxis numpy_T"
+_SHAPES = "view reshape flatten unflatten unsqueeze squeeze expand contiguous clone"
+_REARRANGING = frozenset(f"{_ORDERS} {_SHAPES}".split())
 
 
 def _is_parameter(model: nn.Module, name: str) -> bool:

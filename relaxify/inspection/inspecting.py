@@ -10,6 +10,7 @@ from torch import fx, nn
 from relaxify.evidence.analysis import Analysis
 from relaxify.evidence.breaks import op_name, where
 from relaxify.evidence.evidence import Evidence
+from relaxify.graph.exported import AnyModel, opened
 from relaxify.graph.inputs import leaves_of, tensors_of
 from relaxify.groups import Group
 from relaxify.inspection.carried import carried_by_outputs, words_of
@@ -28,7 +29,7 @@ from relaxify.verdicts.verdict import Errors
 
 
 def inspect(
-    model: nn.Module,
+    model: AnyModel,
     group: Group | str,
     *inputs: Any,
     keywords: Mapping[str, Any] | None = None,
@@ -40,7 +41,7 @@ def inspect(
     """Equivariance errors of a model, of its layers and of its operations, and the first operation that breaks it.
 
     - `model`, `group`: see `relaxify`.
-    - `inputs`: the arguments of forward; `keywords`: all of them by name, instead.
+    - `inputs`: the arguments of forward; `keywords`: all of them by name, instead. A torch.export program has its own.
     - `input_action`: (g, inputs) -> inputs moved by g; `input_irreps`: instead, the features that they carry. See `plan`.
     - `output_action`: (g, output) -> output moved by g, of the same shape; by default what each tensor of the output is
       measured to transform as, or comes nearest to.
@@ -56,7 +57,7 @@ def inspect(
     """
     if inputs and keywords:
         raise ValueError("inspect takes its inputs by position or by name, not both; pass all of them in keywords={...}.")
-    given = dict(keywords) if keywords else inputs
+    model, given = opened(model, dict(keywords) if keywords else inputs or None)
     acting = action_on(model, group, given, input_action, input_irreps)
     planned, examined = plan_and_analysis(
         model,

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from relaxify.graph.exported import AnyModel, opened
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
+from relaxify.lconv.graphs import with_layers
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.observing import Observed, observe
 from relaxify.lconv.operators import Grid, Shifts
@@ -61,7 +63,7 @@ class Swap:
 
 
 def swaps(
-    model: nn.Module,
+    model: AnyModel,
     *,
     mode: Mode = "exact",
     include: Sequence[Pattern] = (),
@@ -75,6 +77,7 @@ def swaps(
     if rank < 1:
         raise ValueError(f"rank={rank}: generators of no rank are zero; pass at least 1.")
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
+    model, example_inputs = opened(model, example_inputs)
     check_model(model)
     found = list(_candidates(model))
     check_patterns({"include": include, "exclude": exclude}, found)
@@ -84,7 +87,7 @@ def swaps(
 
 
 def lconvify(
-    model: nn.Module,
+    model: AnyModel,
     *,
     mode: Mode = "exact",
     include: Sequence[Pattern] = (),
@@ -119,8 +122,11 @@ def lconvify(
     >>> torch.allclose(model(x), cnn(x), atol=1e-6)
     True
     """
+    model, example_inputs = opened(model, example_inputs)
     check_model(model)
     model = model if inplace else copied(model)
+    if isinstance(model, fx.GraphModule):
+        with_layers(model)
     entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)
     replacements = {id(entry.module): entry.layer for entry in entries if entry.layer is not None}
     if not replacements:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from relaxify.sites import Site
@@ -29,6 +31,11 @@ def check_model(model: nn.Module) -> None:
                 f"{_where(path)} is already wrapped by {kind}, which would ignore hooks added now; "
                 f"call relaxify(model, ...) on the bare model first and {kind} after it."
             )
+    if isinstance(model, fx.GraphModule) and (lifted := _lifted(model)):
+        raise ValueError(
+            f"the graph takes its parameters as inputs ({lifted[0]} and {len(lifted) - 1} more), and has none to relax; "
+            "pass the model that it was made of, or torch.export.export(model, inputs), whose module has them."
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model is a TorchScript module, which takes no hooks; relaxify the Python model instead.")
     for path, parameter in model.named_parameters():
@@ -36,6 +43,17 @@ def check_model(model: nn.Module) -> None:
             raise ValueError(f"parameter {path!r} is lazy: it has no shape yet; run one forward pass before relaxify.")
         if parameter.is_meta:
             raise ValueError(f"parameter {path!r} is on the meta device: it has no values; load or initialise it first.")
+
+
+def _lifted(graph: fx.GraphModule) -> list[str]:
+    """The inputs of a graph that are parameters, as torch.compile's backends and a program's own graph have them."""
+    names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+    lifted = [name for name in names if _LIFTED.match(name.lower())]
+    return [] if any(True for _ in graph.parameters()) else lifted
+
+
+_LIFTED = re.compile(r"l_self_.*(parameters|_weight|_bias)|p_")
+"""How torch.compile and torch.export name such inputs."""
 
 
 def check_site(site: Site) -> None:

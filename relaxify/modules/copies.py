@@ -140,7 +140,7 @@ class _Duplicate:
             return []
         if isinstance(item, torch.jit.ScriptModule):
             return []
-        if isinstance(item, fx.Graph):
+        if isinstance(item, fx.Graph | fx.Node):
             self.memo[id(item)] = item
             return []
         if (other := substitute(item, where, careful=careful)) is not None:

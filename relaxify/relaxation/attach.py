@@ -9,7 +9,9 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
+from relaxify.graph.exported import opened
 from relaxify.groups import Group
 from relaxify.modules.hanging import child_name
 from relaxify.modules.patterns import Pattern
@@ -31,7 +33,7 @@ SILENT = (
 
 
 def relaxify(
-    model: Model,
+    model: Model | ExportedProgram,
     group: Group | str,
     *,
     include: Sequence[Pattern] = (),
@@ -49,7 +51,9 @@ def relaxify(
     The model stays the same object of the same class with the same base parameters and state_dict keys; W starts at zero,
     so its outputs do not change until theta and W do. Terms act in `train()` and not in `eval()`.
 
-    - `model`: any module in single or double precision, before torch.compile and before wrapping for data parallelism.
+    - `model`: any module in single or double precision, before torch.compile and before wrapping for data parallelism; a
+      torch.fx graph too. Of a torch.export program, the module is relaxed and returned, on its own example inputs if none
+      are given. (Such a module knows no `eval()`: use `projected(model)`.)
     - `group`: a `Group`, or a name such as "SO(3)", "O(2)", "C(4)", "S(5)".
     - `include`, `exclude`: globs on module paths, `re:` patterns, types, or predicates `(path, module) -> bool`; exclusion
       wins.
@@ -73,8 +77,9 @@ def relaxify(
     >>> [name for name, _ in model.named_parameters()][:3]
     ['0.weight', '0.relaxation.up', '0.relaxation.down']
     """
+    module, example_inputs = opened(model, example_inputs)
     result = plan(
-        model,
+        module,
         group,
         include=include,
         exclude=exclude,
@@ -85,7 +90,7 @@ def relaxify(
         input_irreps=input_irreps,
     )
     if strict and result.unsound:
-        _check_decided(model, result)
+        _check_decided(module, result)
         raise ValueError(
             f"these layers should be equivariant but are not: {_reasons(result.unsound)}; fix them, exclude them, "
             "or pass strict=False to leave such layers, and those downstream of them, as they are."
@@ -95,14 +100,14 @@ def relaxify(
     _say_what_is_left(result)
     if result.verdict is None:
         say_unchecked()
-    if existing := terms_of(model):
+    if existing := terms_of(module):
         _check_same(existing, result, keep_relaxed)
-        return model
+        return module  # type: ignore[return-value]
     # every term is made before the first is attached, so that an error leaves the model as it was
     terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
     for site, term in zip(result.sites, terms, strict=True):
         term.hang(site)
-    return model
+    return module  # type: ignore[return-value]
 
 
 # Python's own "once" forgets what it has said whenever anybody's filters change

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.graph.exported import AnyModel, opened
 from relaxify.groups import Group
 from relaxify.intertwiners import intertwiner_basis
 from relaxify.relaxation.attach import relaxify
@@ -100,7 +101,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: nn.Module,
+    model: AnyModel,
     loss: Callable[[nn.Module, Any], Any],
     batches: Iterable[Any],
     *,
@@ -125,9 +126,10 @@ def diagnose(
     >>> found.total.equivariant < 0.6, round(found.layers["0"].chance, 2)
     (True, 0.11)
     """
+    model, inputs = opened(model, options.pop("example_inputs", None))
     twin = copy.deepcopy(model)
     if group is not None and not terms_of(twin):
-        relaxify(twin, group, **options)
+        relaxify(twin, group, example_inputs=inputs, **options)
     terms = terms_of(twin)
     if not terms:
         raise RuntimeError("the model has no relaxation terms to diagnose; pass group=..., or relaxify(model, group) first.")

@@ -19,6 +19,7 @@ from relaxify.evidence.analysis import Analysis, analyse, analyse_verdict, symme
 from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.evidence.silence import is_sound_until_silent
 from relaxify.evidence.verdict_runs import Tape
+from relaxify.graph.exported import AnyModel, opened
 from relaxify.graph.inputs import Inputs, call
 from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
@@ -74,7 +75,7 @@ class Plan:
 
 
 def plan(
-    model: nn.Module,
+    model: AnyModel,
     group: Group | str,
     *,
     include: Sequence[Pattern] = (),
@@ -87,7 +88,8 @@ def plan(
 ) -> Plan:
     """Every equivariant linear op that `relaxify` would relax, each numerically proved to commute with the group.
 
-    - `model`, `group`, `include`, `exclude`, `config`, `overrides`: see `relaxify`. A layer with several names, or one that
+    - `model`: any module, a torch.fx graph too, or a torch.export program, whose own example inputs serve by default.
+    - `group`, `include`, `exclude`, `config`, `overrides`: see `relaxify`. A layer with several names, or one that
       shares its weight with others, is selected by any of them.
     - `example_inputs`: arguments of the model's forward, in a tuple, or by keyword in a dict (which, if it is the one
       argument, goes into a tuple). With them, layers whose type proves nothing (a bare nn.Linear on vector channels) are
@@ -109,6 +111,7 @@ def plan(
     >>> [rejected.path for rejected in plan(model, "SO(3)").rejected]  # without inputs nothing is known of bare layers
     ['0', '1']
     """
+    model, example_inputs = opened(model, example_inputs)
     if example_inputs is None and input_irreps:
         raise ValueError("input_irreps says what the example inputs carry; pass example_inputs=(...) too.")
     if example_inputs is not None:
@@ -289,7 +292,8 @@ def _is_torchs_own(module: nn.Module) -> bool:
     """Whether a module is a layer of torch's, or TorchScript, whose operations no run shows."""
     if isinstance(module, nn.ParameterList | nn.ParameterDict):
         return False
-    return type(module).__module__.startswith("torch.nn.modules.") or isinstance(module, torch.jit.ScriptModule)
+    is_layer = type(module).__module__.startswith("torch.nn.modules.") and type(module) is not nn.Module
+    return is_layer or isinstance(module, torch.jit.ScriptModule)
 
 
 def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:

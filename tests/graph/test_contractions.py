@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import random
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from relaxify.graph.contractions import Contraction, contraction
 from relaxify.sites import Features
@@ -32,6 +33,11 @@ CALLS = {
     "einsum ellipsis after": (torch.einsum, ("ij,...jk->...ik", W, X4.mT)),
     "tensordot": (torch.tensordot, (X3, W, ([2], [1]))),
     "tensordot by count": (torch.tensordot, (X3, W.mT, 1)),
+    "exported linear": (torch.ops.aten.linear.default, (X3, W, random(7))),
+    "exported addmm": (torch.ops.aten.addmm.default, (random(7), X2, W.mT.contiguous())),
+    "exported einsum": (torch.ops.aten.einsum.default, ("abcd,zb->azcd", [X4.movedim(-1, 1), W])),
+    "exported tensordot": (torch.ops.aten.tensordot.default, (X3, W, [2], [1])),
+    "baddbmm": (torch.baddbmm, (random(7), X3, W.mT.expand(A, B, 7))),
 }
 GROUPED = random(C, B, 7)
 SHAPED = {
@@ -46,8 +52,13 @@ SHAPED = {
 
 
 def read(function: object, args: tuple[object, ...]) -> Contraction | None:
-    weights = {id(value) for value in args if isinstance(value, Tensor) and value.ndim == 2 and 7 in value.shape}
-    return contraction(function, args, {}, lambda x: id(x) in weights, lambda x: tuple(x.shape))
+    tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    weights = {id(value) for value in tensors if value.ndim > 1 and 7 in value.shape}
+
+    def shape(x: Tensor) -> tuple[int, ...]:
+        return tuple(1 if step == 0 else size for size, step in zip(x.shape, x.stride(), strict=True))
+
+    return contraction(function, args, {}, lambda x: id(x) in weights, shape)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -56,9 +67,10 @@ def test_the_form_computes_what_the_call_computes(name: str) -> None:
     found = read(function, args)
     assert found is not None
     weight = found.weight if found.order == "out_in" else found.weight.mT
+    weight = weight[0] if weight.ndim > 2 else weight
     rows = found.data.movedim(*found.axes_in, -1) @ weight.mT
     result = rows.movedim(-1, *found.axes_out)
-    bias = function(*(torch.zeros_like(a) if a is found.data else a for a in args))
+    bias = function(*tree_map(lambda a: torch.zeros_like(a) if a is found.data else a, args))
     torch.testing.assert_close(result, function(*args) - bias)
 
 
@@ -69,7 +81,7 @@ def test_weights_of_any_shape_are_linear_maps_between_the_axes_they_name(name: s
     weight = max((value for value in args if isinstance(value, Tensor)), key=lambda value: 7 in value.shape)
     found = contraction(function, args, {}, lambda x: x is weight, lambda x: tuple(x.shape))
     assert found is not None
-    assert found.order is None
+    assert found.order == ("in_out" if name == "stretched batch" else None)
     assert bool(found.grouped) is (grouped is not None)
     x, y = found.data, function(*args)
     features_in, features_out = Features(found.axes_in), Features(found.axes_out)
@@ -113,3 +125,15 @@ def test_einsum_on_any_axis(ndim: int, axis: int, weight_first: bool, seed: int)
     args = (equation, w, x) if weight_first else (equation, x, w)
     found = contraction(torch.einsum, args, {}, lambda t: t is w, lambda t: tuple(t.shape))
     assert found == Contraction(x, w, (axis - ndim,), (axis - ndim,), "out_in")
+
+
+def test_coefficients_of_a_basis_are_one_weight_with_it() -> None:
+    """sum_a w[y,x,a] B[a,i,j] h[b,j,x]: the mixed axes are j, x and i, y; a is no matter of the data's."""
+    w, basis, h = random(7, B, 2), random(2, C, C, seed=1), random(A, C, B, seed=2)
+    args = ("yxa,aij,bjx->biy", w, basis, h)
+    fixed = {id(w), id(basis)}
+    found = contraction(torch.einsum, args, {}, lambda x: x is w, lambda x: tuple(x.shape), lambda x: id(x) in fixed)
+    assert found is not None
+    assert (found.data is h, found.weight is w, found.order, found.grouped) == (True, True, None, 0)
+    assert (set(found.axes_in), set(found.axes_out)) == ({-2, -1}, {-2, -1})
+    assert contraction(torch.einsum, args, {}, lambda x: x is w, lambda x: tuple(x.shape)) is None, "two data"

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from relaxify.graph.contractions import contraction
+from relaxify.graph.contractions import FACTORIES, Contraction, contraction, function_name
+from relaxify.graph.merged_axes import is_reshape, unmerged
+from relaxify.graph.recording import expanded_axes
 from relaxify.modules.hanging import StandIn
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.terms.stand_in import StandInTerm
@@ -47,29 +49,59 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.term = term
         # a tensor's identity is its id only while it lives
+        self._fixed: dict[int, Tensor] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         self._weights: dict[int, Tensor] = {}
+        self._reshaped: dict[int, tuple[Tensor, Tensor]] = {}
         for name in term.map.intercepts:
-            self._note(functools.reduce(getattr, name.split("."), module))
+            self._note(functools.reduce(getattr, name.split("."), module), self._weights)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        found = contraction(func, args, kwargs, self._is_weight, lambda x: tuple(x.shape) if isinstance(x, Tensor) else ())
+        found = contraction(func, args, kwargs, self._is_weight, self._shape, self._is_fixed)
         if found is not None and isinstance(result, Tensor):
-            return InterceptingTerm.added_to(self.term, result, found.data)
-        self._follow(args, kwargs, result)
+            return self._with_term(result, found)
+        self._follow(func, args, kwargs, result)
         return result
+
+    def _with_term(self, result: Tensor, found: Contraction) -> Tensor:
+        """The result and the term, of the data as they were before views merged axes that the map is about."""
+        data, whole = found.data, found.data
+        while not self._has_features(whole) and id(whole) in self._reshaped:
+            _, whole = self._reshaped[id(whole)]
+        before = unmerged(found, tuple(data.shape), tuple(whole.shape), tuple(result.shape))
+        if before is None:
+            return InterceptingTerm.added_to(self.term, result, data)
+        return InterceptingTerm.added_to(self.term, result.reshape(before.result), data.reshape(before.data)).reshape_as(
+            result
+        )
+
+    def _has_features(self, x: Tensor) -> bool:
+        features, rep = self.term.map.features_in, self.term.map.rep_in
+        return x.ndim >= len(features.axes) and features.size(x.shape) == rep.dim
+
+    def _shape(self, value: object) -> tuple[int, ...]:
+        if not isinstance(value, Tensor):
+            return ()
+        # a weight that was expanded is the same for each entry of that axis
+        expanded = expanded_axes(value) if self._is_weight(value) else ()
+        return tuple(1 if axis in expanded else size for axis, size in enumerate(value.shape))
 
     def _is_weight(self, value: object) -> bool:
         return id(value) in self._weights
 
-    def _note(self, value: Any) -> None:
+    def _is_fixed(self, value: object) -> bool:
+        return id(value) in self._fixed or id(value) in self._weights
+
+    def _note(self, value: Any, known: dict[int, Tensor]) -> None:
         for tensor in pytree.tree_leaves(value):
             if isinstance(tensor, Tensor):
-                self._weights[id(tensor)] = tensor
+                known[id(tensor)] = tensor
 
-    def _follow(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        """What is computed from the weights alone is a weight too."""
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """What is computed from the weights, and from buffers and constants besides, is a weight too."""
         leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
-        if leaves and all(self._is_weight(leaf) for leaf in leaves):
-            self._note(result)
+        if all(map(self._is_fixed, leaves)) and (leaves or function_name(func) in FACTORIES):
+            self._note(result, self._weights if any(map(self._is_weight, leaves)) else self._fixed)
+        elif is_reshape(func) and isinstance(args[0], Tensor) and isinstance(result, Tensor):
+            self._reshaped[id(result)] = result, args[0]
