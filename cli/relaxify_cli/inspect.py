@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from relaxify_cli.errors import THRESHOLD, ThresholdError, exists
+from relaxify_cli.errors import THRESHOLD, ThresholdError
 from relaxify_cli.options import Action, Factory, Irreps
 
 if TYPE_CHECKING:
@@ -50,13 +50,15 @@ def inspect(
     With --fail-above, exit code 1 if the error is larger or an operation breaks the symmetry.
     """
     import relaxify
+    from relaxify.output import check_target, write_whole
     from relaxify_cli.images import inspect_images
-    from relaxify_cli.loading import build_model, irreps_of, load_action, load_inputs, load_weights
+    from relaxify_cli.loading import build_model, files_of, irreps_of, load_action, load_inputs, load_weights
 
     _check_mode(group, images, html or plot)
+    read = files_of(model, inputs, action, output_action, checkpoint)
     for path in (html, plot):
-        if path is not None and path.exists() and not force:
-            raise ValueError(exists(path))
+        if path is not None:
+            check_target(path, inputs=read, force=force)
     net = build_model(model)
     if checkpoint is not None:
         load_weights(net, checkpoint)
@@ -75,11 +77,11 @@ def inspect(
         training=training,
     )
     if html is not None:
-        html.write_text(report.to_html(), encoding="utf-8")
+        write_whole(html, report.to_html().encode(), inputs=read, force=force)
     if plot is not None:
-        from relaxify_cli.plots import errors_by_layer
+        from relaxify_cli.plots import errors_by_layer, save_figure
 
-        errors_by_layer(report, plot)
+        save_figure(errors_by_layer(report), plot, inputs=read, force=force)
     if as_json:
         typer.echo(report.to_json())
     else:

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from relaxify.lconv import Symmetry
@@ -33,12 +34,16 @@ def symmetry(
     pictures: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw generators and their flows, for square images.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what --pictures names.")] = False,
 ) -> None:
     """Find the Lie algebra that samples obey (LC Theorem 1), and say whether there is evidence for it."""
     import torch
 
     from relaxify.lconv import symmetries_of
+    from relaxify.output import check_target
 
+    if pictures is not None:
+        check_target(pictures, inputs=(data,), force=force)
     X, Y = (None if array is None else torch.from_numpy(array) for array in _load(data))
     assert X is not None
     known = _known(against or [], X.shape[1])
@@ -46,7 +51,9 @@ def symmetry(
         X, Y, statistics="distribution" if distribution else "second_moments", resamplings=resamplings, seed=seed
     )
     if pictures is not None:
-        _draw(found, X, pictures)
+        from relaxify_cli.plots import save_figure
+
+        save_figure(_draw(found, X), pictures, inputs=(data,), force=force, dpi=120)
     console = Console()
     if as_json:
         typer.echo(json.dumps(found.to_dict(known), indent=2))
@@ -95,7 +102,7 @@ def _known(names: list[str], d: int) -> dict[str, Any]:
     return groups
 
 
-def _draw(found: Symmetry, X: Tensor, path: Path) -> None:
+def _draw(found: Symmetry, X: Tensor) -> Figure:
     """Each of the first generators on the mean image, and where its flow takes it."""
     size = math.isqrt(X.shape[1])
     if size * size != X.shape[1] or size < 2:
@@ -116,4 +123,4 @@ def _draw(found: Symmetry, X: Tensor, path: Path) -> None:
             axes.imshow(shown.reshape(size, size).numpy(), cmap="RdBu_r" if title == "L x" else "gray")
             axes.set_title(title, fontsize="small")
             axes.set_axis_off()
-    figure.savefig(path, dpi=120)
+    return figure

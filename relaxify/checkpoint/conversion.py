@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from relaxify.checkpoint.copying import FULL, Copy
 from relaxify.checkpoint.formats import container_of
-from relaxify.checkpoint.output import TargetExistsError, check_source, check_target, replacing
 from relaxify.checkpoint.plan import Conversion, Mode, Options, plan_states
+from relaxify.checkpoint.source import check_source
+from relaxify.output import TargetExistsError, check_target, replacing
 from relaxify.record import CheckpointError
 
 Check = Callable[[Path, Conversion], None]
@@ -40,34 +42,32 @@ def convert(
     options = Options(mode, max_theta, strip_prefix)
     check_source(source)
     reader, writer = container_of(source), container_of(target)
-    check_target(target, source=source, force=force)
+    check_target(target, inputs=(source,), force=force)
     try:
         with reader.opened(source) as checkpoint:
             plans = plan_states(checkpoint.states, options)
             write, left_out = writer.written(checkpoint, plans)
             conversion = Conversion(source, target, mode, tuple(plan.report for plan in plans), left_out)
-            with replacing(target, force=force) as (file, temporary):
-                write(file)
-                file.flush()
+            with replacing(target, inputs=(source,), force=force) as new:
+                copy = Copy(new.file)
+                write(copy)
+                copy.finish()
+                for read in checkpoint.sources:
+                    read.check_unchanged()
                 if check is not None:
-                    check(temporary, conversion)
+                    check(new.named(), conversion)
             return conversion
     except TargetExistsError:
         raise
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
-    except (OSError, RuntimeError, MemoryError) as error:
+    except MemoryError as error:
+        raise CheckpointError(f"{source} needs more memory than there is; nothing was written.") from error
+    except OSError as error:
         raise CheckpointError(
-            f"{source} could not be converted to {target}: {_reason(error)}; nothing was written: free some space, or "
-            f"choose another folder."
+            f"{source} could not be converted to {target}: {error.strerror or error}; nothing was written: {_advice(error)}."
         ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """What the system said: torch wraps it in an error of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split()) or "out of memory"
+def _advice(error: OSError) -> str:
+    return "free some space, or choose another folder" if error.errno in FULL else "choose another folder"
