@@ -53,7 +53,7 @@ class Copy:
         """The same; returns the CRC-32 of what it appends, which costs a look at it unless the data say it."""
         if data.size <= SMALL:
             return self.write(data.read())
-        if data.crc is not None:
+        if isinstance(data, Range) and data.crc is not None:
             self.copy(data)
             return data.crc
         self._flush()

@@ -133,7 +133,7 @@ class Meanings:
         """CheckpointError for all that does not merely make a plain value or a tensor."""
         rebuilds = name.module == "torch._utils" and name.name.startswith("_rebuild_")
         is_storage = name.module in _MODULES and name.name in _STORAGES
-        if not (rebuilds or is_storage or _is_dtype(name) or name.name in _ALLOWED.get(name.module, ())):
+        if not (rebuilds or is_storage or _is_constant(name) or name.name in _ALLOWED.get(name.module, ())):
             raise CheckpointError(
                 f"reading it would run code ({name}), which convert never does; save the model's state_dict alone."
             )
@@ -161,6 +161,11 @@ class Meanings:
         if (storage.kind, storage.count) != (kind, count):
             raise invalid(f"the storage {name!r} is described in two ways")
         return storage
+
+
+def _is_constant(name: Global) -> bool:
+    constants = torch.dtype | torch.qscheme | torch.layout | torch.memory_format
+    return name.module == "torch" and isinstance(getattr(torch, name.name, None), constants)
 
 
 def _is_dtype(name: Global) -> bool:
