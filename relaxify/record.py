@@ -27,6 +27,8 @@ FORMAT = "relaxify/1"
 MAX_BYTES = 4 * 1024**2
 MAX_TEXT = 4096
 MAX_INTEGER = 2**40
+# torch's own bound on axes; and the square of the taps is what symmetrising a kernel takes
+MAX_AXES, MAX_TAPS = 64, 4096
 # beyond these the least-norm share of a path, scale / sum scale^2, leaves the range of float64
 MIN_SCALE, MAX_SCALE = 1e-30, 1e30
 
@@ -167,6 +169,8 @@ def _check_disjoint(record: Record) -> None:
 
 def _check_symmetriser(record: Record) -> None:
     shape = record.base_shapes.get("weight", ())
+    if record.symmetriser and math.prod(shape[2:]) > MAX_TAPS:
+        raise _invalid(f"its symmetriser is of kernels with more than {MAX_TAPS} taps")
     if any(len(shape) < 3 or len(row) != math.prod(shape[2:]) for row in record.symmetriser):
         raise _invalid(f"its symmetriser is not of the taps of a weight of shape {shape}")
 
@@ -264,6 +268,8 @@ def _object(make: Callable[..., T], readers: dict[str, Reader[Any]]) -> Reader[T
 def _shapes(value: object, what: str) -> dict[str, tuple[int, ...]]:
     if not isinstance(value, dict):
         raise _invalid(f"{what} is not an object")
+    if any(isinstance(shape, list) and len(shape) > MAX_AXES for shape in value.values()):
+        raise _invalid(f"{what} has a shape of more than {MAX_AXES} axes")
     return {_text(name, what): _list(_integer)(shape, what) for name, shape in value.items()}
 
 

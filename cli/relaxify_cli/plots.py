@@ -38,15 +38,19 @@ def history(log: Path, quantity: str = "share") -> Any:
     lines: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
     if not log.is_file():
         raise ValueError(f"there is no file {log}; give the path of the CSV file that a Monitor wrote.")
-    with log.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if rows.fieldnames != ["step", "layer", "quantity", "value"]:
-            raise ValueError(
-                f"{log} is not a log of a Monitor (step, layer, quantity, value); give the CSV file that it wrote."
-            )
-        for row in rows:
-            if row["quantity"] == quantity:
-                lines[row["layer"]].append((int(row["step"]), float(row["value"])))
+    try:
+        with log.open(newline="") as file:
+            rows = csv.DictReader(file)
+            if rows.fieldnames != ["step", "layer", "quantity", "value"]:
+                raise ValueError("other columns")
+            for row in rows:
+                if row["quantity"] == quantity:
+                    lines[row["layer"]].append((int(row["step"]), float(row["value"])))
+    # a row that is cut short lacks values, which are None then
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f"{log} is not a log of a Monitor (step, layer, quantity, value); give the CSV file that it wrote."
+        ) from error
     if not lines:
         raise ValueError(f"{log} has no {quantity!r}; plot one of the quantities that its Monitor wrote.")
     figure, axes = _figure(height=4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,16 +67,9 @@ def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None
     """X (n, d) and Y, in float64. ValueError if the file holds no such arrays; nothing in it is unpickled."""
     import numpy as np
 
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; give a .npz file with the array X.")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("X", "Y") if name in arrays}
-            names = list(arrays)
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError, TypeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a .npz file of plain numbers; save it with numpy.savez({path.name!r}, X=X, Y=Y)."
-        ) from error
+    from relaxify_cli.arrays import read_arrays
+
+    found, names = read_arrays(path, ("X", "Y"))
     if "X" not in found:
         raise ValueError(f"{path} has no array X (it has {', '.join(names) or 'none'}); save the samples under that name.")
     for name, array in found.items():
@@ -85,8 +77,8 @@ def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None
             raise ValueError(
                 f"{name} in {path} is {array.dtype} in {array.ndim} dimensions; save real numbers, samples in rows."
             )
-    X = found["X"].astype(np.float64)
-    Y = found["Y"].astype(np.float64) if "Y" in found else None
+    X = found["X"].astype(np.float64, copy=False)
+    Y = found["Y"].astype(np.float64, copy=False) if "Y" in found else None
     return X.reshape(len(X), -1), None if Y is None else Y.reshape(len(Y), -1)
 
 

@@ -59,7 +59,7 @@ class SafetensorsFile:
     @property
     def states(self) -> Sequence[StateDict]:
         shapes = {key: entry.shape for key, entry in self.entries.items()}
-        return (StateDict(shapes, lambda key: self._view(key).load(self._range(key))),)
+        return (StateDict(shapes, lambda key: self._view(key).load(self._range(key)), file_size=self.source.length),)
 
     def weights(self) -> Iterator[StateDict]:
         yield from self.states

@@ -16,6 +16,7 @@ from relaxify.record import CheckpointError
 METADATA = "__metadata__"
 # the library's own bound
 LARGEST = 100_000_000
+BYTES_PER_OBJECT = 12
 # the format's name, torch's name, and bits of one entry
 DTYPES: dict[str, tuple[str, int]] = {
     "F64": ("float64", 64),
@@ -61,7 +62,11 @@ def read_header(source: Source) -> tuple[dict[str, Entry], dict[str, str] | None
     (size,) = struct.unpack("<Q", source.fetch(0, 8))
     if size > min(LARGEST, source.length - 8):
         raise _invalid(f"its header has {size:,} bytes")
-    document = _document(source.fetch(8, size))
+    text = source.fetch(8, size)
+    # an empty object takes two bytes here, and thirty times as many in memory
+    if text.count(b"{") + text.count(b"[") > size // BYTES_PER_OBJECT + 1:
+        raise _invalid("its header has more objects than its size allows for")
+    document = _document(text)
     metadata = document.pop(METADATA, None)
     if metadata is not None and not _is_text(metadata):
         raise _invalid("its metadata are not texts")

@@ -142,12 +142,16 @@ class TorchFile:
     sources: tuple[Source, ...]
 
     @property
+    def size(self) -> int:
+        return sum(source.length for source in self.sources)
+
+    @property
     def states(self) -> Sequence[StateDict]:
-        return [state_dict_of(mapping, where) for mapping, where in self.found.state_dicts]
+        return [state_dict_of(mapping, where, self.size) for mapping, where in self.found.state_dicts]
 
     def weights(self) -> Iterator[StateDict]:
         for mapping, where in self.found.weights:
-            yield state_dict_of(mapping, where)
+            yield state_dict_of(mapping, where, self.size)
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         mappings = {where: mapping for mapping, where in self.found.state_dicts}

@@ -99,7 +99,7 @@ def others(checkpoint: Any, where: Where) -> Iterator[str]:
         item = inner[key]
 
 
-def state_dict_of(mapping: Mapping[Any, Any], where: Where) -> StateDict:
+def state_dict_of(mapping: Mapping[Any, Any], where: Where, file_size: int) -> StateDict:
     """A state dict whose tensors are still in the file; entries that are not tensors are ignored."""
     tensors = {
         key: tensor for key, value in mapping.items() if isinstance(key, str) and (tensor := tensor_of(value)) is not None
@@ -107,7 +107,7 @@ def state_dict_of(mapping: Mapping[Any, Any], where: Where) -> StateDict:
     first: dict[tuple[object, ...], str] = {}
     same_as = {key: first.setdefault(tensor.identity, key) for key, tensor in tensors.items() if tensor.view.size}
     shapes = {key: tensor.view.shape for key, tensor in tensors.items()}
-    return StateDict(shapes, lambda key: tensors[key].load(), where, same_as)
+    return StateDict(shapes, lambda key: tensors[key].load(), where, same_as, file_size)
 
 
 def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan) -> None:

@@ -172,7 +172,7 @@ def test_every_protocol_of_pickle(protocol: int, legacy: bool, tmp_path: Path) -
     assert_same(found["model"], PLAIN)
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:Sparse", "ignore:TypedStorage")
 def test_tensors_of_every_kind_are_carried_over(tmp_path: Path) -> None:
     quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
     others = {"sparse": torch.eye(3).to_sparse(), "csr": torch.eye(3).to_sparse_csr(), "quantised": quantised,
