@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from relaxify_cli.errors import ThresholdError
+from relaxify_cli.errors import ThresholdError, shown
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
@@ -65,16 +64,16 @@ def _show(conversion: Conversion, verified: str | None) -> None:
             f"{state.parameters_after:,} of {state.parameters_before:,} parameters (with buffers) remain."
         )
     if conversion.left_out:
-        console.print(f"Left out: {escape(', '.join(conversion.left_out))}.")
+        console.print(f"Left out: {shown(', '.join(conversion.left_out))}.")
     if verified is not None:
-        console.print(f"Loads with strict=True into {escape(verified)}.")
-    console.print(f"Wrote {escape(str(conversion.target))}.", soft_wrap=True)
+        console.print(f"Loads with strict=True into {shown(verified)}.")
+    console.print(f"Wrote {shown(str(conversion.target))}.", soft_wrap=True)
 
 
 def _table(state: StateConversion, mode: str) -> Table:
-    table = Table("term", "theta", "|theta W|", "", title=escape(state.name) or None)
+    table = Table("term", "theta", "|theta W|", "", title=shown(state.name) or None)
     for term in state.terms:
-        table.add_row(escape(term.path), f"{term.theta:.4g}", f"{term.norm:.4g}", escape(_outcome(term, mode)))
+        table.add_row(shown(term.path), f"{term.theta:.4g}", f"{term.norm:.4g}", shown(_outcome(term, mode)))
     return table
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from relaxify_cli.errors import printable
+
 
 def history(
     log: Annotated[Path, typer.Argument(metavar="LOG.csv", help="What a relaxify Monitor wrote.")],
@@ -22,4 +24,4 @@ def history(
 
     check_target(output, inputs=(log,), force=force)
     save_figure(history(log, quantity), output, inputs=(log,), force=force)
-    typer.echo(f"{output}: {quantity} over training")
+    typer.echo(f"{printable(str(output))}: {quantity} over training")

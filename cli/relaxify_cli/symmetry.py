@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from relaxify_cli.errors import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,9 +59,9 @@ def symmetry(
         typer.echo(json.dumps(found.to_dict(known), indent=2))
         return
     for line in found.lines(known):
-        console.print(escape(line), soft_wrap=True, highlight=False)
+        console.print(shown(line), soft_wrap=True, highlight=False)
     if pictures is not None:
-        console.print(f"Wrote {escape(str(pictures))}.", soft_wrap=True)
+        console.print(f"Wrote {shown(str(pictures))}.", soft_wrap=True)
 
 
 def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
@@ -109,10 +110,10 @@ def _draw(found: Symmetry, X: Tensor) -> Figure:
     FigureCanvasAgg(figure)
     for row, index in zip(figure.subplots(count, len(times) + 1, squeeze=False), range(count), strict=True):
         moved = found.generators[index].to(image) @ image
-        for axes, shown, title in zip(
+        for axes, values, title in zip(
             row, (moved, *found.flow(image, times, index)), ("L x", *(f"t = {t:g}" for t in times)), strict=True
         ):
-            axes.imshow(shown.reshape(size, size).numpy(), cmap="RdBu_r" if title == "L x" else "gray")
+            axes.imshow(values.reshape(size, size).numpy(), cmap="RdBu_r" if title == "L x" else "gray")
             axes.set_title(title, fontsize="small")
             axes.set_axis_off()
     return figure

@@ -61,8 +61,13 @@ def convert(
         raise
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
-    except MemoryError as error:
-        raise CheckpointError(f"{source} needs more memory than there is; nothing was written.") from error
+    except (MemoryError, RuntimeError) as error:
+        # torch says it in words alone
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{source} needs more memory than there is, so nothing was written; convert it on a larger machine."
+        ) from error
     except OSError as error:
         raise CheckpointError(
             f"{source} could not be converted to {target}: {error.strerror or error}; nothing was written: {_advice(error)}."

