@@ -10,6 +10,8 @@ import functools
 import itertools
 import json
 import math
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, get_args
@@ -24,6 +26,7 @@ from relaxify.representations import Block, Layout
 from relaxify.sites import Path
 
 FORMAT = "relaxify/1"
+_VERSION = re.compile(r"relaxify/(\d{1,8})(?:\.(\d{1,8}))?")
 MAX_BYTES = 4 * 1024**2
 MAX_TEXT = 4096
 MAX_INTEGER = 2**40
@@ -123,9 +126,7 @@ class Record:
     def decode(cls, tensor: object) -> Record:
         """The record in an extra state read from a file. CheckpointError unless `encode` could have written it."""
         document = _document(tensor)
-        version = document.pop("format", None)
-        if version != FORMAT:
-            raise _unknown_format(version)
+        _check_version(document)
         # records from before convolutions were relaxed do not have them
         document = {"groups": 1, "symmetriser": []} | document
         fields = _fields(document, "it", _RECORD)
@@ -137,11 +138,18 @@ def _invalid(why: str) -> CheckpointError:
     return CheckpointError(f"the relaxify record is invalid: {why}; save the relaxed model again.")
 
 
-def _unknown_format(version: object) -> CheckpointError:
-    name, _, number = version.partition("/") if isinstance(version, str) else ("", "", "")
-    if name == "relaxify" and number.isdecimal() and len(number) < 9:
-        return CheckpointError(f"the record has format {version!r}: written by a newer relaxify; upgrade relaxify.")
-    return CheckpointError(f"the extra state does not say {FORMAT!r}: it is not a relaxify record; rename its module.")
+def _check_version(document: dict[str, Any]) -> None:
+    """Take the format off. A later minor version only adds fields that may be ignored; a later major one is refused."""
+    version = document.pop("format", None)
+    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    if match is None:
+        raise CheckpointError(f"the extra state does not say {FORMAT!r}: it is not a relaxify record; rename its module.")
+    if match[1] != "1":
+        raise CheckpointError(f"the record has format {version!r}: written by a newer relaxify; upgrade relaxify.")
+    if int(match[2] or 0) > 0:
+        warnings.warn(f"records have format {version!r}: what it adds is ignored; upgrade relaxify.", stacklevel=2)
+        for name in document.keys() - _RECORD.keys():
+            del document[name]
 
 
 def _check_path(record: Record, path: Path) -> None:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from relaxify.checkpoint.copying import FULL, Copy
+from relaxify.checkpoint.copying import FULL, Copy, Progress
 from relaxify.checkpoint.formats import container_of
 from relaxify.checkpoint.plan import Conversion, Mode, Options, plan_states
 from relaxify.checkpoint.source import check_source
@@ -27,13 +29,14 @@ def convert(
     force: bool = False,
     strip_prefix: bool = False,
     check: Check | None = None,
+    progress: Progress | None = None,
 ) -> Conversion:
     """Write the plain model's checkpoint `target` from the relaxed model's checkpoint `source`, and say what was done.
 
     Both are .safetensors or torch.save files (.pt, .pth, .ckpt, .bin), told by their suffix. State dicts are converted
     wherever they are nested; all else is carried over, except optimizer states. `strip_prefix` removes what wrappers
     (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key. `check` sees the finished file before it takes
-    its place, and prevents that by raising.
+    its place, and prevents that by raising. `progress` is told (bytes done, bytes in all), from any thread.
 
     The target is written whole or not at all, over an existing file only if `force`, and never over the source.
     CheckpointError names what is wrong with the input or the output; ThetaError if a |theta| is above `max_theta`.
@@ -44,12 +47,11 @@ def convert(
     reader, writer = container_of(source), container_of(target)
     check_target(target, inputs=(source,), force=force)
     try:
-        with reader.opened(source) as checkpoint:
+        with _uncollected(), reader.opened(source) as checkpoint:
             plans = plan_states(checkpoint.states, options)
             write, left_out = writer.written(checkpoint, plans)
             conversion = Conversion(source, target, mode, tuple(plan.report for plan in plans), left_out)
-            with replacing(target, inputs=(source,), force=force) as new:
-                copy = Copy(new.file)
+            with replacing(target, inputs=(source,), force=force) as new, Copy(new.file, progress) as copy:
                 write(copy)
                 copy.finish()
                 for read in checkpoint.sources:
@@ -72,6 +74,18 @@ def convert(
         raise CheckpointError(
             f"{source} could not be converted to {target}: {error.strerror or error}; nothing was written: {_advice(error)}."
         ) from error
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for circles, which would look at each of a million small objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _advice(error: OSError) -> str:

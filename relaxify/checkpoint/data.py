@@ -30,7 +30,7 @@ class Data(Protocol):
         ...
 
     def chunks(self) -> Iterator[bytearray | memoryview]:
-        """All of them, in order."""
+        """All of them, in order; each chunk is valid until the next is asked for."""
         ...
 
 

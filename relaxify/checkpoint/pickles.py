@@ -112,6 +112,11 @@ class _Machine:
         """The next bytes as an unsigned integer."""
         return int.from_bytes(self.take(size), "little")
 
+    def byte(self) -> int:
+        """The next byte."""
+        self.at += 1
+        return self.data[self.at - 1]
+
     def push(self, value: Any) -> None:
         """A new object, which counts."""
         self.left -= 1
@@ -248,25 +253,25 @@ _BY_CODE: dict[bytes, Callable[[_Machine], None]] = {
     b"N": lambda m: m.stack.append(None),
     b"\x88": lambda m: m.stack.append(True),
     b"\x89": lambda m: m.stack.append(False),
-    b"K": lambda m: m.stack.append(m.number(1)),
+    b"K": lambda m: m.stack.append(m.byte()),
     b"M": lambda m: m.stack.append(m.number(2)),
     b"J": lambda m: m.integer(4),
-    b"\x8a": lambda m: m.integer(m.number(1)),
+    b"\x8a": lambda m: m.integer(m.byte()),
     b"\x8b": lambda m: m.integer(m.number(4)),
     b"G": _float,
     b"X": lambda m: m.text(m.number(4)),
-    b"\x8c": lambda m: m.text(m.number(1)),
+    b"\x8c": lambda m: m.text(m.byte()),
     b"\x8d": lambda m: m.text(m.number(8)),
     b"T": lambda m: m.text(m.number(4)),
-    b"U": lambda m: m.text(m.number(1)),
+    b"U": lambda m: m.text(m.byte()),
     b"B": lambda m: m.bytes_(m.number(4)),
-    b"C": lambda m: m.bytes_(m.number(1)),
+    b"C": lambda m: m.bytes_(m.byte()),
     b"\x8e": lambda m: m.bytes_(m.number(8)),
     b"\x96": lambda m: m.stack.append(bytearray(m.take(m.number(8)))),
-    b"q": lambda m: m.remember(m.number(1)),
+    b"q": lambda m: m.remember(m.byte()),
     b"r": lambda m: m.remember(m.number(4)),
     b"\x94": lambda m: m.remember(len(m.memo)),
-    b"h": lambda m: m.stack.append(m.memo[m.number(1)]),
+    b"h": lambda m: m.stack.append(m.memo[m.byte()]),
     b"j": lambda m: m.stack.append(m.memo[m.number(4)]),
     b"t": lambda m: m.push(tuple(m.popped())),
     b"\x85": lambda m: m.tuple_(1),

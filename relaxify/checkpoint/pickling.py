@@ -40,15 +40,18 @@ class _Writer:
         self.depth = 0
 
     def write(self, value: Any) -> None:
-        key = value if type(value) in _BY_VALUE else id(value)
-        if key in self.memo:
-            index = self.memo[key]
+        kind = type(value)
+        if kind in _UNSHARED:
+            _WRITERS[kind](self, value)
+            return
+        index = self.memo.get(value if kind in _BY_VALUE else id(value))
+        if index is not None:
             self.out += b"h%c" % index if index < 256 else b"j" + struct.pack("<I", index)
             return
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise CheckpointError(f"it is nested in more than {MAX_DEPTH} levels; save the model's state_dict alone.")
-        write = _WRITERS.get(type(value))
+        write = _WRITERS.get(kind)
         if write is None:
             self.write(self.form(value))
             self.remember(value)
@@ -152,6 +155,7 @@ class _Writer:
 
 
 _BY_VALUE = frozenset({str, Global})
+_UNSHARED = frozenset({type(None), bool, int, float})
 _WRITERS: dict[type, Callable[[_Writer, Any], None]] = {
     type(None): lambda writer, _: writer.out.extend(b"N"),
     bool: lambda writer, value: writer.out.extend(b"\x88" if value else b"\x89"),

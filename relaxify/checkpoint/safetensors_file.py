@@ -39,6 +39,7 @@ def write_pieces(copy: Copy, pieces: Sequence[Piece], metadata: dict[str, str] |
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     # the bytes start at a multiple of 8, so that readers can map them
     text += b" " * (-len(text) % 8)
+    copy.expect(8 + len(text) + end)
     copy.write(struct.pack("<Q", len(text)) + text)
     for piece in placed:
         copy.copy(piece.data)

@@ -16,6 +16,8 @@ from types import TracebackType
 from relaxify.record import CheckpointError
 
 CHUNK = 4 * 1024**2
+# what is copied or compared at once stays in the processor's cache
+PORTION = 512 * 1024
 
 
 class SourceChangedError(CheckpointError):
@@ -69,14 +71,17 @@ class Source(io.RawIOBase):
         if not 0 <= begin <= begin + size <= self.length:
             raise CheckpointError(f"it ends before byte {begin + size}, which it says it has; save or copy it again.")
         data = bytearray(size)
-        view, done = memoryview(data), 0
-        self.seek(begin)
-        while done < size:
-            count = self.readinto(view[done:])
-            if not count:
-                raise SourceChangedError("it was cut short while it was read; convert it once it has been saved.")
-            done += count
+        self.fill(begin, memoryview(data))
         return data
+
+    def fill(self, begin: int, buffer: memoryview) -> None:
+        """The same, into memory that there is already; threads may do so at once."""
+        try:
+            count = read_at(self.fileno(), begin, buffer)
+        except OSError as error:
+            raise unreadable(error) from error
+        if count < len(buffer):
+            raise SourceChangedError("it was cut short while it was read; convert it once it has been saved.")
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -97,7 +102,7 @@ class Source(io.RawIOBase):
         try:
             return self._file.readinto(buffer)
         except OSError as error:
-            raise CheckpointError(f"it cannot be read ({error.strerror}); check the disk, or copy it again.") from error
+            raise unreadable(error) from error
 
     def close(self) -> None:
         self._file.close()
@@ -127,9 +132,32 @@ class Range:
     def part(self, begin: int, size: int) -> Range:
         return self if size == self.size else Range(self.source, self.begin + begin, size)
 
-    def chunks(self) -> Iterator[bytearray]:
-        for done in range(0, self.size, CHUNK):
-            yield self.source.fetch(self.begin + done, min(CHUNK, self.size - done))
+    def fill(self, begin: int, buffer: memoryview) -> None:
+        """As many of its bytes as there is room for."""
+        self.source.fill(self.begin + begin, buffer)
+
+    def chunks(self) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(min(self.size, PORTION)))
+        for done in range(0, self.size, PORTION):
+            portion = buffer[: min(PORTION, self.size - done)]
+            self.fill(done, portion)
+            yield portion
+
+
+def read_at(descriptor: int, begin: int, buffer: memoryview) -> int:
+    """Read until the buffer is full or the file ends; how many bytes there were."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], begin + done)
+        if not count:
+            break
+        done += count
+    return done
+
+
+def unreadable(error: OSError) -> CheckpointError:
+    """What is said of a file that the system cannot read."""
+    return CheckpointError(f"it cannot be read ({error.strerror}); check the disk, or copy it again.")
 
 
 def damaged() -> CheckpointError:

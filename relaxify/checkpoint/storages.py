@@ -173,7 +173,11 @@ def _is_dtype(name: Global) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**60
+    return type(value) is int and 0 <= value < 2**60
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(_is_count, value))
 
 
 def _view(call: Call) -> View:
@@ -186,8 +190,7 @@ def _view(call: Call) -> View:
             raise invalid("a tensor without a dtype in its pickle")
         dtype = getattr(torch, name.name)
     shape, stride = (part.arguments[0] if isinstance(part, Call) and part.arguments else part for part in (shape, stride))
-    lists = isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= MAX_DIMENSIONS
-    if not lists or not all(map(_is_count, (offset, *shape, *stride))):
+    if not _are_counts(shape) or not _are_counts(stride) or len(shape) != len(stride) or not _is_count(offset):
         raise invalid("a tensor without a shape in its pickle")
     view = View(dtype, shape, stride, offset)
     if view.span[1] > storage.count * storage.width:

@@ -62,6 +62,7 @@ def write_torch(copy: Copy, content: Any) -> None:
         raise CheckpointError(f"it holds a {type(value).__name__}, which cannot be written; save the state_dict alone.")
 
     pickle = write_pickle(content, form)
+    copy.expect(len(pickle) + sum(storage.written.size for storage in storages))
     with writing_members(copy) as members:
         members.add("data.pkl", pickle)
         members.add("byteorder", b"little")

@@ -78,15 +78,14 @@ def test_what_was_written_is_compared(suffix: str, tmp_path: Path, monkeypatch: 
     """A byte that is not written as it was read, as by a bad disk."""
     state = {"big": torch.ones(200_000), **relaxed_layer().state("lin.")}
     source, target = save(state, tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}"
-    finish = Copy.finish
+    note = Copy._note
 
-    def spoil(copy: Copy) -> None:
-        copy._flush()
-        copy._file.seek(copy.size // 2)
-        copy._file.write(b"!")
-        finish(copy)
+    def spoil(copy: Copy, size: int, expected: Any) -> None:
+        copy._file.flush()
+        os.pwrite(copy._file.fileno(), b"!", copy.size + size // 2)
+        note(copy, size, expected)
 
-    monkeypatch.setattr(Copy, "finish", spoil)
+    monkeypatch.setattr(Copy, "_note", spoil)
     with pytest.raises(ValueError, match=r"differs from what was to be in it|do not match its own checksum"):
         convert(source, target)
     assert not target.exists()
