@@ -32,6 +32,16 @@ class TargetExistsError(CheckpointError):
 
 def check_target(target: Path, *, inputs: Sequence[Path] = (), force: bool) -> None:
     """CheckpointError unless `target` may be written: its folder exists, it does not, and it is none of the `inputs`."""
+    try:
+        _check_place(target, inputs)
+        there = os.path.lexists(target)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {target}: {error.strerror}; choose another folder.") from error
+    if there and not force:
+        raise TargetExistsError(target)
+
+
+def _check_place(target: Path, inputs: Sequence[Path]) -> None:
     if target.is_dir():
         raise CheckpointError(f"{target} is a folder; give the name of a file in it.")
     if not target.parent.is_dir():
@@ -39,8 +49,6 @@ def check_target(target: Path, *, inputs: Sequence[Path] = (), force: bool) -> N
     for source in inputs:
         if target.exists() and source.exists() and target.samefile(source):
             raise CheckpointError(f"{target} is the input {source} itself, which is never overwritten; choose another name.")
-    if os.path.lexists(target) and not force:
-        raise TargetExistsError(target)
 
 
 def write_whole(target: Path, content: bytes, *, inputs: Sequence[Path] = (), force: bool) -> None:
@@ -100,8 +108,10 @@ class NewFile:
             self.named().replace(self.target)
 
     def close(self) -> None:
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
+        # where that fails, the next writer does it
+        with contextlib.suppress(OSError):
+            if self._temporary is not None:
+                self._temporary.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.file.close()
 

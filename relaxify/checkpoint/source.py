@@ -26,12 +26,12 @@ class SourceChangedError(CheckpointError):
 
 def check_source(source: Path) -> None:
     """CheckpointError unless `source` is a file that may be read."""
-    if source.is_dir():
-        raise CheckpointError(f"{source} is a folder; give the checkpoint file in it.")
-    # opening a pipe would wait for whoever writes to it
-    if source.exists() and not source.is_file():
-        raise CheckpointError(f"{source} is not a regular file; give a checkpoint on disk.")
     try:
+        if source.is_dir():
+            raise CheckpointError(f"{source} is a folder; give the checkpoint file in it.")
+        # opening a pipe would wait for whoever writes to it
+        if source.exists() and not source.is_file():
+            raise CheckpointError(f"{source} is not a regular file; give a checkpoint on disk.")
         with source.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:

@@ -98,8 +98,9 @@ def _printable(key: str) -> str:
 
 
 def _decode(state: StateDict, key: str) -> Record:
+    tensor = state.load(_printable(key))
     try:
-        return Record.decode(state.load(_printable(key)))
+        return Record.decode(tensor)
     except CheckpointError as error:
         raise CheckpointError(f"{key}: {error}") from error
 

@@ -30,6 +30,7 @@ LARGEST_PICKLE = 2**30
 LARGEST_EXPANDED = 128 * 2**20
 # torch.save's format of before 2020: four pickles, a list of keys, and the storages one after the other
 _MAGIC = 0x1950A86A20F9469CFC6C
+_PICKLE = b"\x80"
 _PREFIXES = (2**20, 2**24, 2**28)
 
 
@@ -92,6 +93,8 @@ def _read_archive(source: Source) -> Any:
 
 def _read_legacy(source: Source) -> Any:
     """The pickles at the beginning are read with as much of the file as they turn out to need."""
+    if bytes(source.fetch(0, 1)) != _PICKLE:
+        raise invalid("it begins as no file of torch does")
     for size in (*_PREFIXES, source.length):
         meanings = Meanings(lambda _: None)
         try:
@@ -193,7 +196,7 @@ def _overlap(first: TorchTensor, second: TorchTensor) -> bool:
 def _piece(key: Any, value: Any) -> Piece:
     tensor = tensor_of(value)
     if tensor is None:
-        what = "tensor of another layout" if isinstance(value, Call) else type(value).__name__
+        what = "tensor of another layout" if isinstance(value, Call) else f"value of type {type(value).__name__}"
         raise CheckpointError(f"{key} is a {what}; safetensors hold plain tensors only: write a .pt.")
     dtype = NAMES.get(tensor.view.dtype)
     if dtype is None:
