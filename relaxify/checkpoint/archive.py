@@ -26,7 +26,7 @@ _END64, _LOCATOR = struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 _LARGE, _MANY = 0xFFFFFFFF, 0xFFFF
 # 1 January 1980, the earliest that a zip file can say
 _DATE = 0x21
-_DESCRIPTOR = 0x08
+_DESCRIPTOR, _UTF8 = 0x08, 0x800
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,16 @@ class Inflated:
         return Part(self, begin, size)
 
     def chunks(self) -> Iterator[bytearray]:
-        with self.archive.open(self.member) as file:
-            left = self.size
-            while left:
-                try:
-                    chunk = bytearray(file.read(min(CHUNK, left)))
-                # of a damaged stream, zipfile and zlib say it in many ways
-                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                    raise damaged() from error
-                if not chunk:
-                    raise damaged()
-                left -= len(chunk)
-                yield chunk
+        try:
+            with self.archive.open(self.member) as file:
+                for done in range(0, self.size, CHUNK):
+                    chunk = bytearray(file.read(min(CHUNK, self.size - done)))
+                    if len(chunk) < min(CHUNK, self.size - done):
+                        raise damaged()
+                    yield chunk
+        # of a damaged stream, zipfile and zlib say it in many ways
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise damaged() from error
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,11 @@ def _member(source: Source, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, en
         raise _broken(f"{name!r} is encrypted, or compressed in a way that is not read")
     if entry.header_offset < 0 or entry.header_offset + _LOCAL.size > end:
         raise _broken(f"{name!r} overlaps with another member")
-    header = _LOCAL.unpack(source.fetch(entry.header_offset, _LOCAL.size))
+    encoded = entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
+    front = source.fetch(entry.header_offset, _LOCAL.size + len(encoded))
+    header = _LOCAL.unpack(front[: _LOCAL.size])
     begin = entry.header_offset + _LOCAL.size + header[-2] + header[-1]
-    if header[0] != b"PK\x03\x04" or begin + entry.compress_size > end:
+    if header[0] != b"PK\x03\x04" or front[_LOCAL.size :] != encoded or begin + entry.compress_size > end:
         raise _broken(f"{name!r} is not where the directory says, or overlaps with another member")
     if entry.compress_type == zipfile.ZIP_DEFLATED:
         if entry.file_size > MAX_RATIO * entry.compress_size + CHUNK:
