@@ -38,6 +38,8 @@ _STORAGES: dict[str, torch.dtype] = {
 MAX_DIMENSIONS = 64
 _MODULES = {"torch", "torch.storage", "torch.cuda"}
 _TENSOR, _TENSOR_V2, _TENSOR_V3 = (Global("torch._utils", f"_rebuild_tensor{version}") for version in ("", "_v2", "_v3"))
+# how many arguments each takes at most; the last may be left out
+_ARGUMENTS = {_TENSOR: 4, _TENSOR_V2: 7, _TENSOR_V3: 8}
 # classes and functions that make plain values; of torch._utils whatever rebuilds tensors
 _ALLOWED = {
     "collections": {"OrderedDict", "Counter", "defaultdict"},
@@ -141,10 +143,16 @@ class Meanings:
 
     def called(self, call: Call) -> Any:
         """A tensor where the call rebuilds a dense one; any other call as it is."""
-        arguments = call.arguments
-        if call.function in (_TENSOR, _TENSOR_V2, _TENSOR_V3) and len(arguments) >= 4 and isinstance(arguments[0], Storage):
-            return TorchTensor(arguments[0], _view(call), call)
-        return call
+        if call.function not in _ARGUMENTS:
+            return call
+        arguments, most = call.arguments, _ARGUMENTS[call.function]
+        if not most - 1 <= len(arguments) <= most or not isinstance(arguments[0], Storage):
+            raise invalid("a tensor without a storage in its pickle")
+        if len(arguments) > 4 and not (isinstance(arguments[4], bool) and arguments[5] == OrderedDict()):
+            raise invalid("a tensor with hooks in its pickle")
+        view = _view(call)
+        # what is left are bits that change how entries are to be read, as of a conjugate
+        return call if len(arguments) == most and most > 4 and arguments[-1] else TorchTensor(arguments[0], view, call)
 
     def persistent(self, key: Any) -> Storage:
         """The storage that a key names: ("storage", its type, its key, where it was, its number of entries, ...)."""

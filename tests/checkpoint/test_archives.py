@@ -178,6 +178,7 @@ def test_tensors_of_every_kind_are_carried_over(tmp_path: Path) -> None:
     others = {"sparse": torch.eye(3).to_sparse(), "csr": torch.eye(3).to_sparse_csr(), "quantised": quantised,
               "parameter": nn.Parameter(torch.ones(2)), "uint16": torch.ones(3, dtype=torch.uint16),
               "complex": torch.ones(2, dtype=torch.complex128), "meta": torch.ones(2, device="meta"),
+              "conjugate": torch.tensor([1 + 2j]).conj(), "negative": torch.tensor([1 + 2j]).conj().imag,
               "empty": torch.ones(0, 3), "turned": torch.arange(6.0).view(2, 3).mT,
               "part": torch.arange(9.0)[2:5]}  # fmt: skip
     convert(save({**STATE, **others}, tmp_path / "in.pt"), tmp_path / "out.pt")
