@@ -110,6 +110,16 @@ def test_a_directory_that_does_not_agree_with_the_members(field: int, value: int
     refused(source, "is not a complete torch checkpoint")
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_that_has_another_name_than_in_the_directory(how: int, tmp_path: Path) -> None:
+    source = rezipped(save(STATE, tmp_path / "a.pt"), tmp_path / "in.pt", lambda _, content: (content, how))
+    data = bytearray(source.read_bytes())
+    at = data.index(b"a/data/1")
+    data[at : at + 8] = b"a/data/2"
+    source.write_bytes(data)
+    refused(source, "'a/data/1' is not where the directory says")
+
+
 def test_two_members_of_one_name(tmp_path: Path) -> None:
     source = save(STATE, tmp_path / "in.pt")
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(source, "a") as archive:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from relaxed_states import IRREPS, load, relaxed_layer, save
 
@@ -130,3 +131,20 @@ def test_pictures_are_never_an_input_and_need_force(tmp_path: Path, capsys: pyte
     assert "which is never overwritten" in shown
     assert run([*command, str(target), "--force"]) == 0
     assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_is_never_an_input_and_needs_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told before anything is computed; a link that leads nowhere is something that is there."""
+    inputs, checkpoint, link = (tmp_path / name for name in ("x.safetensors", "in.pt", "page.html"))
+    safetensors.torch.save_file({"0": torch.ones(2, 3)}, inputs)
+    save(LAYER.state("lin."), checkpoint)
+    link.symlink_to(tmp_path / "nowhere")
+    before = inputs.read_bytes(), checkpoint.read_bytes()
+    command = ["inspect", "torch.nn:Identity", "-i", str(inputs), "-g", "SO3", "--checkpoint", str(checkpoint)]
+    for option in ("--html", "--plot"):
+        for path in (inputs, checkpoint):
+            assert run([*command, option, str(path), "--force"]) == 2
+            assert "which is never overwritten" in capsys.readouterr().err
+        assert run([*command, option, str(link)]) == 2
+        assert "page.html exists; choose another name, or overwrite it with --force." in capsys.readouterr().err
+    assert (inputs.read_bytes(), checkpoint.read_bytes()) == before
