@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quick test lint types arrows demo bench clean
+.PHONY: help setup quick test fuzz lint types arrows demo bench clean
 
 # The laws of every room, and the whole line on one real model; CONTRIBUTING.md says how this list is kept.
 CORE := $(addprefix tests/, \
@@ -31,6 +31,9 @@ quick: lint types arrows ## Run lint, types, arrows and the core of the tests
 
 test: lint types arrows ## Run every check: lint, types, arrows, then the tests
 	$(BIN)/python -m pytest -n 2
+
+fuzz: $(READY) ## Convert damaged files for a minute (SECONDS=600 for longer)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(or $(SECONDS),60)
 
 lint: $(READY) ## Check style and formatting
 	$(BIN)/ruff check .

@@ -10,6 +10,8 @@ import functools
 import itertools
 import json
 import math
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, get_args
@@ -24,9 +26,12 @@ from relaxify.representations import Block, Layout
 from relaxify.sites import Path
 
 FORMAT = "relaxify/1"
+_VERSION = re.compile(r"relaxify/(\d{1,8})(?:\.(\d{1,8}))?")
 MAX_BYTES = 4 * 1024**2
 MAX_TEXT = 4096
 MAX_INTEGER = 2**40
+# torch's own bound on axes; and the square of the taps is what symmetrising a kernel takes
+MAX_AXES, MAX_TAPS = 64, 4096
 # beyond these the least-norm share of a path, scale / sum scale^2, leaves the range of float64
 MIN_SCALE, MAX_SCALE = 1e-30, 1e30
 
@@ -121,9 +126,7 @@ class Record:
     def decode(cls, tensor: object) -> Record:
         """The record in an extra state read from a file. CheckpointError unless `encode` could have written it."""
         document = _document(tensor)
-        version = document.pop("format", None)
-        if version != FORMAT:
-            raise _unknown_format(version)
+        _check_version(document)
         # records from before convolutions were relaxed do not have them
         document = {"groups": 1, "symmetriser": []} | document
         fields = _fields(document, "it", _RECORD)
@@ -135,11 +138,18 @@ def _invalid(why: str) -> CheckpointError:
     return CheckpointError(f"the relaxify record is invalid: {why}; save the relaxed model again.")
 
 
-def _unknown_format(version: object) -> CheckpointError:
-    name, _, number = version.partition("/") if isinstance(version, str) else ("", "", "")
-    if name == "relaxify" and number.isdecimal() and len(number) < 9:
-        return CheckpointError(f"the record has format {version!r}: written by a newer relaxify; upgrade relaxify.")
-    return CheckpointError(f"the extra state does not say {FORMAT!r}: it is not a relaxify record; rename its module.")
+def _check_version(document: dict[str, Any]) -> None:
+    """Take the format off. A later minor version only adds fields that may be ignored; a later major one is refused."""
+    version = document.pop("format", None)
+    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    if match is None:
+        raise CheckpointError(f"the extra state does not say {FORMAT!r}: it is not a relaxify record; rename its module.")
+    if match[1] != "1":
+        raise CheckpointError(f"the record has format {version!r}: written by a newer relaxify; upgrade relaxify.")
+    if int(match[2] or 0) > 0:
+        warnings.warn(f"records have format {version!r}: what it adds is ignored; upgrade relaxify.", stacklevel=2)
+        for name in document.keys() - _RECORD.keys():
+            del document[name]
 
 
 def _check_path(record: Record, path: Path) -> None:
@@ -167,6 +177,8 @@ def _check_disjoint(record: Record) -> None:
 
 def _check_symmetriser(record: Record) -> None:
     shape = record.base_shapes.get("weight", ())
+    if record.symmetriser and math.prod(shape[2:]) > MAX_TAPS:
+        raise _invalid(f"its symmetriser is of kernels with more than {MAX_TAPS} taps")
     if any(len(shape) < 3 or len(row) != math.prod(shape[2:]) for row in record.symmetriser):
         raise _invalid(f"its symmetriser is not of the taps of a weight of shape {shape}")
 
@@ -264,6 +276,8 @@ def _object(make: Callable[..., T], readers: dict[str, Reader[Any]]) -> Reader[T
 def _shapes(value: object, what: str) -> dict[str, tuple[int, ...]]:
     if not isinstance(value, dict):
         raise _invalid(f"{what} is not an object")
+    if any(isinstance(shape, list) and len(shape) > MAX_AXES for shape in value.values()):
+        raise _invalid(f"{what} has a shape of more than {MAX_AXES} axes")
     return {_text(name, what): _list(_integer)(shape, what) for name, shape in value.items()}
 
 

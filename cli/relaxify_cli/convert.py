@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from relaxify_cli.errors import ThresholdError
+from relaxify_cli.errors import ThresholdError, shown
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
@@ -42,18 +44,33 @@ def convert(
 
     model = None if verify is None else build_model(verify)
     try:
-        conversion = convert_checkpoint(
-            source,
-            output,
-            mode=mode,
-            max_theta=max_theta,
-            force=force,
-            strip_prefix=strip_prefix,
-            check=None if model is None else lambda path, done: check_loads(model, path, done),
-        )
+        with _bar() as progress:
+            conversion = convert_checkpoint(
+                source,
+                output,
+                mode=mode,
+                max_theta=max_theta,
+                force=force,
+                strip_prefix=strip_prefix,
+                check=None if model is None else lambda path, done: check_loads(model, path, done),
+                progress=progress,
+            )
     except ThetaError as error:
         raise ThresholdError(str(error)) from error
     _show(conversion, verified=verify)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with bytes, rate and time left, where errors go to a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("writing and comparing"), *columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _show(conversion: Conversion, verified: str | None) -> None:
@@ -65,16 +82,16 @@ def _show(conversion: Conversion, verified: str | None) -> None:
             f"{state.parameters_after:,} of {state.parameters_before:,} parameters (with buffers) remain."
         )
     if conversion.left_out:
-        console.print(f"Left out: {escape(', '.join(conversion.left_out))}.")
+        console.print(f"Left out: {shown(', '.join(conversion.left_out))}.")
     if verified is not None:
-        console.print(f"Loads with strict=True into {escape(verified)}.")
-    console.print(f"Wrote {escape(str(conversion.target))}.", soft_wrap=True)
+        console.print(f"Loads with strict=True into {shown(verified)}.")
+    console.print(f"Wrote {shown(str(conversion.target))}.", soft_wrap=True)
 
 
 def _table(state: StateConversion, mode: str) -> Table:
-    table = Table("term", "theta", "|theta W|", "", title=escape(state.name) or None)
+    table = Table("term", "theta", "|theta W|", "", title=shown(state.name) or None)
     for term in state.terms:
-        table.add_row(escape(term.path), f"{term.theta:.4g}", f"{term.norm:.4g}", escape(_outcome(term, mode)))
+        table.add_row(shown(term.path), f"{term.theta:.4g}", f"{term.norm:.4g}", shown(_outcome(term, mode)))
     return table
 
 

@@ -13,12 +13,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from relaxify_cli.errors import ThresholdError
+from relaxify_cli.errors import ThresholdError, shown
 
 # Lines of progress for each seed where the terminal cannot redraw them.
 LINES_PER_SEED = 10
@@ -57,7 +56,7 @@ def demo(
     result = _follow(experiment.run(settings, out, force=force), console)
     _show(result, console)
     if out is not None:
-        console.print(f"Checkpoints, results.json and curves.png are in {escape(str(out))}.", soft_wrap=True)
+        console.print(f"Checkpoints, results.json and curves.png are in {shown(str(out))}.", soft_wrap=True)
     _check(result)
     console.print("Converted checkpoint: loads with strict=True, equals project(model) bit for bit.")
 

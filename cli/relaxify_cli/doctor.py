@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from relaxify_cli.errors import shown
 
 LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "jaxtyping", "e3nn", "escnn", "cuequivariance-torch")
 
@@ -42,7 +43,7 @@ def _adapters() -> Table:
     table = Table("adapter", "from", "state")
     for entry in sorted(importlib.metadata.entry_points(group="relaxify.adapters"), key=lambda entry: entry.name):
         origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "?"
-        table.add_row(escape(entry.name), escape(origin), escape(_state(entry)))
+        table.add_row(shown(entry.name), shown(origin), shown(_state(entry)))
     return table
 
 
@@ -66,7 +67,7 @@ def _extras() -> Table:
             missing.append(requirement)
     for extra, missing in sorted(extras.items()):
         advice = f"missing {', '.join(missing)}: pip install 'relaxify[{extra}]'"
-        table.add_row(escape(extra), escape(advice) if missing else "complete")
+        table.add_row(shown(extra), shown(advice) if missing else "complete")
     return table
 
 

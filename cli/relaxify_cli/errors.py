@@ -18,8 +18,23 @@ def exit_code(error: BaseException) -> int:
 
 def sentence(error: BaseException) -> str:
     """An error on one printable line: files may name things in ways that drive a terminal."""
-    text = " ".join(_text(error).split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(" ".join(_text(error).split()))
+
+
+def printable(text: str) -> str:
+    """The text with what could drive a terminal written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _written_out(c) for c in text)
+
+
+def shown(text: str) -> str:
+    """A name from a file or a model as rich prints it: printable, and no markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def _text(error: BaseException) -> str:
@@ -29,6 +44,8 @@ def _text(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, ImportError):
         return f"{error}; install what is missing (`relaxify doctor` says which extra brings what)."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "this needs more memory than there is; close other programs, or use a larger machine."
     if isinstance(error, ValueError | OSError | ThresholdError):
         return _of_the_engine(error) or str(error)
     return f"unexpected {type(error).__name__}: {error}; this looks like a fault of relaxify: --debug shows where."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relaxify_cli.errors import exists
+from relaxify_cli.errors import printable
 
 
 def history(
@@ -19,9 +19,9 @@ def history(
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.png.")] = False,
 ) -> None:
     """Plot a quantity of each layer's term over the steps of training, from the log of a Monitor."""
-    from relaxify_cli.plots import history
+    from relaxify.output import check_target
+    from relaxify_cli.plots import history, save_figure
 
-    if output.exists() and not force:
-        raise ValueError(exists(output))
-    history(log, output, quantity)
-    typer.echo(f"{output}: {quantity} over training")
+    check_target(output, inputs=(log,), force=force)
+    save_figure(history(log, quantity), output, inputs=(log,), force=force)
+    typer.echo(f"{printable(str(output))}: {quantity} over training")

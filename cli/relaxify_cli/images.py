@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor, nn
 
-from relaxify_cli.errors import ThresholdError
+from relaxify_cli.errors import ThresholdError, shown
 
 if TYPE_CHECKING:
     from relaxify.inspection.images import ImageReport, TransformationReport
@@ -35,7 +34,7 @@ def inspect_images(model: nn.Module, given: Any, *, periodic: bool, as_json: boo
 
 
 def _print(report: ImageReport, console: Console) -> None:
-    console.print(f"[bold]{escape(report.model)} on images {escape(str(list(report.images)))}[/bold]")
+    console.print(f"[bold]{shown(report.model)} on images {shown(str(list(report.images)))}[/bold]")
     console.print(_errors(report.transformations))
     console.print(_steps(report.transformations))
     exact = "exact" if report.exact else f"estimated along {report.probes} random directions"
@@ -59,7 +58,7 @@ def _steps(transformations: Sequence[TransformationReport]) -> Table:
         table.add_column(each.name, justify="right")
     for of_layer in zip(*(each.steps for each in transformations), strict=True):
         first = of_layer[0]
-        table.add_row(escape(first.path or "(the model)"), escape(first.op), *(_number(step.lee) for step in of_layer))
+        table.add_row(shown(first.path or "(the model)"), shown(first.op), *(_number(step.lee) for step in of_layer))
     return table
 
 

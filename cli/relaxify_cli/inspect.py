@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from relaxify_cli.errors import THRESHOLD, ThresholdError, exists
+from relaxify_cli.errors import THRESHOLD, ThresholdError, shown
 from relaxify_cli.options import Action, Factory, Irreps
 
 if TYPE_CHECKING:
@@ -50,13 +49,15 @@ def inspect(
     With --fail-above, exit code 1 if the error is larger or an operation breaks the symmetry.
     """
     import relaxify
+    from relaxify.output import check_target, write_whole
     from relaxify_cli.images import inspect_images
-    from relaxify_cli.loading import build_model, irreps_of, load_action, load_inputs, load_weights
+    from relaxify_cli.loading import build_model, files_of, irreps_of, load_action, load_inputs, load_weights
 
     _check_mode(group, images, html or plot)
+    read = files_of(model, inputs, action, output_action, checkpoint)
     for path in (html, plot):
-        if path is not None and path.exists() and not force:
-            raise ValueError(exists(path))
+        if path is not None:
+            check_target(path, inputs=read, force=force)
     net = build_model(model)
     if checkpoint is not None:
         load_weights(net, checkpoint)
@@ -75,11 +76,11 @@ def inspect(
         training=training,
     )
     if html is not None:
-        html.write_text(report.to_html(), encoding="utf-8")
+        write_whole(html, report.to_html().encode(), inputs=read, force=force)
     if plot is not None:
-        from relaxify_cli.plots import errors_by_layer
+        from relaxify_cli.plots import errors_by_layer, save_figure
 
-        errors_by_layer(report, plot)
+        save_figure(errors_by_layer(report), plot, inputs=read, force=force)
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -106,7 +107,7 @@ def _check(report: Report, fail_above: float | None) -> None:
 
 
 def _print(report: Report, console: Console) -> None:
-    console.print(f"[bold]{escape(report.model)} under {report.group}[/bold]")
+    console.print(f"[bold]{shown(report.model)} under {report.group}[/bold]")
     for line in _verdict(report):
         console.print(line)
     console.print(_errors(report))
@@ -114,7 +115,7 @@ def _print(report: Report, console: Console) -> None:
     if report.layers:
         console.print(_layers(report))
     if report.diverged:
-        console.print(f"Runs on x and on g x take different courses from {escape(report.diverged)} on.")
+        console.print(f"Runs on x and on g x take different courses from {shown(report.diverged)} on.")
     console.print(f"{len(report.nodes)} operations were checked in {report.forward_passes} forward passes.")
 
 
@@ -123,11 +124,11 @@ def _verdict(report: Report) -> Iterator[str]:
     if fault is None:
         yield from _without_fault(report)
         return
-    yield f"[bold red]It breaks in {escape(fault.module or 'the model')}[/bold red]: {escape(fault.cause)}."
-    yield f"  {escape(fault.location)}"
-    yield f"  [cyan]{escape(fault.source)}[/cyan]"
+    yield f"[bold red]It breaks in {shown(fault.module or 'the model')}[/bold red]: {shown(fault.cause)}."
+    yield f"  {shown(fault.location)}"
+    yield f"  [cyan]{shown(fault.source)}[/cyan]"
     yield f"  error of this value {fault.error:.1e}; the output's is {fault.amplified:.1e} times that"
-    yield f"  {escape(report.verdict.told)}"
+    yield f"  {shown(report.verdict.told)}"
 
 
 def _without_fault(report: Report) -> Iterator[str]:
@@ -136,9 +137,9 @@ def _without_fault(report: Report) -> Iterator[str]:
     else:
         why = ", and no single operation could be named" if report.verdict.elements else ": nothing could be measured"
         yield f"[bold red]It is not sound{why}.[/bold red]"
-    yield f"  {escape(report.verdict.told)}"
-    yield from (f"  undecided: {escape(each)}" for each in report.undecided)
-    yield from (f"  note: {escape(f'{note.op} at {note.location}: {note.cause}')}" for note in report.notes)
+    yield f"  {shown(report.verdict.told)}"
+    yield from (f"  undecided: {shown(each)}" for each in report.undecided)
+    yield from (f"  note: {shown(f'{note.op} at {note.location}: {note.cause}')}" for note in report.notes)
 
 
 def _errors(report: Report) -> Table:
@@ -162,7 +163,7 @@ def _outputs(report: Report) -> Table:
     )
     for output in report.outputs:
         shape, error = str(list(output.shape)), f"{output.error.mean:.1e}"
-        table.add_row(escape(output.name), escape(shape), escape(output.transforms), error, f"{output.response:.1e}")
+        table.add_row(shown(output.name), shown(shape), shown(output.transforms), error, f"{output.response:.1e}")
     return table
 
 
@@ -177,5 +178,5 @@ def _layers(report: Report) -> Table:
     for layer in report.layers:
         values = [getattr(layer, name) for name in names]
         cells = ["-" if value is None else f"{value:.1e}" for value in values]
-        table.add_row(escape(layer.path), escape(f"{layer.rep_in} -> {layer.rep_out}"), f"{layer.error.mean:.1e}", *cells)
+        table.add_row(shown(layer.path), shown(f"{layer.rep_in} -> {layer.rep_out}"), f"{layer.error.mean:.1e}", *cells)
     return table

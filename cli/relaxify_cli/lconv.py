@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from relaxify_cli.errors import BAD_INPUT
+from relaxify_cli.errors import BAD_INPUT, shown
 from relaxify_cli.options import Exclude, Factory, Include
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def lconv(
         if (refusal := entry.refusal) is not None:
             advice = ": give --shape" if refusal.needs_inputs else ""
             stays = f"{entry.path or 'The model'} ({entry.before}) stays: {refusal.why}{advice}."
-            console.print(escape(stays), soft_wrap=True)
+            console.print(shown(stays), soft_wrap=True)
     before, after = (sum(entry.parameters[i] for entry in swapped) for i in (0, 1))
     if not swapped:
         console.print("No layer can be swapped.")
@@ -68,7 +67,7 @@ def lconv(
     if output is not None:
         converted = lconvify(original, example_inputs=inputs, **settings)
         save_lconvs(converted, output, swapped, {**settings, "shapes": shape or []}, force=force)
-        console.print(f"Wrote {escape(str(output))}.", soft_wrap=True)
+        console.print(f"Wrote {shown(str(output))}.", soft_wrap=True)
 
 
 def _table(entries: Sequence[Swap]) -> Table:
@@ -82,7 +81,7 @@ def _table(entries: Sequence[Swap]) -> Table:
     for entry in entries:
         before, after = entry.parameters
         change = f"{before:,}" if before == after else f"{before:,} -> {after:,}"
-        table.add_row(escape(entry.path or "(the model)"), escape(entry.before), escape(entry.generators), change)
+        table.add_row(shown(entry.path or "(the model)"), shown(entry.before), shown(entry.generators), change)
     return table
 
 

@@ -35,6 +35,13 @@ def _made(spec: str) -> Any:
         raise ValueError(f"{spec} failed with {type(error).__name__}: {error}; fix the factory, or wrap it.") from error
 
 
+def files_of(*specs: str | Path | None) -> tuple[Path, ...]:
+    """The files that these options read: files of inputs, checkpoints, and Python files of factories and actions."""
+    named = [str(spec) for spec in specs if spec is not None]
+    paths = [Path(name.rpartition(":")[0] if ".py:" in name else name) for name in named]
+    return tuple(path for path in paths if path.is_file())
+
+
 def load_inputs(spec: str) -> Any:
     """Example inputs: a safetensors file whose keys are argument names, or positions 0, 1, ...; or what a factory makes.
 

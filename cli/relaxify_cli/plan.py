@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-from relaxify_cli.errors import BAD_INPUT, THRESHOLD
+from relaxify_cli.errors import BAD_INPUT, THRESHOLD, shown
 from relaxify_cli.options import Action, Exclude, Factory, Include, Irreps
 
 if TYPE_CHECKING:
@@ -67,15 +66,15 @@ def plan(
         console.print("[bold]Would be left as they are[/bold]")
         console.print(_rejected(result))
     if result.diverged is not None:
-        console.print(f"Runs on x and on g x take different courses from {escape(result.diverged)} on.")
+        console.print(f"Runs on x and on g x take different courses from {shown(result.diverged)} on.")
     if result.sites:
         _sum_up(console, result)
     if result.verdict is None:
         console.print(UNCHECKED)
     if result.unsound:
         first = result.unsound[0]
-        place = escape(first.path or "the model")
-        console.print(f"[bold red]It breaks {result.group.name}[/bold red] at {place}, {first.op}: {escape(first.reason)}.")
+        place = shown(first.path or "the model")
+        console.print(f"[bold red]It breaks {result.group.name}[/bold red] at {place}, {first.op}: {shown(first.reason)}.")
         raise typer.Exit(THRESHOLD)
     if not result.sites:
         console.print(f"No layer can be relaxed for {result.group.name}.")
@@ -102,11 +101,11 @@ def _tree(sites: tuple[Site, ...]) -> Table:
         branch[f"{last}\0"] = site
     for label, leaf in _lines(tree, ""):
         if leaf is None:
-            table.add_row(escape(label))
+            table.add_row(shown(label))
             continue
         map_ = f"{leaf.map.rep_in} -> {leaf.map.rep_out}"
-        cells = [escape(map_), f"{leaf.parameters:,}", f"{leaf.added_parameters:,}", escape(_place(leaf))]
-        table.add_row(escape(label), *cells[: len(table.columns) - 1])
+        cells = [shown(map_), f"{leaf.parameters:,}", f"{leaf.added_parameters:,}", shown(_place(leaf))]
+        table.add_row(shown(label), *cells[: len(table.columns) - 1])
     return table
 
 
@@ -137,7 +136,7 @@ def _rejected(result: Plan) -> Table:
     for rejected in result.rejected:
         reasons.setdefault((rejected.op, _reason(rejected)), []).append(rejected.path or "(the model)")
     for (op, reason), paths in reasons.items():
-        table.add_row(op, escape(reason), escape("\n".join(paths)))
+        table.add_row(op, shown(reason), shown("\n".join(paths)))
     return table
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from relaxify_cli.errors import shown
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from relaxify.lconv import Symmetry
@@ -33,12 +34,16 @@ def symmetry(
     pictures: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw generators and their flows, for square images.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what --pictures names.")] = False,
 ) -> None:
     """Find the Lie algebra that samples obey (LC Theorem 1), and say whether there is evidence for it."""
     import torch
 
     from relaxify.lconv import symmetries_of
+    from relaxify.output import check_target
 
+    if pictures is not None:
+        check_target(pictures, inputs=(data,), force=force)
     X, Y = (None if array is None else torch.from_numpy(array) for array in _load(data))
     assert X is not None
     known = _known(against or [], X.shape[1])
@@ -46,31 +51,26 @@ def symmetry(
         X, Y, statistics="distribution" if distribution else "second_moments", resamplings=resamplings, seed=seed
     )
     if pictures is not None:
-        _draw(found, X, pictures)
+        from relaxify_cli.plots import save_figure
+
+        save_figure(_draw(found, X), pictures, inputs=(data,), force=force, dpi=120)
     console = Console()
     if as_json:
         typer.echo(json.dumps(found.to_dict(known), indent=2))
         return
     for line in found.lines(known):
-        console.print(escape(line), soft_wrap=True, highlight=False)
+        console.print(shown(line), soft_wrap=True, highlight=False)
     if pictures is not None:
-        console.print(f"Wrote {escape(str(pictures))}.", soft_wrap=True)
+        console.print(f"Wrote {shown(str(pictures))}.", soft_wrap=True)
 
 
 def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
     """X (n, d) and Y, in float64. ValueError if the file holds no such arrays; nothing in it is unpickled."""
     import numpy as np
 
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; give a .npz file with the array X.")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("X", "Y") if name in arrays}
-            names = list(arrays)
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError, TypeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a .npz file of plain numbers; save it with numpy.savez({path.name!r}, X=X, Y=Y)."
-        ) from error
+    from relaxify_cli.arrays import read_arrays
+
+    found, names = read_arrays(path, ("X", "Y"))
     if "X" not in found:
         raise ValueError(f"{path} has no array X (it has {', '.join(names) or 'none'}); save the samples under that name.")
     for name, array in found.items():
@@ -78,8 +78,8 @@ def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None
             raise ValueError(
                 f"{name} in {path} is {array.dtype} in {array.ndim} dimensions; save real numbers, samples in rows."
             )
-    X = found["X"].astype(np.float64)
-    Y = found["Y"].astype(np.float64) if "Y" in found else None
+    X = found["X"].astype(np.float64, copy=False)
+    Y = found["Y"].astype(np.float64, copy=False) if "Y" in found else None
     return X.reshape(len(X), -1), None if Y is None else Y.reshape(len(Y), -1)
 
 
@@ -95,7 +95,7 @@ def _known(names: list[str], d: int) -> dict[str, Any]:
     return groups
 
 
-def _draw(found: Symmetry, X: Tensor, path: Path) -> None:
+def _draw(found: Symmetry, X: Tensor) -> Figure:
     """Each of the first generators on the mean image, and where its flow takes it."""
     size = math.isqrt(X.shape[1])
     if size * size != X.shape[1] or size < 2:
@@ -110,10 +110,10 @@ def _draw(found: Symmetry, X: Tensor, path: Path) -> None:
     FigureCanvasAgg(figure)
     for row, index in zip(figure.subplots(count, len(times) + 1, squeeze=False), range(count), strict=True):
         moved = found.generators[index].to(image) @ image
-        for axes, shown, title in zip(
+        for axes, values, title in zip(
             row, (moved, *found.flow(image, times, index)), ("L x", *(f"t = {t:g}" for t in times)), strict=True
         ):
-            axes.imshow(shown.reshape(size, size).numpy(), cmap="RdBu_r" if title == "L x" else "gray")
+            axes.imshow(values.reshape(size, size).numpy(), cmap="RdBu_r" if title == "L x" else "gray")
             axes.set_title(title, fontsize="small")
             axes.set_axis_off()
-    figure.savefig(path, dpi=120)
+    return figure

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lconv.data import VARIANTS, Images, Split, split
 from lconv.models import MODELS, parameters
+from relaxify.output import write_whole
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,7 @@ def save(results: list[Run], settings: Settings, path: Path) -> None:
     """Everything measured, as JSON, written whole or not at all."""
     environment = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
     text = json.dumps({"settings": asdict(settings), "runs": [asdict(run) for run in results], "environment": environment})
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, text.encode(), force=True)
 
 
 def load(path: Path) -> list[Run]:

@@ -1,5 +1,6 @@
 """The figure of LC sec. 4: test accuracies of all models, a panel a variant, one point a seed, over a bar at their mean."""
 
+import io
 import statistics
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from lconv.data import VARIANTS
 from lconv.experiment import Run
 from lconv.models import MODELS
+from relaxify.output import write_whole
 
 
 def draw(results: list[Run], path: Path) -> None:
@@ -31,4 +33,6 @@ def draw(results: list[Run], path: Path) -> None:
             axes.set_ylim(max(0, lowest - 0.1), 1)
             axes.set_title(f"{dataset}, {layers} layer{'s' if layers > 1 else ''}: {variant}", fontsize="small")
         row[0].set_ylabel("test accuracy")
-    figure.savefig(path, dpi=150)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150)
+    write_whole(path, content.getvalue(), force=True)

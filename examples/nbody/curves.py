@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from relaxify.output import write_whole
 
 if TYPE_CHECKING:
     from nbody.experiment import Result
@@ -37,7 +40,9 @@ def draw(result: Result, path: Path) -> None:
     penalties.set_ylabel("penalty", color="tab:red")
     penalties.set(xlabel="epoch", ylim=(0, None))
     figure.suptitle(_title(result), fontsize="medium")
-    figure.savefig(path, dpi=150)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150)
+    write_whole(path, content.getvalue(), force=True)
 
 
 def _lines(axes: Axes, result: Result, field: str, label: str, *, color: str, linestyle: str = "-") -> None:

@@ -6,6 +6,7 @@ There is no model selection: what is measured is the model after the last step, 
 import contextlib
 import json
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,10 @@ from nbody.evaluate import Batch, equivariance_error, mean_square_error, paramet
 from nbody.simulate import ChargedParticles, Split, load
 from nbody.training import Budget, Epoch, Pair, Step, train_pair
 from relaxify import project
+from relaxify.output import write_whole
 
 RESULTS = "results.json"
+CHECKPOINT = re.compile(r"seed\d+-(plain|relaxed|projected)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,8 @@ def _run_seed(
     pair = yield from train_pair(_model(settings, seed), data["train"], data["valid"], budget, seed)
     yield Stage(f"Seed {seed}: saving, converting, reloading and testing")
     checkpoints = {name: folder / f"seed{seed}-{name}.safetensors" for name in ("plain", "relaxed", "projected")}
-    safetensors.torch.save_file(pair.plain.state_dict(), checkpoints["plain"])
-    safetensors.torch.save_file(pair.relaxed.state_dict(), checkpoints["relaxed"])
+    for name, model in (("plain", pair.plain), ("relaxed", pair.relaxed)):
+        write_whole(checkpoints[name], safetensors.torch.save(model.state_dict()), force=True)
     convert(checkpoints["relaxed"], checkpoints["projected"])
     # A seed that no run has: what the reloaded model knows it has from the file.
     reloaded = _model(settings, seed=settings.seeds)
@@ -178,7 +181,7 @@ def _folder(out: Path | None, force: bool) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="relaxify-") as temporary:
             yield Path(temporary)
         return
-    if (out / RESULTS).exists() and not force:
+    if not force and any(path.name in (RESULTS, "curves.png") or CHECKPOINT.fullmatch(path.name) for path in _files(out)):
         raise ValueError(
             f"{out} holds the results of an earlier run; choose another folder, or overwrite them with --force."
         )
@@ -186,10 +189,12 @@ def _folder(out: Path | None, force: bool) -> Iterator[Path]:
     yield out
 
 
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_whole(path, text.encode(), force=True)
 
 
 def _draw(result: Result, folder: Path) -> Iterator[Stage]:

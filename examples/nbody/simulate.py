@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
+
+from relaxify.output import replacing
 
 Array = npt.NDArray[np.float64]
 Split = Literal["train", "valid", "test"]
@@ -199,12 +200,5 @@ def _read(path: Path, count: int, particles: int) -> Trajectories | None:
 
 def _write(path: Path, data: Trajectories) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            np.savez(file, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
-            file.close()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink()
-            raise
+    with replacing(path, force=True) as new:
+        np.savez(new.file, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from relaxify.output import write_whole
 from smoke.data import Simulations, Task, windows
 from smoke.generation import SYMMETRIES, Symmetry
 from smoke.models import MODELS, fitting_width, own_regulariser, parameter_count
@@ -181,7 +182,5 @@ def _earlier(path: Path, setting: dict[str, Any]) -> dict[tuple[str, str, int], 
 
 def _save(path: Path, setting: dict[str, Any], done: list[Run]) -> None:
     environment = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
-    temporary = path.with_name(f"{path.name}.tmp")
     everything = {**setting, "environment": environment, "runs": [asdict(run) for run in done]}
-    temporary.write_text(json.dumps(everything, indent=1))
-    temporary.replace(path)
+    write_whole(path, json.dumps(everything, indent=1).encode(), force=True)

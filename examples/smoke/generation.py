@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,8 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch.nn import functional as F
+
+from relaxify.output import write_whole
 
 Symmetry = Literal["rotation", "scale"]
 SYMMETRIES: tuple[Symmetry, ...] = ("rotation", "scale")
@@ -194,15 +195,7 @@ def _recorded(path: Path) -> dict[str, Any] | None:
 def _write(path: Path, velocity: Frames, plume: Plume) -> None:
     metadata = {"plume": json.dumps(asdict(plume)), "phiflow": _version()}
     content = safetensors.numpy.save({"velocity": np.ascontiguousarray(velocity)}, metadata)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.close()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink()
-            raise
+    write_whole(path, content, force=True)
 
 
 def _phiflow() -> ModuleType:

@@ -5,8 +5,9 @@ This is the room's face: other rooms and the command line import from here alone
 
 from relaxify.checkpoint.conversion import convert
 from relaxify.checkpoint.loading import LoadError, check_loads, load_weights
-from relaxify.checkpoint.output import TargetExistsError, check_target, replacing
 from relaxify.checkpoint.plan import Conversion, StateConversion, TermConversion, ThetaError
+from relaxify.checkpoint.source import SourceChangedError
+from relaxify.output import TargetExistsError
 from relaxify.record import CheckpointError, Record
 
 __all__ = [
@@ -14,13 +15,12 @@ __all__ = [
     "Conversion",
     "LoadError",
     "Record",
+    "SourceChangedError",
     "StateConversion",
     "TargetExistsError",
     "TermConversion",
     "ThetaError",
     "check_loads",
-    "check_target",
     "convert",
     "load_weights",
-    "replacing",
 ]

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from relaxify.checkpoint.copying import FULL, Copy, Progress
 from relaxify.checkpoint.formats import container_of
-from relaxify.checkpoint.output import TargetExistsError, check_source, check_target, replacing
 from relaxify.checkpoint.plan import Conversion, Mode, Options, plan_states
+from relaxify.checkpoint.source import check_source
+from relaxify.output import TargetExistsError, check_target, replacing
 from relaxify.record import CheckpointError
 
 Check = Callable[[Path, Conversion], None]
@@ -25,13 +29,14 @@ def convert(
     force: bool = False,
     strip_prefix: bool = False,
     check: Check | None = None,
+    progress: Progress | None = None,
 ) -> Conversion:
     """Write the plain model's checkpoint `target` from the relaxed model's checkpoint `source`, and say what was done.
 
     Both are .safetensors or torch.save files (.pt, .pth, .ckpt, .bin), told by their suffix. State dicts are converted
     wherever they are nested; all else is carried over, except optimizer states. `strip_prefix` removes what wrappers
     (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key. `check` sees the finished file before it takes
-    its place, and prevents that by raising.
+    its place, and prevents that by raising. `progress` is told (bytes done, bytes in all), from any thread.
 
     The target is written whole or not at all, over an existing file only if `force`, and never over the source.
     CheckpointError names what is wrong with the input or the output; ThetaError if a |theta| is above `max_theta`.
@@ -40,34 +45,48 @@ def convert(
     options = Options(mode, max_theta, strip_prefix)
     check_source(source)
     reader, writer = container_of(source), container_of(target)
-    check_target(target, source=source, force=force)
+    check_target(target, inputs=(source,), force=force)
     try:
-        with reader.opened(source) as checkpoint:
+        with _uncollected(), reader.opened(source) as checkpoint:
             plans = plan_states(checkpoint.states, options)
             write, left_out = writer.written(checkpoint, plans)
             conversion = Conversion(source, target, mode, tuple(plan.report for plan in plans), left_out)
-            with replacing(target, force=force) as (file, temporary):
-                write(file)
-                file.flush()
+            with replacing(target, inputs=(source,), force=force) as new, Copy(new.file, progress) as copy:
+                write(copy)
+                copy.finish()
+                for read in checkpoint.sources:
+                    read.check_unchanged()
                 if check is not None:
-                    check(temporary, conversion)
+                    check(new.named(), conversion)
             return conversion
     except TargetExistsError:
         raise
     except CheckpointError as error:
         raise type(error)(f"{source}: {error}") from error
-    except (OSError, RuntimeError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        # torch says it in words alone
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
         raise CheckpointError(
-            f"{source} could not be converted to {target}: {_reason(error)}; nothing was written: free some space, or "
-            f"choose another folder."
+            f"{source} needs more memory than there is, so nothing was written; convert it on a larger machine."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{source} could not be converted to {target}: {error.strerror or error}; nothing was written: {_advice(error)}."
         ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """What the system said: torch wraps it in an error of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split()) or "out of memory"
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for circles, which would look at each of a million small objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _advice(error: OSError) -> str:
+    return "free some space, or choose another folder" if error.errno in FULL else "choose another folder"

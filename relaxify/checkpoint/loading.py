@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from relaxify.checkpoint.formats import container_of
 from relaxify.checkpoint.plan import Conversion, wrapper_prefix
+from relaxify.checkpoint.source import check_source
+from relaxify.checkpoint.state import StateDict
+from relaxify.record import CheckpointError
 
 LONGEST_REASON = 500
 
@@ -29,38 +33,40 @@ def load_weights(model: nn.Module, path: Path) -> None:
     (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key.
     """
     reason = "it holds no state dict"
-    for state_dict in _state_dicts(container_of(path).read(path)):
-        if (failed := _load(model, state_dict)) is None:
-            return
-        reason = failed
+    check_source(path)
+    with _naming(path), container_of(path).opened(path) as checkpoint:
+        for state in checkpoint.weights():
+            if (failed := _load(model, state)) is None:
+                return
+            reason = failed
     raise LoadError(str(path), model, reason)
 
 
 def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
     """LoadError unless every converted state dict in the file `path` loads with strict=True, but for wrappers' prefixes."""
     container = container_of(path)
-    checkpoint = container.read(path)
-    for state in conversion.states:
-        state_dict = checkpoint
-        for key in state.where if container.nested else ():
-            state_dict = state_dict[key]
-        if (reason := _load(model, state_dict)) is not None:
-            raise LoadError(state.name or "the state dict", model, reason)
+    with _naming(path), container.opened(path) as checkpoint:
+        found = {state.where: state for state in checkpoint.weights()}
+        for converted in conversion.states:
+            state = found.get(converted.where if container.nested else ())
+            reason = "it holds more than tensors" if state is None else _load(model, state)
+            if reason is not None:
+                raise LoadError(converted.name or "the state dict", model, reason)
 
 
-def _state_dicts(found: Any) -> Iterator[Mapping[str, Any]]:
-    """The mappings from names to tensors in a nested checkpoint, outermost first."""
-    if isinstance(found, Mapping):
-        if found and all(isinstance(value, Tensor) for value in found.values()):
-            yield found
-        else:
-            for value in found.values():
-                yield from _state_dicts(value)
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors that say of which file they speak."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
-def _load(model: nn.Module, state_dict: Mapping[str, Any]) -> str | None:
+def _load(model: nn.Module, state: StateDict) -> str | None:
     """Load it as it is, or without its wrappers' prefixes; or else what torch said last."""
     reason: str | None = None
+    state_dict = {key: state.load(key) for key in state.shapes}
     for attempt in _without_wrappers(state_dict):
         try:
             model.load_state_dict(attempt, strict=True)

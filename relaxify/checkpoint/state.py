@@ -17,8 +17,8 @@ from relaxify.modules.hanging import key_of, modules_at, owner_prefix
 from relaxify.record import CheckpointError, Record
 from relaxify.sites import Path
 
-# W in float64 takes 8 GiB then; a rank-r term's W = up @ down can be far larger than the file that holds it
-MAX_ENTRIES = 2**30
+# of a rank-r term, W = up @ down can be far larger than the file that holds it: 128 MiB, or what the file has in float64
+FREE_ENTRIES = 2**24
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,14 @@ class StateDict:
     """A state dict whose tensors are loaded one at a time: their shapes by key, in order, and `load`.
 
     `where` are the keys that lead to it in a nested checkpoint; `same_as` maps a key to an earlier key of the same
-    memory.
+    memory; `file_size`, in bytes, bounds what may be made of it.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     load: Callable[[str], Tensor]
     where: tuple[str | int, ...] = ()
     same_as: Mapping[str, str] = field(default_factory=dict)
+    file_size: int = 0
 
     def size(self, keys: Iterable[str]) -> int:
         """Number of entries of these tensors, shared ones once."""
@@ -97,15 +98,17 @@ class StoredTerm:
         if len(factors) == 1:
             return float(torch.linalg.vector_norm(factors[0], dtype=torch.float64))
         up, down = (factor.to(torch.float64) for factor in factors)
+        if up.shape[1] > min(self.record.shape):
+            return float(torch.linalg.vector_norm(up @ down))
         return math.sqrt(max(0.0, float(((up.mT @ up) * (down @ down.mT)).sum())))
 
     def updates(self) -> list[tuple[Path, Float[Tensor, "_"]]]:
         """What fold adds, path by path, in float64. CheckpointError if theta * W has NaN or infinite entries."""
         rows, columns = self.record.shape
-        if rows * columns > MAX_ENTRIES:
+        if rows * columns > FREE_ENTRIES + self.state.file_size:
             raise CheckpointError(f"{self.path}: its term of {rows} x {columns} is too large to fold; drop it instead.")
         factors = [self.state.load_real(key).to(torch.float64) for key in self.weight_keys]
-        relaxation = self.theta() * (factors[0] if len(factors) == 1 else factors[0] @ factors[1])
+        relaxation = (factors[0] if len(factors) == 1 else factors[0] @ factors[1]).mul_(self.theta())
         if not relaxation.isfinite().all():
             raise CheckpointError(
                 f"{self.path}: its term has NaN or infinite entries, which cannot be folded; drop it, or convert an "

@@ -6,6 +6,7 @@ record. Prefixes are matched from their end, so that wrappers (`module.`, `_orig
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -14,6 +15,8 @@ from relaxify.modules.hanging import CHILD, key_of
 from relaxify.record import CheckpointError, Record
 
 RECORD_KEY = key_of("", "_extra_state")
+# one memory can be many records and many weights: together, beyond what the file has
+FREE_BYTES, TIMES_THE_FILE = 32 * 1024**2, 8
 
 
 def is_term_key(key: str) -> bool:
@@ -28,13 +31,28 @@ def _is_record_key(key: str) -> bool:
 
 def find_terms(state: StateDict) -> tuple[StoredTerm, ...]:
     """The terms of a state dict. CheckpointError if a record is invalid, lacks its tensors, or does not fit them."""
-    records = {key.removesuffix(RECORD_KEY): _decode(state, key) for key in state.shapes if _is_record_key(key)}
+    records = _records(state)
     _check_strays(state, records)
     terms = tuple(_term(state, prefix, records) for prefix in records)
+    _check_sizes(state, [key for term in terms for key in term.weight_keys])
     for term in terms:
         _check_term_shapes(term)
         _check_base_shapes(term)
     return terms
+
+
+def _records(state: StateDict) -> dict[str, Record]:
+    """The records by their terms' prefixes; one memory is decoded once."""
+    keys = [key for key in state.shapes if _is_record_key(key)]
+    first = {key: state.same_as.get(key, key) for key in keys}
+    _check_sizes(state, set(first.values()))
+    decoded = {key: _decode(state, key) for key in dict.fromkeys(first.values())}
+    return {_printable(key).removesuffix(RECORD_KEY): decoded[first[key]] for key in keys}
+
+
+def _check_sizes(state: StateDict, keys: Iterable[str]) -> None:
+    if sum(math.prod(state.shapes[key]) for key in keys) > FREE_BYTES + TIMES_THE_FILE * state.file_size:
+        raise CheckpointError("its terms are many times as large as the file that holds them; save the model again.")
 
 
 def symmetrised_targets(terms: Iterable[StoredTerm]) -> dict[str, tuple[StoredTerm, str]]:
@@ -73,11 +91,16 @@ def _claim(targets: dict[str, tuple[StoredTerm, str]], prefix: str, term: Stored
             raise CheckpointError(f"{key} would be folded twice, for {first.path} and {term.path}; drop the terms instead.")
 
 
-def _decode(state: StateDict, key: str) -> Record:
+def _printable(key: str) -> str:
     if not key.isprintable():
         raise CheckpointError(f"the key {key!r} has unprintable characters; rename its module.")
+    return key
+
+
+def _decode(state: StateDict, key: str) -> Record:
+    tensor = state.load(_printable(key))
     try:
-        return Record.decode(state.load(key))
+        return Record.decode(tensor)
     except CheckpointError as error:
         raise CheckpointError(f"{key}: {error}") from error
 

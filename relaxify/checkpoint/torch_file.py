@@ -1,29 +1,37 @@
-"""torch.save files: loaded without running code, with the state dicts in them found wherever they are nested."""
+"""torch.save files: read without running code, tensors left in the file until they are needed, and written again."""
 
 from __future__ import annotations
 
-import mmap
-import pickle
-import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import contextlib
+import functools
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from relaxify.checkpoint.archive import is_archive, read_members, writing_members
 from relaxify.checkpoint.container import Checkpoint, Piece
+from relaxify.checkpoint.copying import Copy
+from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
+from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
+from relaxify.checkpoint.safetensors_header import NAMES, check_key
+from relaxify.checkpoint.source import Range, Source
 from relaxify.checkpoint.state import StateDict
-from relaxify.checkpoint.terms import is_term_key
+from relaxify.checkpoint.storages import Meanings, Storage, Target, TorchTensor
+from relaxify.checkpoint.tree import Nested, clean_state_dict, leave_out_optimizers, others, state_dict_of, tensor_of, walk
 from relaxify.record import CheckpointError
 
-Where = tuple[Any, ...]
-# what has been folded into: first byte, byte after the last, the tensor's identity and that of the term's weight
-Memory = list[tuple[int, int, object, object]]
+# an empty list takes one byte in a pickle, and sixty in memory
+FREE_OBJECTS, BYTES_PER_OBJECT = 2_000_000, 64
+LARGEST_PICKLE = 2**30
+# a tensor that repeats few entries many times becomes as large as it looks
+LARGEST_EXPANDED = 128 * 2**20
+# torch.save's format of before 2020: four pickles, a list of keys, and the storages one after the other
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PICKLE = b"\x80"
+_PREFIXES = (2**20, 2**24, 2**28)
 
 
 class TorchContainer:
@@ -32,192 +40,169 @@ class TorchContainer:
     suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin")
     nested: bool = True
 
-    def opened(self, path: Path) -> AbstractContextManager[TorchFile]:
-        content = load_checkpoint(path)
-        return nullcontext(TorchFile(content, walk(content)))
+    @contextlib.contextmanager
+    def opened(self, path: Path) -> Iterator[TorchFile]:
+        with Source(path) as source:
+            content = _read_archive(source) if is_archive(source) else _read_legacy(source)
+            yield TorchFile(content, walk(content), (source,))
 
-    def written(
-        self, checkpoint: Checkpoint, plans: Sequence[StatePlan]
-    ) -> tuple[Callable[[BinaryIO], None], tuple[str, ...]]:
+    def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
         content, lost = checkpoint.whole(plans)
-        return lambda file: torch.save(content, file), lost
-
-    def read(self, path: Path) -> Any:
-        return load_checkpoint(path)
+        return lambda copy: write_torch(copy, content), lost
 
 
-def load_checkpoint(path: Path) -> Any:
-    """What torch.save wrote, on the CPU, mapped from the file where its format allows. CheckpointError if it is code."""
-    # a private mapping, so that changing a tensor in place never reaches the file
-    mapped = zipfile.is_zipfile(path) and torch.serialization.get_default_mmap_options() == mmap.MAP_PRIVATE
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError:
-        raise
-    # a damaged or hostile pickle can raise anything
-    except Exception as error:
-        raise _unreadable(error) from error
+def write_torch(copy: Copy, content: Any) -> None:
+    """What torch.save would write, storages copied as they are."""
+    storages: dict[Storage, int] = {}
+
+    def form(value: Any) -> Any:
+        if isinstance(value, TorchTensor):
+            return value.call
+        if isinstance(value, Storage):
+            return value.persistent(str(storages.setdefault(value, len(storages))))
+        raise CheckpointError(f"it holds a {type(value).__name__}, which cannot be written; save the state_dict alone.")
+
+    pickle = write_pickle(content, form)
+    copy.expect(len(pickle) + sum(storage.written.size for storage in storages))
+    with writing_members(copy) as members:
+        members.add("data.pkl", pickle)
+        members.add("byteorder", b"little")
+        for storage, key in storages.items():
+            members.add(f"data/{key}", storage.written)
+        members.add("version", b"3\n")
 
 
-def _unreadable(error: Exception) -> CheckpointError:
-    text = str(error)
-    if "TorchScript archive" in text:
-        return CheckpointError("it is a TorchScript archive, which is code; save the model's state_dict instead.")
-    if isinstance(error, pickle.UnpicklingError) and (name := re.search(r"GLOBAL (\S+)", text)):
-        return CheckpointError(
-            f"reading it would run code ({name[1]}), which convert never does; save the model's state_dict alone."
-        )
-    return CheckpointError(f"it is not a complete torch checkpoint ({type(error).__name__}); save or copy it again.")
+def _most(source: Source) -> int:
+    return FREE_OBJECTS + source.length // BYTES_PER_OBJECT
 
 
-@dataclass(frozen=True)
-class Nested:
-    """What a walk over a checkpoint finds: the mappings that hold terms' keys, and the parents of optimizer states."""
+def _read_archive(source: Source) -> Any:
+    members = read_members(source)
+    if "constants.pkl" in members or any(name.startswith("code/") for name in members):
+        raise CheckpointError("it is a TorchScript archive, which is code; save the model's state_dict instead.")
+    pickle = members.get("data.pkl")
+    if pickle is None:
+        raise invalid("it has no data.pkl")
+    if pickle.size > min(LARGEST_PICKLE, 2 * source.length):
+        raise invalid(f"its pickle has {pickle.size:,} bytes")
+    if "byteorder" in members and bytes(members["byteorder"].read()[:6]) != b"little":
+        raise CheckpointError("it was written on a big-endian machine; load and save it with torch first.")
+    content, _ = read_pickle(pickle.read(), Meanings(lambda key: members.get(f"data/{key}")), most=_most(source))
+    return content
 
-    state_dicts: list[tuple[MutableMapping[Any, Any], Where]]
-    optimizers: list[tuple[Any, Where]]
+
+def _read_legacy(source: Source) -> Any:
+    """The pickles at the beginning are read with as much of the file as they turn out to need."""
+    if bytes(source.fetch(0, 1)) != _PICKLE:
+        raise invalid("it begins as no file of torch does")
+    for size in (*_PREFIXES, source.length):
+        meanings = Meanings(lambda _: None)
+        try:
+            content, keys, begin = _read_pickles(source.fetch(0, min(size, source.length)), meanings, _most(source))
+        except TruncatedError:
+            if size >= min(source.length, LARGEST_PICKLE):
+                raise
+        else:
+            _locate(source, meanings, keys, begin)
+            return content
+    raise invalid("its pickles have no end")
+
+
+def _read_pickles(data: bytearray, meanings: Meanings, most: int) -> tuple[Any, Any, int]:
+    magic, at = read_pickle(data, meanings, most=most)
+    if magic != _MAGIC:
+        raise invalid("it begins with no torch checkpoint")
+    found = []
+    for _ in range(4):
+        value, at = read_pickle(data, meanings, begin=at, most=most)
+        found.append(value)
+    _, system, content, keys = found
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise CheckpointError("it was written on a big-endian machine; load and save it with torch first.")
+    return content, keys, at
+
+
+def _locate(source: Source, meanings: Meanings, keys: Any, begin: int) -> None:
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or {*keys} != {*meanings.storages}:
+        raise invalid("its storages are not those that its tensors need")
+    for key in keys:
+        storage = meanings.storages[key]
+        (count,) = struct.unpack("<q", source.fetch(begin, 8))
+        if count != storage.count:
+            raise invalid(f"the storage {key!r} has {count} entries and not {storage.count}")
+        size = count * storage.width
+        if begin + 8 + size > source.length:
+            raise invalid("it is cut short")
+        storage.put(Range(source, begin + 8, size))
+        begin += 8 + size
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """A checkpoint in memory, which becomes its clean self once `whole` or `pieces` is asked for."""
+    """An open checkpoint, which becomes its clean self once `whole` or `pieces` is asked for."""
 
     content: Any
     found: Nested
+    sources: tuple[Source, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(source.length for source in self.sources)
 
     @property
     def states(self) -> Sequence[StateDict]:
-        return [state_dict_of(mapping, where) for mapping, where in self.found.state_dicts]
+        return [state_dict_of(mapping, where, self.size) for mapping, where in self.found.state_dicts]
+
+    def weights(self) -> Iterator[StateDict]:
+        for mapping, where in self.found.weights:
+            yield state_dict_of(mapping, where, self.size)
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         mappings = {where: mapping for mapping, where in self.found.state_dicts}
-        folded: Memory = []
         for plan in plans:
-            clean_state_dict(mappings[plan.state.where], plan, folded)
+            _fold(mappings[plan.state.where], plan)
+            clean_state_dict(mappings[plan.state.where], plan)
         leave_out_optimizers(self.found)
         return self.content, tuple(".".join(map(str, where)) for _, where in self.found.optimizers)
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
+        mapping = {where: mapping for mapping, where in self.found.state_dicts}[plans[0].state.where]
         content, lost = self.whole(plans)
         if len(plans) > 1:
             names = " and ".join(repr(plan.report.name) for plan in plans)
             raise CheckpointError(f"it holds several state dicts ({names}), a .safetensors file one; write a .pt.")
-        where = plans[0].state.where
-        state_dict = content
-        for key in where:
-            state_dict = state_dict[key]
-        return [Piece.of_tensor(key, value) for key, value in state_dict.items()], None, (*lost, *others(content, where))
+        pieces = [_piece(key, value) for key, value in mapping.items()]
+        return pieces, None, (*lost, *others(content, plans[0].state.where))
 
 
-def walk(checkpoint: Any) -> Nested:
-    """Find the state dicts with terms and the optimizer states, each object once, in the order they come."""
-    found = Nested([], [])
-    seen: set[int] = set()
-    pending: list[tuple[Any, Where]] = [(checkpoint, ())]
-    while pending:
-        item, where = pending.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if _holds_terms(item):
-            found.state_dicts.append((item, where))
-        children = list(_children(item))
-        found.optimizers.extend((item, (*where, key)) for key, child in children if _is_optimizer_state(child))
-        pending.extend((child, (*where, key)) for key, child in reversed(children) if not _is_optimizer_state(child))
-    return found
-
-
-def leave_out_optimizers(found: Nested) -> None:
-    """Optimizer states count parameters, the terms' among them: the plain model's parameters would get the wrong ones."""
-    for parent, where in reversed(found.optimizers):
-        if isinstance(parent, tuple):
-            parent[where[-1]].clear()
-        else:
-            del parent[where[-1]]
-
-
-def _children(item: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(item, dict):
-        yield from item.items()
-    elif isinstance(item, list | tuple):
-        yield from enumerate(item)
-
-
-def _holds_terms(item: Any) -> bool:
-    return isinstance(item, dict) and any(
-        isinstance(key, str) and is_term_key(key) and isinstance(value, Tensor) for key, value in item.items()
-    )
-
-
-def _is_optimizer_state(item: Any) -> bool:
-    return isinstance(item, dict) and {"state", "param_groups"} <= item.keys()
-
-
-def others(checkpoint: Any, where: Where) -> Iterator[str]:
-    """The names of everything in a checkpoint except what lies at `where`."""
-    item = checkpoint
-    for depth, key in enumerate(where):
-        yield from (".".join(map(str, (*where[:depth], other))) for other, _ in _children(item) if other != key)
-        item = item[key]
-
-
-def state_dict_of(mapping: Mapping[Any, Any], where: Where) -> StateDict:
-    """A state dict in memory, as StateDict; entries that are not tensors are ignored."""
-    tensors = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    first: dict[tuple[object, ...], str] = {}
-    same_as = {key: first.setdefault(identity(value), key) for key, value in tensors.items() if value.numel()}
-    return StateDict({key: tuple(value.shape) for key, value in tensors.items()}, tensors.__getitem__, where, same_as)
-
-
-def identity(tensor: Tensor) -> tuple[object, ...]:
-    """What two tensors have in common exactly if they are one."""
-    if tensor.layout != torch.strided:
-        return (id(tensor),)
-    storage = tensor.untyped_storage().data_ptr() or id(tensor)
-    return storage, tensor.storage_offset(), tensor.dtype, tensor.shape, tensor.stride()
-
-
-def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan, folded: Memory) -> None:
-    """Carry out the plan on a state dict in memory."""
-    _fold(mapping, plan, folded)
-    removed = set(plan.report.removed)
-    entries = [(key, value) for key, value in mapping.items() if key not in removed]
-    mapping.clear()
-    for key, value in entries:
-        mapping[key.removeprefix(plan.prefix) if isinstance(key, str) else key] = value
-    metadata = getattr(mapping, "_metadata", None)
-    if isinstance(metadata, dict):
-        _clean_metadata(metadata, plan)
-
-
-def _fold(mapping: Mapping[Any, Any], plan: StatePlan, folded: Memory) -> None:
-    """Fold in place and each memory once, so that what was shared stays shared."""
+def _fold(mapping: Any, plan: StatePlan) -> None:
+    """Note what is folded into which storage, each view of it once, so that what was shared stays shared."""
     for key, (term, _) in plan.targets.items():
-        tensor, source = mapping[key], identity(mapping[term.weight_keys[0]])
-        if not tensor.numel():
+        tensor, source = tensor_of(mapping[key]), tensor_of(mapping[term.weight_keys[0]])
+        if tensor is None or source is None or not tensor.view.size:
             continue
-        begin, end = _span(tensor)
-        for other_begin, other_end, whole, other_source in folded:
-            if begin < other_end and other_begin < end and (whole, other_source) != (identity(tensor), source):
+        for other in tensor.storage.targets:
+            if _overlap(tensor, other.tensor) and (tensor.view, source.identity) != (other.tensor.view, other.source):
                 raise CheckpointError(f"{key} overlaps in memory with what another term is folded into; drop instead.")
-        if any(whole == identity(tensor) for _, _, whole, _ in folded):
-            continue
-        with torch.no_grad():
-            tensor.copy_(plan.load(key))
-        folded.append((begin, end, identity(tensor), source))
+        if all(other.tensor.view != tensor.view for other in tensor.storage.targets):
+            tensor.storage.targets.append(Target(tensor, source.identity, functools.partial(plan.load, key)))
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """The first byte of a tensor's memory and the one after its last."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+def _overlap(first: TorchTensor, second: TorchTensor) -> bool:
+    (begin, end), (other_begin, other_end) = first.view.span, second.view.span
+    return begin < other_end and other_begin < end
 
 
-def _clean_metadata(metadata: MutableMapping[Any, Any], plan: StatePlan) -> None:
-    """The module versions that state_dict() notes, without the terms' modules and under the new names."""
-    modules = set().union(*(term.modules() for term in plan.terms))
-    entries = [(key, value) for key, value in metadata.items() if key not in modules]
-    metadata.clear()
-    for key, value in entries:
-        if f"{key}.".startswith(plan.prefix):
-            metadata[f"{key}."[len(plan.prefix) : -1]] = value
+def _piece(key: Any, value: Any) -> Piece:
+    tensor = tensor_of(value)
+    if tensor is None:
+        what = "tensor of another layout" if isinstance(value, Call) else f"value of type {type(value).__name__}"
+        raise CheckpointError(f"{key} is a {what}; safetensors hold plain tensors only: write a .pt.")
+    dtype = NAMES.get(tensor.view.dtype)
+    if dtype is None:
+        raise CheckpointError(f"{key} is a tensor ({tensor.view.dtype}) that safetensors cannot hold; write a .pt.")
+    if tensor.view.size > max(tensor.storage.read.size, LARGEST_EXPANDED):
+        raise CheckpointError(f"{key} has fewer entries in the file than its shape says; write a .pt.")
+    # wide dtypes first, so that every tensor starts at a multiple of its own width
+    data = tensor.view.row_by_row(tensor.storage.written)
+    return Piece(check_key(key), dtype, tensor.view.shape, data, -tensor.view.dtype.itemsize)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class _CsvFile:
     """One row for each step and name, appended and flushed at once: a run that is killed keeps what it wrote."""
 
     def __init__(self, path: Path) -> None:
-        if path.exists():
+        if os.path.lexists(path):
             raise ValueError(f"{path} exists; choose another name, so that nothing is overwritten.")
         self.path = path
         with path.open("x", newline="") as file:

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from relaxify.checkpoint import check_target, replacing
 from relaxify.lconv.conversion import Swap
+from relaxify.output import check_target, replacing
 
 FORMAT = "relaxify-lconv/1"
 SUFFIXES = (".safetensors", ".pt")
@@ -37,8 +37,8 @@ def save_lconvs(
     record = {"format": FORMAT, **settings, "layers": {entry.path: [entry.before, entry.generators] for entry in swapped}}
     # tied weights each on their own: safetensors takes no shared storage
     state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
-    with replacing(target, force=force) as (file, _):
+    with replacing(target, force=force) as new:
         if target.suffix == ".pt":
-            torch.save({"state_dict": state, "lconv": record}, file)
+            torch.save({"state_dict": state, "lconv": record}, new.file)
         else:
-            file.write(safetensors.torch.save(state, metadata={"lconv": json.dumps(record)}))
+            new.file.write(safetensors.torch.save(state, metadata={"lconv": json.dumps(record)}))

@@ -12,6 +12,7 @@ import torch
 from relaxed_states import IRREPS, assert_same, digest, load, relaxed_layer, save
 from torch import Tensor
 
+from relaxify.checkpoint import convert
 from relaxify_cli.main import run
 
 MODEL = """
@@ -233,3 +234,24 @@ def test_a_file_that_fails_to_import_or_exits_is_bad_input(tmp_path: Path, capsy
         command = ["convert", str(source), "-o", str(tmp_path / "out.pt"), "--verify", f"{tmp_path / 'bad_model.py'}:f"]
         assert run(command) == 2
         assert f"failed with {text}" in capsys.readouterr().err
+
+
+def test_a_terminal_sees_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    state = {"big": torch.ones(2_000_000), **LAYER.state("lin.")}
+    assert run(["convert", str(save(state, tmp_path / "in.pt")), "-o", str(tmp_path / "out.pt")]) == 0
+    shown = capsys.readouterr()
+    assert "writing and comparing" in shown.err
+    assert "16.0/16.0 MB" in shown.err
+    assert "writing and comparing" not in shown.out
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_progress_counts_every_byte_twice(suffix: str, tmp_path: Path) -> None:
+    state, told = {"big": torch.ones(2_000_000), **LAYER.state("lin.")}, []
+    convert(save(state, tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}", progress=lambda *both: told.append(both))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == 2 * (tmp_path / f"out{suffix}").stat().st_size
+    assert 0.99 < told[0][1] / told[-1][0] <= 1

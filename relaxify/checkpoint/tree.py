@@ -1,0 +1,132 @@
+"""What torch.save wrote, as data: where the state dicts with terms are, where the optimizer states, and what is a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from relaxify.checkpoint.pickles import Call, Global
+from relaxify.checkpoint.pickling import MAX_DEPTH
+from relaxify.checkpoint.plan import StatePlan
+from relaxify.checkpoint.state import StateDict
+from relaxify.checkpoint.storages import TorchTensor
+from relaxify.checkpoint.terms import is_term_key
+from relaxify.record import CheckpointError
+
+Where = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Nested:
+    """What a walk over a checkpoint finds: mappings that hold terms' keys, or tensors; parents of optimizer states."""
+
+    state_dicts: list[tuple[MutableMapping[Any, Any], Where]]
+    weights: list[tuple[MutableMapping[Any, Any], Where]]
+    optimizers: list[tuple[Any, Where]]
+
+
+def walk(checkpoint: Any) -> Nested:
+    """Find the state dicts and the optimizer states, each object once, in the order they come."""
+    found = Nested([], [], [])
+    seen: set[int] = set()
+    pending: list[tuple[Any, Where]] = [(checkpoint, ())]
+    while pending:
+        item, where = pending.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if len(where) > MAX_DEPTH:
+            raise CheckpointError(f"it is nested in more than {MAX_DEPTH} levels; save the model's state_dict alone.")
+        if isinstance(item, dict) and item:
+            _note(item, where, found)
+        inner = list(children(item))
+        found.optimizers.extend((item, (*where, key)) for key, child in inner if _is_optimizer_state(child))
+        pending.extend((child, (*where, key)) for key, child in reversed(inner) if not _is_optimizer_state(child))
+    return found
+
+
+def _note(item: dict[Any, Any], where: Where, found: Nested) -> None:
+    tensors = [key for key, value in item.items() if tensor_of(value) is not None]
+    if any(isinstance(key, str) and is_term_key(key) for key in tensors):
+        found.state_dicts.append((item, where))
+    if len(tensors) == len(item):
+        found.weights.append((item, where))
+
+
+def children(item: Any) -> Iterator[tuple[Any, Any]]:
+    """What lies in a value, under its keys."""
+    if isinstance(item, dict):
+        yield from item.items()
+    elif isinstance(item, list | tuple):
+        yield from enumerate(item)
+    elif isinstance(item, Call):
+        yield from item.items.items()
+        yield from enumerate((item.arguments, item.appended, item.state))
+
+
+def tensor_of(value: Any) -> TorchTensor | None:
+    """The tensor that a value is, a parameter's too; None if it is another thing, or a tensor of another layout."""
+    if isinstance(value, Call) and value.function in _PARAMETERS and value.arguments:
+        value = value.arguments[0]
+    return value if isinstance(value, TorchTensor) else None
+
+
+_PARAMETERS = {Global("torch._utils", name) for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")}
+
+
+def leave_out_optimizers(found: Nested) -> None:
+    """Optimizer states count parameters, the terms' among them: the plain model's parameters would get the wrong ones."""
+    for parent, where in reversed(found.optimizers):
+        if isinstance(parent, dict | list):
+            del parent[where[-1]]
+        elif isinstance(parent, tuple):
+            parent[where[-1]].clear()
+        else:
+            parent.items.pop(where[-1], None)
+
+
+def _is_optimizer_state(item: Any) -> bool:
+    return isinstance(item, dict) and {"state", "param_groups"} <= item.keys()
+
+
+def others(checkpoint: Any, where: Where) -> Iterator[str]:
+    """The names of everything in a checkpoint except what lies at `where`."""
+    item = checkpoint
+    for depth, key in enumerate(where):
+        inner = dict(children(item))
+        yield from (".".join(map(str, (*where[:depth], other))) for other in inner if other != key)
+        item = inner[key]
+
+
+def state_dict_of(mapping: Mapping[Any, Any], where: Where, file_size: int) -> StateDict:
+    """A state dict whose tensors are still in the file; entries that are not tensors are ignored."""
+    tensors = {
+        key: tensor for key, value in mapping.items() if isinstance(key, str) and (tensor := tensor_of(value)) is not None
+    }
+    first: dict[tuple[object, ...], str] = {}
+    same_as = {key: first.setdefault(tensor.identity, key) for key, tensor in tensors.items() if tensor.view.size}
+    shapes = {key: tensor.view.shape for key, tensor in tensors.items()}
+    return StateDict(shapes, lambda key: tensors[key].load(), where, same_as, file_size)
+
+
+def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan) -> None:
+    """Take off what the plan removes, and give what stays its new name."""
+    removed = set(plan.report.removed)
+    entries = [(key, value) for key, value in mapping.items() if key not in removed]
+    mapping.clear()
+    for key, value in entries:
+        mapping[key.removeprefix(plan.prefix) if isinstance(key, str) else key] = value
+    metadata = getattr(mapping, "_metadata", None)
+    if isinstance(metadata, dict):
+        _clean_metadata(metadata, plan)
+
+
+def _clean_metadata(metadata: MutableMapping[Any, Any], plan: StatePlan) -> None:
+    """The module versions that state_dict() notes, without the terms' modules and under the new names."""
+    modules = set().union(*(term.modules() for term in plan.terms))
+    entries = [(key, value) for key, value in metadata.items() if key not in modules]
+    metadata.clear()
+    for key, value in entries:
+        if f"{key}.".startswith(plan.prefix):
+            metadata[f"{key}."[len(plan.prefix) : -1]] = value
