@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.evidence import Evidence
@@ -40,7 +41,8 @@ class FullSize:
         is_other = any(run is None or run.target != node.target or run.meta.get("value") is None for run in runs)
         if is_other or self.evidence.of(node).pixels is not None:
             return None
-        base, *moved = [value.double() for run in runs if run is not None and (value := run.meta.get("value")) is not None]
+        # of complex numbers the real and the imaginary part, on one more axis: a turn of the plane turns them
+        base, *moved = [_as_real(value) for run in runs if run is not None and (value := run.meta.get("value")) is not None]
         return (base, moved) if [value.shape for value in moved] == [base.shape] * len(self.moved) else None
 
     def moves_in_a_known_way(self, node: fx.Node) -> bool | None:
@@ -66,6 +68,10 @@ class FullSize:
     def is_beyond_fits(self, node: fx.Node) -> bool:
         """Whether a value that fits do not tell of can only be told by its name: lengths say nothing."""
         return self.evidence.of(node).kind == "undecided" and not is_orthogonal(self.evidence.group)
+
+
+def _as_real(value: Tensor) -> Tensor:
+    return torch.view__as_real(value.resolve_conj()) if value.is_complex() else value.double()
 
 
 def _carries(way: Way, g: Draw, base: Tensor, run: Tensor, tolerance: float) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -110,12 +111,10 @@ class Subject:
         again = seen_in(self.twin.run(self.inputs, seed=seed))
         return _are_same(here.values, again, ROUNDINGS * torch.finfo(self.twin.lowest).eps)
 
-    def _judged(self, orbits: Sequence[Orbit], rounding: Mapping[str, float] | None = None) -> Measured:
+    def _judged(self, orbits: Sequence[Orbit], **digits: dict[str, float]) -> Measured:
         eps = torch.finfo(self.twin.lowest).eps
-        constants = torch.finfo(self.twin.own).eps if self.twin.own != torch.float64 else 0.0
-        setting = Setting(
-            self.group, eps, self.places, _near(orbits), dict(rounding or {}), constants=constants, sizes=self._sizes()
-        )
+        constants = torch.finfo(torch.float32).eps if self.twin.own != torch.float64 else 0.0
+        setting = Setting(self.group, eps, self.places, _near(orbits), **digits, constants=constants, sizes=self._sizes())
         moving = [each for each in orbits if each.moved]
         names = dict.fromkeys(name for each in orbits for values in _all(each) for name in values)
         outputs = tuple(judge(name, moving, setting) for name in names)
@@ -129,22 +128,44 @@ class Subject:
     def _told_from_rounding(self, found: Measured) -> Measured:
         """Errors as large as what the last digits of the inputs do are rounding, or the inputs are on an edge (ties)."""
         base = seen_in(self.twin.run(self.inputs))
-        again = self._judged(found.orbits, self._rounding(base, found.setting.eps))
+        roughness = _changes(base, self.twin.rough_runs(self.inputs)) if self._has_coarse_constants else {}
+        again = self._judged(found.orbits, rounding=self._rounding(base, found.setting.eps), roughness=roughness)
         pairs = zip(found.outputs, again.outputs, strict=True)
         is_here = found.orbits[0].inputs is self.inputs
         repeats = not is_here or _are_same(found.orbits[0].values, base, ROUNDINGS * found.setting.eps)
-        return replace(again, outputs=tuple(_ties(one, two) for one, two in pairs), repeats=repeats)
+        outputs = tuple(_ties(one, two) for one, two in pairs)
+        if any(each.reason is Reason.TIES for each in outputs):
+            zero = self._zero(found.orbits, found.setting.eps)
+            outputs = tuple(_silent(each) if each.name in zero and each.reason is Reason.TIES else each for each in outputs)
+        return replace(again, outputs=outputs, repeats=repeats)
+
+    def _zero(self, orbits: Sequence[Orbit], eps: float) -> set[str]:
+        """The outputs that are zero but for rounding: on inputs nearby, where nothing ties, last digits are all there is."""
+        there = next((each for each in orbits if each.inputs is not self.inputs), None)
+        if there is None:
+            return set()
+        moved = self.actions.on_inputs(draws(self.group, 0)[0], there.inputs)
+        changes = _changes(there.values, [self.twin.run(nudged(there.inputs, moved, 0, eps))])
+        return {name for name, change in changes.items() if change > MEANINGLESS * float(there.values[name].norm())}
 
     def _rounding(self, base: Values, eps: float) -> dict[str, float]:
         """How much the output changes with the inputs' last digits."""
         moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
-        changes: dict[str, float] = {}
-        for seed in range(2):
-            near = seen_in(self.twin.run(nudged(self.inputs, moved, seed, eps)))
-            for name, value in near.items():
-                if name in base and base[name].shape == value.shape and is_measured(value):
-                    changes[name] = max(changes.get(name, 0.0), float((value - base[name]).norm()))
-        return changes
+        return _changes(base, (self.twin.run(nudged(self.inputs, moved, seed, eps)) for seed in range(2)))
+
+    @property
+    def _has_coarse_constants(self) -> bool:
+        """Whether the model's own precision is below float32's: its constants are then far from what they stand for."""
+        return torch.finfo(self.twin.own).eps > torch.finfo(torch.float32).eps
+
+
+def _changes(base: Values, outputs: Iterable[Any]) -> dict[str, float]:
+    """How far each tensor of the output is from that of other runs, at most."""
+    changes: dict[str, float] = {}
+    for name, value in (item for output in outputs for item in seen_in(output).items()):
+        if name in base and base[name].shape == value.shape and is_measured(value):
+            changes[name] = max(changes.get(name, 0.0), float((value - base[name]).norm()))
+    return changes
 
 
 def _all(each: Orbit) -> list[Values]:
@@ -165,6 +186,10 @@ def _ties(before: Judged, after: Judged) -> Judged:
     if is_lost and max(run.error for run in before.runs) > MEANINGLESS:
         return replace(before, reason=Reason.TIES)
     return after if before.status is Status.BROKEN else before
+
+
+def _silent(found: Judged) -> Judged:
+    return replace(found, status=Status.UNDECIDED, reason=Reason.SILENT)
 
 
 def _near(orbits: Sequence[Orbit]) -> dict[str, float]:
