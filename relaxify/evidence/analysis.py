@@ -99,7 +99,12 @@ def analyse_verdict(
 
 
 def analyse_nothing(
-    model: nn.Module, group: Group, inputs: Inputs, action: InputAction | None, claimed: Sequence[Site | Rejected], twin: Twin
+    model: nn.Module,
+    group: Group,
+    inputs: Inputs,
+    action: InputAction | None,
+    claimed: Sequence[Site | Rejected],
+    twin: Twin,
 ) -> Analysis:
     """What is said of a model that does not run in float64: which operations it has; rounding hides how values transform."""
     observer = Observer(model, group, inputs, action, twin=twin)

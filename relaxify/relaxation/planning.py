@@ -197,7 +197,7 @@ def _examine(
     if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs):
         return Examined(measured, found)
     if measured.subject is not None and measured.twin is None:
-        found = analyse_nothing(model, group, inputs, input_action, settled, measured.subject.twin)
+        found = analyse_nothing(model, group, inputs, input_action, settled, twin=measured.subject.twin)
         return Examined(measured, found)
     # where a sign flips is looked for as if it were wrong
     status = Status.BROKEN if measured.verdict.reason is Reason.SIGN else measured.verdict.status
