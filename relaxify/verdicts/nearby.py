@@ -77,6 +77,11 @@ def are_equal(value: Tensor, other: Tensor) -> bool:
     return value.shape == other.shape and torch.equal(*dense)
 
 
+def is_zero(value: Tensor) -> bool:
+    """Whether there are entries, all of them zero."""
+    return value.layout is torch.strided and bool(value.numel()) and not value.any()
+
+
 def _is_code(value: Tensor) -> bool:
     return torch.equal(value.real, value.real.round())
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.groups import Group
@@ -16,7 +17,7 @@ from relaxify.verdicts.constraints import exactly
 from relaxify.verdicts.draws import Draw, draws, small
 from relaxify.verdicts.errors import MEANINGLESS, ROUNDINGS, Setting, difference
 from relaxify.verdicts.judging import Judged, judge
-from relaxify.verdicts.nearby import distance, nearby, nudged, replaced, tensors_in
+from relaxify.verdicts.nearby import are_equal, distance, is_zero, nearby, nudged, replaced, size, tensors_in
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
 from relaxify.verdicts.places import Places, nowhere
@@ -25,6 +26,8 @@ from relaxify.verdicts.verdict import Reason, Status
 
 STEPS = (0.05, 1e-3)
 """Sizes of the step to a nearby input, tried in turn: the model may be defined for few inputs."""
+NOTHING = 1e-6
+"""Of the inputs' or the largest output's size: what is smaller and lost in rounding is zero."""
 FURTHER = (0.3, 1.0, 3.0)
 """Sizes of the steps to inputs further away, tried in turn where no output responds near the given one: it may count."""
 
@@ -70,12 +73,25 @@ class Subject:
         found = [each for each in orbits if each is not None]
         return self._confirmed(found if any(each.moved for each in found) else [self._here(drawn[0])])
 
+    def _moved(self, inputs: Inputs) -> Inputs:
+        """g x, for what an element g moves; zeros that it would move, if they were anything else, as something else."""
+        g, before = draws(self.group, 0)[0], tensors_in(inputs)
+        moved = self.actions.on_inputs(g, inputs)
+        zeros = {name for name, value in before.items() if value.is_floating_point() and is_zero(value)}
+        if not zeros:
+            return moved
+        filled = replaced(inputs, lambda name, value: _ramp(value) if name in zeros else value)
+        after = tensors_in(self.actions.on_inputs(g, filled))
+        told = {name for name in zeros if name in after and not are_equal(after[name], _ramp(before[name]))}
+        found: Inputs = replaced(moved, lambda name, value: _ramp(value) if name in told else value)
+        return found
+
     def _here(self, elements: Sequence[Draw], runner: Runner = call) -> Orbit:
         return orbit(self.twin, self.actions, self.inputs, elements, runner)
 
     def _nearby(self, elements: Sequence[Draw]) -> Orbit | None:
         """The orbit of an input near the given one on which the model runs, and not to infinity."""
-        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        moved = self._moved(self.inputs)
         for step in STEPS:
             with suppress(InputsError):
                 found = orbit(self.twin, self.actions, nearby(self.inputs, moved, 1, step), elements)
@@ -97,7 +113,7 @@ class Subject:
 
     def _further(self, here: Orbit) -> Orbit | None:
         """The orbit of an input so far away that the output is another, if there is one."""
-        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        moved = self._moved(self.inputs)
         for seed, step in enumerate(FURTHER, start=2):
             with suppress(InputsError):
                 there = nearby(self.inputs, moved, seed, step)
@@ -135,28 +151,38 @@ class Subject:
         repeats = not is_here or _are_same(found.orbits[0].values, base, ROUNDINGS * found.setting.eps)
         outputs = tuple(_ties(one, two) for one, two in pairs)
         if any(each.reason is Reason.TIES for each in outputs):
-            zero = self._zero(found.orbits, found.setting.eps)
-            outputs = tuple(_silent(each) if each.name in zero and each.reason is Reason.TIES else each for each in outputs)
+            lost = self._lost(found.orbits, found.setting.eps)
+            outputs = tuple(_undecided(each, lost) if each.reason is Reason.TIES else each for each in outputs)
         return replace(again, outputs=outputs, repeats=repeats)
 
-    def _zero(self, orbits: Sequence[Orbit], eps: float) -> set[str]:
-        """The outputs that are zero but for rounding: on inputs nearby, where nothing ties, last digits are all there is."""
+    def _lost(self, orbits: Sequence[Orbit], eps: float) -> dict[str, Reason]:
+        """The outputs of which last digits are all there is on inputs nearby too, where nothing ties; and why.
+
+        They are zero but for rounding, or chaotic.
+        """
         there = next((each for each in orbits if each.inputs is not self.inputs), None)
         if there is None:
-            return set()
-        moved = self.actions.on_inputs(draws(self.group, 0)[0], there.inputs)
+            return {}
+        moved = self._moved(there.inputs)
         changes = _changes(there.values, [self.twin.run(nudged(there.inputs, moved, 0, eps))])
-        return {name for name, change in changes.items() if change > MEANINGLESS * float(there.values[name].norm())}
+        sizes = {name: float(there.values[name].norm()) for name in changes}
+        least = NOTHING * max(size(there.inputs), *sizes.values())
+        lost = {name for name, change in changes.items() if change > MEANINGLESS * sizes[name]}
+        return {name: Reason.SILENT if sizes[name] < least else Reason.ROUNDING for name in lost}
 
     def _rounding(self, base: Values, eps: float) -> dict[str, float]:
         """How much the output changes with the inputs' last digits."""
-        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        moved = self._moved(self.inputs)
         return _changes(base, (self.twin.run(nudged(self.inputs, moved, seed, eps)) for seed in range(2)))
 
     @property
     def _has_coarse_constants(self) -> bool:
         """Whether the model's own precision is below float32's: its constants are then far from what they stand for."""
         return torch.finfo(self.twin.own).eps > torch.finfo(torch.float32).eps
+
+
+def _ramp(value: Tensor) -> Tensor:
+    return torch.linspace(1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
 
 
 def _changes(base: Values, outputs: Iterable[Any]) -> dict[str, float]:
@@ -188,8 +214,8 @@ def _ties(before: Judged, after: Judged) -> Judged:
     return after if before.status is Status.BROKEN else before
 
 
-def _silent(found: Judged) -> Judged:
-    return replace(found, status=Status.UNDECIDED, reason=Reason.SILENT)
+def _undecided(found: Judged, lost: Mapping[str, Reason]) -> Judged:
+    return replace(found, status=Status.UNDECIDED, reason=lost[found.name]) if found.name in lost else found
 
 
 def _near(orbits: Sequence[Orbit]) -> dict[str, float]:

@@ -393,3 +393,27 @@ def test_vectors_across_axes_are_in_another_order(shape: tuple[int, int]) -> Non
     turned = (lambda x: x.reshape(shape)) if shape[0] == 3 else (lambda x: x.mT.reshape(shape))
     verdict = measure(Of(turned), "SO(3)", (X,))
     assert (verdict.status, verdict.reason) == (Status.BROKEN, Reason.CONVENTION)
+
+
+def test_zeros_that_the_group_moves_are_varied_and_others_are_codes() -> None:
+    zeros = torch.zeros(7, 3)
+    assert measure(Of(lambda x: x * (1 + x.norm())), "SO(3)", (zeros,)).is_sound
+    assert measure(Of(torch.relu), "SO(3)", (zeros,)).status is Status.BROKEN
+    shifts = torch.zeros(20, 3)
+    # what is no cell of a lattice but zero would break it
+    cells = measure(
+        Of(lambda x, cells: x + cells.round() + cells.abs()),
+        "SO(3)",
+        (X, shifts),
+        input_action=lambda g, inputs: (inputs[0] @ g.mT, inputs[1]),
+    )
+    assert cells.is_sound
+
+
+def test_what_only_amplifies_rounding_is_undecided_and_no_tie() -> None:
+    def chaotic(x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = 3 * x * torch.cos(9 * x.norm(dim=1, keepdim=True))
+        return x
+
+    assert measure(Of(chaotic), "SO(3)", (X,)).reason is Reason.ROUNDING
