@@ -98,6 +98,21 @@ def analyse_verdict(
     return Analysis(observer, evidence, promises, None, known, calls) if is_told else None
 
 
+def analyse_nothing(
+    model: nn.Module,
+    group: Group,
+    inputs: Inputs,
+    action: InputAction | None,
+    claimed: Sequence[Site | Rejected],
+    twin: Twin,
+) -> Analysis:
+    """What is said of a model that does not run in float64: which operations it has; rounding hides how values transform."""
+    observer = Observer(model, group, inputs, action, twin=twin)
+    evidence = observer.unseen()
+    known, calls = _operations(model, evidence, claimed)
+    return Analysis(observer, evidence, Promises(evidence, []), None, known, calls)
+
+
 def _operations(
     model: nn.Module, evidence: Evidence, claimed: Sequence[Site | Rejected]
 ) -> tuple[list[Site | Rejected], dict[str, list[WeightedCall]]]:

@@ -13,6 +13,7 @@ from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import is_isometric
 from relaxify.evidence.full_size import FullSize
 from relaxify.graph.contractions import function_name
+from relaxify.graph.recording import written
 from relaxify.verdicts.candidates import turns
 
 EXACT = 1e-10
@@ -144,6 +145,8 @@ def op_name(node: fx.Node) -> str:
     """The name of the function that a node calls, or that returned the tuple of which it is one item."""
     if node.target is operator.getitem and node.all_input_nodes and node.all_input_nodes[0].meta.get("value") is None:
         node = node.all_input_nodes[0]
+    if node.target is written and node.all_input_nodes:
+        return op_name(node.all_input_nodes[-1])
     return function_name(node.target)
 
 

@@ -62,7 +62,7 @@ class Evidence:
         self._known: dict[tuple[int, tuple[int, ...] | None], Transformation] = {}
         inputs = [node for node in self.nodes if node.op == "placeholder"]
         values = [node.meta["value"] for node in inputs if node.meta["floating"] and node.meta["value"].numel()]
-        self._tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
+        self.tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
         self.pixel_maps = self._pixel_maps(inputs) if images else None
         self.sample_sizes = self._axes_of(inputs)
 
@@ -87,7 +87,7 @@ class Evidence:
             return Transformation("undecided")
         if self.pixel_maps is None:
             return self._transformation(pairs, norms)
-        found = self.pixel_maps.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny)
+        found = self.pixel_maps.transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self.tiny)
         if found.kind != "undecided" or not self.group.compact or pairs[0][0].ndim < 2:
             return found
         back = pairs if found.pixels is None else self.pixel_maps.moved_back(self.group, pairs, found.pixels)
@@ -95,7 +95,7 @@ class Evidence:
         return Transformation("none", residual=residual, pixels=found.pixels) if residual > TOLERANCE else found
 
     def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
-        return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self._tiny, norms=norms)
+        return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self.tiny, norms=norms)
 
     def _pixel_maps(self, inputs: Sequence[fx.Node]) -> PixelMaps | None:
         shapes = [node.meta["value"].shape for node in self._index if node.meta.get("value") is not None]

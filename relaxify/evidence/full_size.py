@@ -7,9 +7,11 @@ of moving that need no fit; and to its length, which an orthogonal representatio
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.evidence import Evidence
@@ -40,7 +42,8 @@ class FullSize:
         is_other = any(run is None or run.target != node.target or run.meta.get("value") is None for run in runs)
         if is_other or self.evidence.of(node).pixels is not None:
             return None
-        base, *moved = [value.double() for run in runs if run is not None and (value := run.meta.get("value")) is not None]
+        # of complex numbers the real and the imaginary part, on one more axis: a turn of the plane turns them
+        base, *moved = [_as_real(value) for run in runs if run is not None and (value := run.meta.get("value")) is not None]
         return (base, moved) if [value.shape for value in moved] == [base.shape] * len(self.moved) else None
 
     def moves_in_a_known_way(self, node: fx.Node) -> bool | None:
@@ -51,7 +54,9 @@ class FullSize:
         base, moved = found
 
         def carries(way: Way) -> bool:
-            return all(_carries(way, g, base, run, self.tolerance) for g, run in zip(self.elements, moved, strict=True))
+            return all(
+                _distance(way, g, base, run) <= self._granted(base) for g, run in zip(self.elements, moved, strict=True)
+            )
 
         return any(carries(way) for way in ways(group, base) if not has_lost_a_sign(group, way))
 
@@ -61,15 +66,23 @@ class FullSize:
         if found is None or not is_orthogonal(self.evidence.group):
             return False
         base, moved = found
-        return any(abs(float(run.norm() - base.norm())) > self.tolerance * float(base.norm()) for run in moved)
+        return any(abs(float(run.norm() - base.norm())) > self._granted(base) for run in moved)
+
+    def _granted(self, base: Tensor) -> float:
+        """Relative to a value's size; what is zero but for rounding has none."""
+        return max(self.tolerance * float(base.norm()), self.evidence.tiny * math.sqrt(base.numel()))
 
     def is_beyond_fits(self, node: fx.Node) -> bool:
         """Whether a value that fits do not tell of can only be told by its name: lengths say nothing."""
         return self.evidence.of(node).kind == "undecided" and not is_orthogonal(self.evidence.group)
 
 
-def _carries(way: Way, g: Draw, base: Tensor, run: Tensor, tolerance: float) -> bool:
+def _as_real(value: Tensor) -> Tensor:
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value.double()
+
+
+def _distance(way: Way, g: Draw, base: Tensor, run: Tensor) -> float:
     try:
-        return float((run - way(g, base)).norm()) <= tolerance * float(base.norm())
+        return float((run - way(g, base)).norm())
     except (ValueError, RuntimeError, IndexError):
-        return False
+        return math.inf

@@ -81,6 +81,11 @@ class Observer:
         diverged = nodes[length].meta.get("location", "") if length < len(nodes) else None
         return Evidence(self.group, first.base, kept, diverged, length, images=self.images)
 
+    def unseen(self) -> Evidence:
+        """Evidence of one run that says nothing of any value."""
+        base = self._run(self.inputs, {})
+        return Evidence(self.group, base, [Sample(base, [base])], None, 0)
+
     def _sample(self, k: int, injected: Injections) -> Sample:
         drawn = elements(self.group)
         x = self.inputs if k == 0 else nearby(self.inputs, self.moved(drawn[-1], self.inputs), k, STEP)

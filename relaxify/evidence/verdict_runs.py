@@ -54,7 +54,7 @@ class VerdictEvidence(Evidence):
         return self._drawn
 
     def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
-        if (found := still(pairs, self._tiny, norms)) is not None:
+        if (found := still(pairs, self.tiny, norms)) is not None:
             return found
         own = [] if _is_multiple(pairs) else possible_axes(self.group, pairs[0][0].shape)
         return next(filter(None, (self._vector(pairs, axes) for axes in own)), Transformation("undecided"))

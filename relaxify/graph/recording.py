@@ -147,6 +147,9 @@ class _Recorder(TorchFunctionMode):
             # made where no function was seen (by an extension, say), or written to through another view of its storage
             sources = () if node is None else filter(None, (node, self._writers.get(_storage(value))))
             node = self._node(opaque if node is None else written, tuple(sources))
+            if (writer := self._writers.get(_storage(value))) is not None:
+                # where the statement is that wrote
+                node.meta.update({key: writer.meta[key] for key in ("module", "location")})
             self._bind(value, node, clone=True)
             return node
         if isinstance(value, tuple | list):
@@ -175,7 +178,7 @@ class _Recorder(TorchFunctionMode):
         self._versions[id(tensor)] = _version(tensor)
         with torch._C.DisableTorchFunction():
             # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
-            kept = tensor.detach() if self.keep(tensor) and not _is_mapped(tensor) else None
+            kept = _plain(tensor.detach()) if self.keep(tensor) and not _is_mapped(tensor) else None
             # an operation in place may change it later
             node.meta["value"] = kept.clone() if clone and kept is not None else kept
             if kept is not None and not self.outline and 0 in kept.stride():
@@ -237,6 +240,13 @@ def _version(tensor: Tensor) -> int:
 def _storage(tensor: Tensor) -> int:
     with torch._C.DisableTorchFunction():
         return _layers(tensor)[-1].untyped_storage().data_ptr()
+
+
+def _plain(tensor: Tensor) -> Tensor | None:
+    """A sparse tensor as a dense one, whose norm can be taken; nested and quantised ones are not looked at."""
+    if tensor.layout is torch.strided:
+        return None if tensor.is_nested or tensor.is_quantized else tensor
+    return None if tensor.is_nested else tensor.to_dense()
 
 
 def _is_mapped(tensor: Tensor) -> bool:

@@ -91,5 +91,6 @@ def _agree(value: list[Tensor], derivative: list[Tensor], differences: list[Tens
 
 
 def floating(outputs: Any) -> list[Tensor]:
-    """The tensors of floating point in a nest of containers."""
-    return [value for _, value in tensors_of(outputs) if value.is_floating_point()]
+    """The tensors of floating point in a nest of containers; sparse ones as dense."""
+    found = [value for _, value in tensors_of(outputs) if value.is_floating_point()]
+    return [value if value.layout is torch.strided else value.to_dense() for value in found]

@@ -14,7 +14,7 @@ from relaxify.evidence.analysis import Analysis, analyse
 from relaxify.evidence.breaks import op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.graph.inputs import Inputs
-from relaxify.graph.recording import record
+from relaxify.graph.recording import Recording, record
 from relaxify.groups import Group
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.causes import cause_of
@@ -96,15 +96,24 @@ def _rounding_fault(
         return None
     twin = Twin(model, training=training, double=False)
     run = twin.run(twin.inputs(inputs), record)
+    # as autocast has it, which no parameter tells
+    precision = max(_precisions(run, own.precision), key=lambda dtype: torch.finfo(dtype).eps)
+    if not own.error.largest > 100 * torch.finfo(precision).eps:
+        return None
     lost: set[fx.Node] = set()
     for exact, rounded in zip(evidence.nodes, run.nodes, strict=False):
         error = _difference(exact, rounded)
         if error > ROUNDING and lost.isdisjoint(exact.all_input_nodes):
-            details = {"dtype": name_of(own.precision)}
+            details = {"dtype": name_of(precision)}
             why = Cause(CauseKind.ROUNDING, op_name(exact), evidence.group.name, details=details)
             return _fault_at(exact, why, error, own.error.mean)
         lost |= {exact} if error > ROUNDING else set()
     return None
+
+
+def _precisions(run: Recording, own: torch.dtype) -> set[torch.dtype]:
+    values = [node.meta.get("value") for node in run.nodes]
+    return {own} | {value.dtype for value in values if value is not None and value.is_floating_point()}
 
 
 def _fault_at(node: fx.Node, why: Cause, own: float, of_output: float) -> Fault:

@@ -18,6 +18,7 @@ from relaxify.inspection.faults import attributed
 from relaxify.inspection.layers import layer_report
 from relaxify.inspection.lie_derivatives import lie_derivatives
 from relaxify.inspection.report import ModuleReport, NodeReport, OutputReport, Report
+from relaxify.modules.checks import check_is_module, unwrapped
 from relaxify.relaxation.planning import plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
@@ -47,8 +48,9 @@ def inspect(
       measured to transform as, or comes nearest to.
     - `training`: inspect the model in training mode (with the same random numbers in each run), where dropout acts.
 
-    Works on any model that runs, relaxed or not; a relaxed one is inspected as it is without its terms, and its terms layer
-    by layer. ValueError for an unknown group, or if the model does not run in float64. The model is not changed.
+    Works on any model that runs, relaxed or not, compiled, scripted or wrapped for parallel training; a relaxed one is
+    inspected as it is without its terms, and its terms layer by layer. Of a model that runs in its own precision alone
+    there is the verdict, and no fault is named. ValueError for an unknown group. The model is not changed.
 
     >>> import torch
     >>> report = inspect(nn.Linear(3, 3, bias=False), "SO(3)", torch.randn(8, 3), output_action=lambda g, y: y @ g.T)
@@ -58,6 +60,8 @@ def inspect(
     if inputs and keywords:
         raise ValueError("inspect takes its inputs by position or by name, not both; pass all of them in keywords={...}.")
     model, given = opened(model, dict(keywords) if keywords else inputs or None)
+    check_is_module(model)
+    model = unwrapped(model)
     acting = action_on(model, group, given, input_action, input_irreps)
     planned, examined = plan_and_analysis(
         model,
@@ -100,6 +104,8 @@ def inspect(
 
 def _lie_derivatives(analysis: Analysis, output_action: OutputAction | None) -> tuple[tuple[float, ...], str]:
     evidence = analysis.evidence
+    if not analysis.observer.twin.double:
+        return (), "none: the model does not run in float64"
     if evidence.diverged is not None:
         return (), "none: the runs on x and on g x take different courses"
     floating = [value.is_floating_point() for _, value in tensors_of(evidence.recording.output)]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from relaxify.algebras import exponential
 from relaxify.evidence.runs import Observer
-from relaxify.graph.inputs import call, tensors_of
+from relaxify.graph.inputs import call
 from relaxify.graph.precision import quiet
 from relaxify.inspection import derivatives
 from relaxify.inspection.carried import Carried
-from relaxify.inspection.derivatives import Curve
+from relaxify.inspection.derivatives import Curve, floating
 from relaxify.modules.copies import duplicate
 from relaxify.verdicts.actions import OutputAction
 from relaxify.verdicts.state import seeded
@@ -69,14 +69,10 @@ def _moved_back(
         # the output action is linear in the output, and to first order in t
         identity = torch.eye(len(generator))
         output, step = observer.twin.run(observer.inputs), 1e-5
-        forth = _floating(action(identity + step * generator, output))
-        back = _floating(action(identity - step * generator, output))
-        own = [(a - b) / (2 * step) for a, b in zip(forth, back, strict=True)]
+        forth = floating(action(identity + step * generator, output))
+        back = floating(action(identity - step * generator, output))
+        own = [(a.detach() - b.detach()) / (2 * step) for a, b in zip(forth, back, strict=True)]
     return [d - o for d, o in zip(derivative, own, strict=True)]
-
-
-def _floating(output: Any) -> list[Tensor]:
-    return [value.detach() for _, value in tensors_of(output) if value.is_floating_point()]
 
 
 def _norm(numbers: Iterable[float]) -> float:

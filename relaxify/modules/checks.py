@@ -16,12 +16,12 @@ _WRAPPERS = {
     "DataParallel": "DataParallel",
     "FullyShardedDataParallel": "FullyShardedDataParallel",
 }
+_HELD_AS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
 
 
 def check_model(model: nn.Module) -> None:
     """ValueError if the model is compiled, wrapped for parallel training, scripted, lazy, or on the meta device."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"relaxify takes an nn.Module, not {type(model).__name__}; pass the model itself.")
+    check_is_module(model)
     for path, module in model.named_modules():
         kind = next((_WRAPPERS[base.__name__] for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
         if kind is None and module._compiled_call_impl is not None:
@@ -31,13 +31,24 @@ def check_model(model: nn.Module) -> None:
                 f"{_where(path)} is already wrapped by {kind}, which would ignore hooks added now; "
                 f"call relaxify(model, ...) on the bare model first and {kind} after it."
             )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("the model is a TorchScript module, which takes no hooks; relaxify the Python model instead.")
+    check_has_values(model)
+
+
+def check_is_module(model: object) -> None:
+    """ValueError for what is no module."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"relaxify takes an nn.Module, not {type(model).__name__}; pass the model itself.")
+
+
+def check_has_values(model: nn.Module) -> None:
+    """ValueError if a parameter is lazy, on the meta device, or an input of the graph that is to have it."""
     if isinstance(model, fx.GraphModule) and (lifted := _lifted(model)):
         raise ValueError(
             f"the graph takes its parameters as inputs ({lifted[0]} and {len(lifted) - 1} more), and has none to relax; "
             "pass the model that it was made of, or torch.export.export(model, inputs), whose module has them."
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("the model is a TorchScript module, which takes no hooks; relaxify the Python model instead.")
     for path, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ValueError(f"parameter {path!r} is lazy: it has no shape yet; run one forward pass before relaxify.")
@@ -54,6 +65,16 @@ def _lifted(graph: fx.GraphModule) -> list[str]:
 
 _LIFTED = re.compile(r"l_self_.*(parameters|_weight|_bias)|p_")
 """How torch.compile and torch.export name such inputs."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model that torch.compile or data parallelism wraps, which computes the same; other models as they are.
+
+    >>> unwrapped(nn.DataParallel(nn.Linear(2, 2)))
+    Linear(in_features=2, out_features=2, bias=True)
+    """
+    held = _HELD_AS.get(type(model).__name__)
+    return model if held is None else unwrapped(getattr(model, held))
 
 
 def check_site(site: Site) -> None:

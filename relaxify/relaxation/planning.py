@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relaxify.evidence.analysis import Analysis, analyse, analyse_verdict, symmetrise
+from relaxify.evidence.analysis import Analysis, analyse, analyse_nothing, analyse_verdict, symmetrise
 from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.evidence.silence import is_sound_until_silent
 from relaxify.evidence.verdict_runs import Tape
@@ -23,7 +23,7 @@ from relaxify.graph.exported import AnyModel, opened
 from relaxify.graph.inputs import Inputs, call
 from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
-from relaxify.modules.checks import check_model
+from relaxify.modules.checks import check_has_values, check_model
 from relaxify.modules.hanging import CHILD, hung
 from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
@@ -141,7 +141,7 @@ def plan_and_analysis(
     group, overrides = Group.parse(group), {} if overrides is None else overrides
     _check_configs(config, overrides)
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
-    check_model(model)
+    check_model(model) if changes else check_has_values(model)
     selection = Selection(model, include, exclude, to_be_trained=changes)
     symmetrises = changes or next(hung(model), None) is not None
     claims = selection.decide(_alone(model, _claims(model, group), symmetrise=symmetrises))
@@ -195,6 +195,9 @@ def _examine(
     runner = call if whole else tape
     measured = measurement(model, group, inputs, own=whole, runner=runner, **actions, **options)
     if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs):
+        return Examined(measured, found)
+    if measured.subject is not None and measured.twin is None:
+        found = analyse_nothing(model, group, inputs, input_action, settled, twin=measured.subject.twin)
         return Examined(measured, found)
     # where a sign flips is looked for as if it were wrong
     status = Status.BROKEN if measured.verdict.reason is Reason.SIGN else measured.verdict.status

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from relaxify.groups import Group
 from relaxify.verdicts.draws import Draw
 
+LARGEST_RANK = 4
 DEGREES = (1, 2, 3, -1, -2, -3)
 """Of homogeneous values under scalings."""
 
@@ -111,12 +113,18 @@ def _on_channels(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> I
         yield Way("vector⊗vector", axes, _squared)
         if not group.compact:
             yield Way("covector⊗vector", axes, _dual_and_vector)
+    for rank in range(3, min(len(own), LARGEST_RANK) + 1):
+        yield from (
+            Way(f"tensor of rank {rank}", axes, functools.partial(_power, rank))
+            for axes in itertools.combinations(sorted(own), rank)
+        )
     if is_affine(group):
         for axis in (axis for axis in reversed(free) if shape[axis] == d - 1):
             yield Way("position", (axis,), _linear_part, _translation)
             yield Way("vector", (axis,), _linear_part)
     for axis in (axis for axis in reversed(free) if shape[axis] > d > 1):
         yield from _of_several(d, axis, shape[axis])
+    yield from _of_symmetric_pairs(d, shape, free)
 
 
 def _of_several(d: int, axis: int, size: int) -> Iterator[Way]:
@@ -128,8 +136,21 @@ def _of_several(d: int, axis: int, size: int) -> Iterator[Way]:
     if size == d * d:
         yield Way("vector⊗vector", (axis,), _squared)
     if size == d * (d + 1) // 2:
-        for pairs in _orders(d):
-            yield Way("symmetric tensor", (axis,), _Symmetric(d, pairs))
+        yield from (Way(each.name, (axis,), each) for each in _symmetric(d))
+
+
+def _of_symmetric_pairs(d: int, shape: tuple[int, ...], free: Sequence[int]) -> Iterator[Way]:
+    """Tensors of rank 3 and 4 with one or two pairs of indices in one: piezoelectric (3, 6) and elastic (6, 6)."""
+    size = d * (d + 1) // 2
+    pairs = [axis for axis in sorted(free) if shape[axis] == size > d > 1]
+    vectors = [axis for axis in sorted(free) if shape[axis] == d]
+    for each in _symmetric(d) if len(pairs) > 1 or (pairs and vectors) else ():
+        for axes in itertools.combinations(pairs, 2):
+            yield Way(f"{each.name}⊗{each.name}", axes, functools.partial(_product, each, each))
+        for vector, pair in itertools.product(vectors, pairs):
+            one, other = (_itself, each) if vector < pair else (each, _itself)
+            both = (min(vector, pair), max(vector, pair))
+            yield Way(f"vector⊗{each.name}", both, functools.partial(_product, one, other))
 
 
 def _itself(g: Tensor) -> Tensor:
@@ -142,6 +163,14 @@ def _dual(g: Tensor) -> Tensor:
 
 def _squared(g: Tensor) -> Tensor:
     return torch.kron(g, g)
+
+
+def _power(rank: int, g: Tensor) -> Tensor:
+    return functools.reduce(torch.kron, [g] * rank)
+
+
+def _product(one: Matrix, other: Matrix, g: Tensor) -> Tensor:
+    return torch.kron(one(g), other(g))
 
 
 def _dual_and_vector(g: Tensor) -> Tensor:
@@ -158,17 +187,30 @@ def _translation(g: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Symmetric:
-    """g (x) g on the entries s_ij, i <= j, of a symmetric tensor, each named once."""
+    """g (x) g on the entries s_ij, i <= j, of a symmetric tensor, each named once, and `factor` s_ij where i < j.
+
+    Stresses have a factor of 1, strains of 2 (Voigt), and Mandel's notation of either that of sqrt(2), which keeps lengths.
+    """
 
     d: int
     pairs: tuple[tuple[int, int], ...]
+    factor: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return {1.0: "symmetric tensor", 2.0: "strain"}.get(self.factor, "symmetric tensor in Mandel's notation")
 
     def __call__(self, g: Float[Tensor, "d d"]) -> Float[Tensor, "n n"]:
         rows = [i * self.d + j for i, j in self.pairs]
         spread = torch.zeros(self.d**2, len(rows), dtype=g.dtype)
         for column, (i, j) in enumerate(self.pairs):
             spread[[i * self.d + j, j * self.d + i], column] = 1.0
-        return (torch.kron(g, g) @ spread)[rows]
+        scale = torch.tensor([1.0 if i == j else self.factor for i, j in self.pairs], dtype=g.dtype)
+        return scale[:, None] * (torch.kron(g, g) @ spread)[rows] / scale
+
+
+def _symmetric(d: int) -> Iterator[_Symmetric]:
+    yield from (_Symmetric(d, pairs, factor) for factor in (1.0, 2.0, math.sqrt(2.0)) for pairs in _orders(d))
 
 
 def _orders(d: int) -> Iterator[tuple[tuple[int, int], ...]]:

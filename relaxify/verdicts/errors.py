@@ -25,7 +25,9 @@ MEANINGLESS = 1e-2
 ROUNDINGS = 1e3
 """Rounding errors, each of the output's size, that one output is granted."""
 CONSTANTS = 80
-"""Rounding errors that a model's constants are granted, and at most `MOST` in all."""
+"""Rounding errors of float32 that a model's constants are granted; in a lower precision, what they are seen to do."""
+SEEN = 8
+"""Times what constants change in their last digits, that these are granted, and at most `MOST` of the response."""
 MOST = 0.05
 SILENCE = 100
 """A response of fewer rounding errors of the output's size is none."""
@@ -35,8 +37,9 @@ SILENCE = 100
 class Setting:
     """What all outputs of one measurement share. `near`: the response near the given inputs, by the output's name.
 
-    `rounding`: how much an output changes with its inputs' last digits, where that was asked for. `constants`: the eps that
-    the model's constants are rounded to. `sizes`: those of the inputs' axes that carry no vectors (nodes, a batch).
+    `rounding`: how much an output changes with its inputs' last digits, `roughness`: with those of the model's constants,
+    where that was asked for. `constants`: the eps that these are rounded to, or float32's. `sizes`: those of the inputs'
+    axes that carry no vectors (nodes, a batch).
     """
 
     group: Group
@@ -44,18 +47,20 @@ class Setting:
     places: Callable[[Tensor], Sequence[Way]]
     near: dict[str, float]
     rounding: dict[str, float] = field(default_factory=dict)
+    roughness: dict[str, float] = field(default_factory=dict)
     constants: float = 0.0
     sizes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Run:
-    """One error, and what it was held to."""
+    """One error, and what it was held to; `floor` is what it would be held to if no constant was rounded."""
 
     g: Draw
     distance: float
     response: float
     tolerance: float
+    floor: float = 0.0
     is_silent: bool = False
 
     @property
@@ -133,8 +138,9 @@ def _run(name: str, each: Orbit, run: Moved, setting: Setting, distance: float) 
     size = max(float(base.norm()), float(there.norm()))
     response = max(setting.near.get(name, 0.0), float((there - base).norm()))
     floor = ROUNDINGS * setting.eps * run.stretch**2 * size + 30 * setting.rounding.get(name, 0.0)
-    tolerance = max(TOLERANCE, floor / response if response else float("inf"))
+    least = tolerance = max(TOLERANCE, floor / response if response else float("inf"))
     if distance > tolerance * response:
         # constants that are rounded to the model's own precision are as far from those of a representation
-        tolerance = max(tolerance, min(CONSTANTS * setting.constants, MOST))
-    return Run(run.g, distance, response, tolerance, is_silent=response <= SILENCE * setting.eps * size)
+        seen = SEEN * setting.roughness.get(name, 0.0) / response if response else 0.0
+        tolerance = max(tolerance, CONSTANTS * setting.constants, min(seen, MOST))
+    return Run(run.g, distance, response, tolerance, least, is_silent=response <= SILENCE * setting.eps * size)

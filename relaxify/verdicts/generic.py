@@ -45,9 +45,10 @@ def _padding_rows(model: nn.Module) -> Iterator[tuple[str, int]]:
 
 def move_special(model: nn.Module, names: Collection[str]) -> None:
     """Move the special entries of these parameters, in place and as `Generic` does."""
+    parameters = dict(model.named_parameters())
     for seed, (name, exact) in enumerate(special(model).items()):
         if name in names:
-            parameter = model.get_parameter(name)
+            parameter = parameters[name]
             parameter.data.add_(SIZE * _noise(parameter.detach(), exact, seed))
 
 
@@ -57,7 +58,8 @@ class Generic:
     def __init__(self, twin: Twin, where: Mapping[str, Bool[Tensor, "..."]]) -> None:
         self.twin = twin
         self.names = tuple(where)
-        self._parameters = {name: twin.model.get_parameter(name) for name in where}
+        parameters = dict(twin.model.named_parameters())
+        self._parameters = {name: parameters[name] for name in where}
         self._before = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         self._noise = {name: _noise(self._before[name], exact, seed) for seed, (name, exact) in enumerate(where.items())}
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from relaxify.groups import Group
 from relaxify.verdicts.candidates import Way, has_lost_a_sign, ways
 from relaxify.verdicts.draws import is_orthogonal
-from relaxify.verdicts.errors import MEANINGLESS, Carried, Fitted, Run, Setting, difference, runs_by, runs_expected
+from relaxify.verdicts.errors import MEANINGLESS, Carried, Distance, Fitted, Run, Setting, difference, runs_by, runs_expected
 from relaxify.verdicts.fits import LARGEST_AXIS, products_change
-from relaxify.verdicts.orbits import Orbit, finite
+from relaxify.verdicts.orbits import Moved, Orbit, finite
 from relaxify.verdicts.outputs import is_measured
 from relaxify.verdicts.verdict import Errors, OutputVerdict, Reason, Status
 
@@ -83,6 +83,8 @@ def _fitted(name: str, orbits: Sequence[Orbit], setting: Setting, nearest: Judge
         can_tell = can_tell or enough or value.shape[way.axes[0]] in setting.sizes
         if enough and value.shape[way.axes[0]] != setting.group.dim and 10 * _worst(found) < _worst(nearest):
             nearest = found
+    if _is_scattered(name, orbits, setting):
+        return replace(nearest, way=Way("vectors across its axes"), reason=Reason.CONVENTION)
     if not can_tell or (orthogonal and _keeps_products(name, orbits, setting)):
         return replace(nearest, status=Status.UNDECIDED, reason=Reason.FEW, way=replace(nearest.way, name=UNKNOWN))
     return nearest
@@ -133,6 +135,26 @@ def _keeps_products(name: str, orbits: Sequence[Orbit], setting: Setting) -> boo
     return all(run.is_within for run in runs)
 
 
+def _is_scattered(name: str, orbits: Sequence[Orbit], setting: Setting) -> bool:
+    """Whether the entries in their order are vectors, though on no axis: reshaped where axes had to be moved."""
+    value, d = orbits[0].values[name], setting.group.dim
+    if value.ndim < 2 or value.numel() % d or d < 2:
+        return False
+    return any(
+        all(run.is_within and not run.is_silent for run in runs_by(name, orbits, setting, _scattered(name, shape, axis)))
+        for shape, axis in (((-1, d), -1), ((d, -1), 0))
+    )
+
+
+def _scattered(name: str, shape: tuple[int, int], axis: int) -> Distance:
+    way = Way("vector", (axis - 2 if axis >= 0 else axis,), lambda g: g)
+
+    def distance(each: Orbit, run: Moved) -> float:
+        return difference(run.values[name].reshape(shape), way(run.g, each.values[name].reshape(shape)))
+
+    return distance
+
+
 def _same_kind(each: Orbit, name: str) -> bool:
     base = each.values.get(name)
     others = [run.values for run in each.moved] + [run.expected for run in each.moved if run.expected is not None]
@@ -165,7 +187,7 @@ def _concluded(found: Judged, orbits: Sequence[Orbit]) -> Judged:
     if _is_one_number(found.name, orbits):
         return replace(found, status=Status.UNDECIDED, reason=Reason.SILENT)
     # an element that changes nothing, as one that leaves the largest item where it is, says nothing either
-    telling = [run.tolerance for run in found.runs if not run.is_silent]
+    telling = [run.floor for run in found.runs if not run.is_silent]
     if telling and max(telling) <= MEANINGLESS:
         return replace(found, status=Status.SOUND, reason=Reason.EQUIVARIANT)
     reason = Reason.ROUNDING if telling else Reason.SILENT

@@ -71,6 +71,17 @@ def _varies(value: Tensor, moved: Tensor | None) -> bool:
     return bool(value.isfinite().all()) and not (stays and _is_code(value))
 
 
+def are_equal(value: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same entries, sparse ones too."""
+    dense = [each if each.layout is torch.strided else each.to_dense() for each in (value, other)]
+    return value.shape == other.shape and torch.equal(*dense)
+
+
+def is_zero(value: Tensor) -> bool:
+    """Whether there are entries, all of them zero."""
+    return value.layout is torch.strided and bool(value.numel()) and not value.any()
+
+
 def _is_code(value: Tensor) -> bool:
     return torch.equal(value.real, value.real.round())
 

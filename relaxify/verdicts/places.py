@@ -11,7 +11,7 @@ from relaxify.graph.inputs import Inputs
 from relaxify.grids.pixels import Pixels, acts_on_grid, is_image, possible_pixels
 from relaxify.verdicts.candidates import Carry, Way
 from relaxify.verdicts.draws import Draw
-from relaxify.verdicts.nearby import replaced, tensors_in
+from relaxify.verdicts.nearby import are_equal, replaced, tensors_in
 from relaxify.verdicts.orbits import Actions
 
 Places = Callable[[Tensor], Sequence[Way]]
@@ -65,7 +65,7 @@ def _moved(actions: Actions, inputs: Inputs, g: Draw) -> dict[str, Tensor]:
     return {
         name: after[name]
         for name, value in before.items()
-        if name in after and value.is_floating_point() and (value.shape != after[name].shape or not value.equal(after[name]))
+        if name in after and value.is_floating_point() and not are_equal(value, after[name])
     }
 
 

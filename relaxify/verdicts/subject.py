@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.groups import Group
@@ -15,7 +17,7 @@ from relaxify.verdicts.constraints import exactly
 from relaxify.verdicts.draws import Draw, draws, small
 from relaxify.verdicts.errors import MEANINGLESS, ROUNDINGS, Setting, difference
 from relaxify.verdicts.judging import Judged, judge
-from relaxify.verdicts.nearby import distance, nearby, nudged, replaced, tensors_in
+from relaxify.verdicts.nearby import are_equal, distance, is_zero, nearby, nudged, replaced, size, tensors_in
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
 from relaxify.verdicts.places import Places, nowhere
@@ -24,6 +26,8 @@ from relaxify.verdicts.verdict import Reason, Status
 
 STEPS = (0.05, 1e-3)
 """Sizes of the step to a nearby input, tried in turn: the model may be defined for few inputs."""
+NOTHING = 1e-6
+"""Of the inputs' or the largest output's size: what is smaller and lost in rounding is zero."""
 FURTHER = (0.3, 1.0, 3.0)
 """Sizes of the steps to inputs further away, tried in turn where no output responds near the given one: it may count."""
 
@@ -69,12 +73,25 @@ class Subject:
         found = [each for each in orbits if each is not None]
         return self._confirmed(found if any(each.moved for each in found) else [self._here(drawn[0])])
 
+    def _moved(self, inputs: Inputs) -> Inputs:
+        """g x, for what an element g moves; zeros that it would move, if they were anything else, as something else."""
+        g, before = draws(self.group, 0)[0], tensors_in(inputs)
+        moved = self.actions.on_inputs(g, inputs)
+        zeros = {name for name, value in before.items() if value.is_floating_point() and is_zero(value)}
+        if not zeros:
+            return moved
+        filled = replaced(inputs, lambda name, value: _ramp(value) if name in zeros else value)
+        after = tensors_in(self.actions.on_inputs(g, filled))
+        told = {name for name in zeros if name in after and not are_equal(after[name], _ramp(before[name]))}
+        found: Inputs = replaced(moved, lambda name, value: _ramp(value) if name in told else value)
+        return found
+
     def _here(self, elements: Sequence[Draw], runner: Runner = call) -> Orbit:
         return orbit(self.twin, self.actions, self.inputs, elements, runner)
 
     def _nearby(self, elements: Sequence[Draw]) -> Orbit | None:
         """The orbit of an input near the given one on which the model runs, and not to infinity."""
-        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        moved = self._moved(self.inputs)
         for step in STEPS:
             with suppress(InputsError):
                 found = orbit(self.twin, self.actions, nearby(self.inputs, moved, 1, step), elements)
@@ -96,7 +113,7 @@ class Subject:
 
     def _further(self, here: Orbit) -> Orbit | None:
         """The orbit of an input so far away that the output is another, if there is one."""
-        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
+        moved = self._moved(self.inputs)
         for seed, step in enumerate(FURTHER, start=2):
             with suppress(InputsError):
                 there = nearby(self.inputs, moved, seed, step)
@@ -110,12 +127,10 @@ class Subject:
         again = seen_in(self.twin.run(self.inputs, seed=seed))
         return _are_same(here.values, again, ROUNDINGS * torch.finfo(self.twin.lowest).eps)
 
-    def _judged(self, orbits: Sequence[Orbit], rounding: Mapping[str, float] | None = None) -> Measured:
+    def _judged(self, orbits: Sequence[Orbit], **digits: dict[str, float]) -> Measured:
         eps = torch.finfo(self.twin.lowest).eps
-        constants = torch.finfo(self.twin.own).eps if self.twin.own != torch.float64 else 0.0
-        setting = Setting(
-            self.group, eps, self.places, _near(orbits), dict(rounding or {}), constants=constants, sizes=self._sizes()
-        )
+        constants = torch.finfo(torch.float32).eps if self.twin.own != torch.float64 else 0.0
+        setting = Setting(self.group, eps, self.places, _near(orbits), **digits, constants=constants, sizes=self._sizes())
         moving = [each for each in orbits if each.moved]
         names = dict.fromkeys(name for each in orbits for values in _all(each) for name in values)
         outputs = tuple(judge(name, moving, setting) for name in names)
@@ -129,22 +144,54 @@ class Subject:
     def _told_from_rounding(self, found: Measured) -> Measured:
         """Errors as large as what the last digits of the inputs do are rounding, or the inputs are on an edge (ties)."""
         base = seen_in(self.twin.run(self.inputs))
-        again = self._judged(found.orbits, self._rounding(base, found.setting.eps))
+        roughness = _changes(base, self.twin.rough_runs(self.inputs)) if self._has_coarse_constants else {}
+        again = self._judged(found.orbits, rounding=self._rounding(base, found.setting.eps), roughness=roughness)
         pairs = zip(found.outputs, again.outputs, strict=True)
         is_here = found.orbits[0].inputs is self.inputs
         repeats = not is_here or _are_same(found.orbits[0].values, base, ROUNDINGS * found.setting.eps)
-        return replace(again, outputs=tuple(_ties(one, two) for one, two in pairs), repeats=repeats)
+        outputs = tuple(_ties(one, two) for one, two in pairs)
+        if any(each.reason is Reason.TIES for each in outputs):
+            lost = self._lost(found.orbits, found.setting.eps)
+            outputs = tuple(_undecided(each, lost) if each.reason is Reason.TIES else each for each in outputs)
+        return replace(again, outputs=outputs, repeats=repeats)
+
+    def _lost(self, orbits: Sequence[Orbit], eps: float) -> dict[str, Reason]:
+        """The outputs of which last digits are all there is on inputs nearby too, where nothing ties; and why.
+
+        They are zero but for rounding, or chaotic.
+        """
+        there = next((each for each in orbits if each.inputs is not self.inputs), None)
+        if there is None:
+            return {}
+        moved = self._moved(there.inputs)
+        changes = _changes(there.values, [self.twin.run(nudged(there.inputs, moved, 0, eps))])
+        sizes = {name: float(there.values[name].norm()) for name in changes}
+        least = NOTHING * max(size(there.inputs), *sizes.values())
+        lost = {name for name, change in changes.items() if change > MEANINGLESS * sizes[name]}
+        return {name: Reason.SILENT if sizes[name] < least else Reason.ROUNDING for name in lost}
 
     def _rounding(self, base: Values, eps: float) -> dict[str, float]:
         """How much the output changes with the inputs' last digits."""
-        moved = self.actions.on_inputs(draws(self.group, 0)[0], self.inputs)
-        changes: dict[str, float] = {}
-        for seed in range(2):
-            near = seen_in(self.twin.run(nudged(self.inputs, moved, seed, eps)))
-            for name, value in near.items():
-                if name in base and base[name].shape == value.shape and is_measured(value):
-                    changes[name] = max(changes.get(name, 0.0), float((value - base[name]).norm()))
-        return changes
+        moved = self._moved(self.inputs)
+        return _changes(base, (self.twin.run(nudged(self.inputs, moved, seed, eps)) for seed in range(2)))
+
+    @property
+    def _has_coarse_constants(self) -> bool:
+        """Whether the model's own precision is below float32's: its constants are then far from what they stand for."""
+        return torch.finfo(self.twin.own).eps > torch.finfo(torch.float32).eps
+
+
+def _ramp(value: Tensor) -> Tensor:
+    return torch.linspace(1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
+
+
+def _changes(base: Values, outputs: Iterable[Any]) -> dict[str, float]:
+    """How far each tensor of the output is from that of other runs, at most."""
+    changes: dict[str, float] = {}
+    for name, value in (item for output in outputs for item in seen_in(output).items()):
+        if name in base and base[name].shape == value.shape and is_measured(value):
+            changes[name] = max(changes.get(name, 0.0), float((value - base[name]).norm()))
+    return changes
 
 
 def _all(each: Orbit) -> list[Values]:
@@ -165,6 +212,10 @@ def _ties(before: Judged, after: Judged) -> Judged:
     if is_lost and max(run.error for run in before.runs) > MEANINGLESS:
         return replace(before, reason=Reason.TIES)
     return after if before.status is Status.BROKEN else before
+
+
+def _undecided(found: Judged, lost: Mapping[str, Reason]) -> Judged:
+    return replace(found, status=Status.UNDECIDED, reason=lost[found.name]) if found.name in lost else found
 
 
 def _near(orbits: Sequence[Orbit]) -> dict[str, float]:

@@ -6,8 +6,9 @@ run starts from the state that the user's model is in, with the same random numb
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -59,6 +60,10 @@ class Twin:
             # layers keep what they computed of their parameters until they leave eval mode; exported graphs have no mode
             self.model.train().train(self.training)
         self._state = State(self.model)
+        self._parameters = self._count()
+
+    def _count(self) -> int:
+        return sum(1 for _ in self.model.parameters())
 
     def cast(self, tensor: Tensor) -> Tensor:
         return widened(tensor) if self.double else tensor.cpu()
@@ -83,13 +88,48 @@ class Twin:
         self.runs += 1
         mode = InDouble() if self.double else None
         try:
-            with seeded(seed), torch.inference_mode(False), torch.enable_grad(), mode or nullcontext():
-                return runner(self.model, duplicate(inputs, lambda tensor: tensor, "the input"))
+            with _eagerly(), seeded(seed), torch.inference_mode(False), torch.enable_grad(), mode or nullcontext():
+                output = runner(self.model, duplicate(inputs, lambda tensor: tensor, "the input"))
+            if self._count() != self._parameters:
+                # layers that a model makes in its first run are there in all others
+                self.settle()
+            return output
         except Exception as error:
             raise InputsError(error, "float64" if self.double else str(self.own).removeprefix("torch.")) from error
         finally:
             if mode is not None:
                 self.lowest = max(self.lowest, mode.lowest, key=lambda dtype: torch.finfo(dtype).eps)
+
+    def rough_runs(self, inputs: Inputs) -> Iterator[Any]:
+        """Outputs with constants that differ by about what they were rounded by; none of a model that has none."""
+        self.restore()
+        constants, generator = _constants(self.model), torch.Generator().manual_seed(3)
+        before = [each.detach().clone() for each in constants]
+        try:
+            for each in constants:
+                noise = torch.rand(each.shape, generator=generator, dtype=torch.float64) - 0.5
+                each.data.mul_((1 + torch.finfo(self.own).eps * noise).to(each.dtype))
+            self.settle()
+            yield from [self.run(inputs)] if constants else []
+        finally:
+            for each, value in zip(constants, before, strict=True):
+                each.data.copy_(value)
+            self.settle()
+
+
+def _constants(model: nn.Module) -> list[Tensor]:
+    """What is not trained: Clebsch-Gordan coefficients, bases of kernels."""
+    frozen = (parameter for parameter in model.parameters() if not parameter.requires_grad)
+    return [each for each in (*model.buffers(), *frozen) if each.is_floating_point() or each.is_complex()]
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Without torch.compile, which would compile anew for every way in which a copy runs."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is None or "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = set_stance("force_eager")
+    return stance
 
 
 def own_precision(model: nn.Module) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +43,12 @@ SOUND = {
     "tensor": ("O(3)", lambda x: x.mT @ x, "vector⊗vector on axes -2 and -1"),
     "tensor, flat": ("O(3)", lambda x: (x.mT @ x).flatten(), "vector⊗vector on axis -1"),
     "stress": ("O(3)", lambda x: (x.mT @ x)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]], "symmetric tensor on axis -1"),
+    "strain": (
+        "O(3)",
+        lambda x: (x.mT @ x)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * torch.tensor([1, 1, 1, 2, 2, 2]),
+        "strain on axis -1",
+    ),
+    "rank 3": ("O(3)", lambda x: torch.einsum("ni,nj,nk->ijk", x, x, x), "tensor of rank 3 on axes -3 and -2 and -1"),
     "one row of irreps": ("O(3)", irreps, "7-dimensional on axis -1"),
     "frequency 2": (
         "SO(2)",
@@ -342,3 +349,71 @@ def test_a_model_that_rests_on_rotations_is_measured_on_rotations() -> None:
         return g @ inputs[0], inputs[1]
 
     assert measure(Of(to_quaternion_and_back), "SO(3)", (frames, points(6)), input_action=act).is_sound
+
+
+class Quadrupoles(nn.Module):
+    """x (x) x in a basis of symmetric traceless matrices, and back: as good as the digits of that basis."""
+
+    def __init__(self, *, leak: float = 0.0) -> None:
+        super().__init__()
+        rows = torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        rows = rows + rows.mT
+        rows = rows - torch.eye(3) * rows.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        self.register_buffer("basis", torch.linalg.qr(rows.flatten(1).mT).Q.mT.unflatten(1, (3, 3)).clone())
+        self.weight = nn.Parameter(torch.ones(1) / 3)
+        self.leak = leak
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("mij,ni,nj->nm", self.basis, x, x)
+        z = self.weight * torch.einsum("mij,nm,nj->ni", self.basis, y, x)
+        return z + self.leak * z.abs()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_constants_of_few_digits_are_granted_what_these_do_and_no_more(dtype: torch.dtype) -> None:
+    verdict = measure(Quadrupoles().to(dtype), "SO(3)", (X.to(dtype),), own=False)
+    assert verdict.status is Status.SOUND
+    # a bound that is stated, and that few digits alone come near
+    assert verdict.error.largest < verdict.tolerance <= 0.05
+    assert measure(Quadrupoles(leak=0.2).to(dtype), "SO(3)", (X.to(dtype),), own=False).status is Status.BROKEN
+
+
+@pytest.mark.parametrize(
+    "zero", [lambda x: (x - x.mean(0)).sum(0), lambda x: (x / x.norm(dim=1, keepdim=True)).norm(dim=1) - 1]
+)
+def test_an_output_that_is_zero_but_for_rounding_says_nothing(zero: Callable[[Tensor], Tensor]) -> None:
+    alone = measure(Of(zero), "SO(3)", (X,))
+    assert (alone.status, alone.reason) == (Status.UNDECIDED, Reason.SILENT)
+    assert measure(Of(lambda x: (x, zero(x))), "SO(3)", (X,)).is_sound
+    assert measure(Of(lambda x: (x.abs(), zero(x))), "SO(3)", (X,)).status is Status.BROKEN
+
+
+@pytest.mark.parametrize("shape", [(3, len(X)), (len(X), 3)])
+def test_vectors_across_axes_are_in_another_order(shape: tuple[int, int]) -> None:
+    turned = (lambda x: x.reshape(shape)) if shape[0] == 3 else (lambda x: x.mT.reshape(shape))
+    verdict = measure(Of(turned), "SO(3)", (X,))
+    assert (verdict.status, verdict.reason) == (Status.BROKEN, Reason.CONVENTION)
+
+
+def test_zeros_that_the_group_moves_are_varied_and_others_are_codes() -> None:
+    zeros = torch.zeros(7, 3)
+    assert measure(Of(lambda x: x * (1 + x.norm())), "SO(3)", (zeros,)).is_sound
+    assert measure(Of(torch.relu), "SO(3)", (zeros,)).status is Status.BROKEN
+    shifts = torch.zeros(20, 3)
+    # what is no cell of a lattice but zero would break it
+    cells = measure(
+        Of(lambda x, cells: x + cells.round() + cells.abs()),
+        "SO(3)",
+        (X, shifts),
+        input_action=lambda g, inputs: (inputs[0] @ g.mT, inputs[1]),
+    )
+    assert cells.is_sound
+
+
+def test_what_only_amplifies_rounding_is_undecided_and_no_tie() -> None:
+    def chaotic(x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = 3 * x * torch.cos(9 * x.norm(dim=1, keepdim=True))
+        return x
+
+    assert measure(Of(chaotic), "SO(3)", (X,)).reason is Reason.ROUNDING

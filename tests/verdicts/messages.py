@@ -136,7 +136,7 @@ BAD = (
     ),
     Bad("weights on meta", ("meta", "mix"), make=on_meta),
     Bad("lazy weights", ("0|lazy|Lazy|uninitiali", "run|call|forward|pass"), make=lazy),
-    Bad("a compiled model", ("compile", "bare|before|first|_orig_mod"), make=compiled),
+    Bad("a compiled model", ("compile", "bare|before|first|_orig_mod"), make=compiled, verbs=("plan",)),
     Bad("a forward that fails", ("Net|model", "sizes of the user's own do not fit"), make=failing),
     Bad(
         "an action that changes shapes",

@@ -21,6 +21,7 @@ from verdicts.entry import Entry
 
 SEEDS = 2
 DRAWS = 5
+ROUNDING = 1e-14
 
 
 def error(entry: Entry, *, trained: bool = False, seeds: int = SEEDS, model: nn.Module | None = None) -> float:
@@ -45,21 +46,24 @@ def _error(entry: Entry, model: nn.Module, seed: int) -> float:
     if not all(torch.equal(a, b) for (_, a), (_, b) in zip(leaves(base), leaves(again), strict=True)):
         return math.nan
     response = _responses(entry, model, inputs, base, seed)
+    # what is smaller beside all the rest is zero, but for rounding
+    nothing = ROUNDING * max((float(value.abs().max()) for _, value in leaves(base) if value.numel()), default=0.0)
     errors = []
     for g in elements(entry.group, seed):
         moved, expected = call(model, entry.move(g, inputs)), entry.carry(g, base)
         pairs = list(zip(leaves(moved), leaves(expected), response, strict=True))
         assert pairs, f"{entry.name}: the output holds no tensor"
-        errors += [_relative(a, b, scale) for (_, a), (_, b), scale in pairs]
+        errors += [_relative(a, b, scale, nothing) for (_, a), (_, b), scale in pairs]
     return _largest(errors)
 
 
-def _relative(moved: Tensor, expected: Tensor, scale: float) -> float:
+def _relative(moved: Tensor, expected: Tensor, scale: float, nothing: float) -> float:
     if moved.shape != expected.shape:
         return math.inf
     if not (moved.is_floating_point() or moved.is_complex()):
         return float((moved != expected).double().mean())
     distance = _distance(moved, expected)
+    distance = 0.0 if distance < nothing else distance
     return distance / scale if scale else 0.0 if distance == 0 else math.inf if distance > 0 else math.nan
 
 
@@ -82,7 +86,7 @@ def _responses(entry: Entry, model: nn.Module, inputs: Any, base: Any, seed: int
 
 def _near(inputs: Any, still: set[str], size: float, generator: torch.Generator) -> Any:
     def shift(name: str, value: Tensor) -> Tensor:
-        if name in still or not value.is_floating_point():
+        if name in still or not value.is_floating_point() or value.layout is not torch.strided:
             return value
         unit = value.double().square().mean().sqrt().to(value.dtype)
         return value + size * unit * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)
@@ -111,7 +115,7 @@ def call(model: nn.Module, inputs: Any, seed: int = 0) -> Any:
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor in a nest of containers."""
     if isinstance(value, Tensor):
-        yield name, value
+        yield name, value if value.layout is torch.strided else value.to_dense()
     for key, item in _items(value):
         yield from leaves(item, f"{name}.{key}")
 
