@@ -1,29 +1,38 @@
 """What relaxing does where poses are uniform: a student of two Vector Neurons layers learns what a teacher of its kind says.
 
-    PYTHONPATH=examples python -m benchmarks.teacher --seeds 20 --out benchmarks/results/teacher.jsonl
+    PYTHONPATH=examples python -m benchmarks.teacher --seeds 20
 
-As `clouds.py`, with log10 of the test's mean square error over that of a zero output in the place of accuracy.
+Measured is log10 of the test's mean square error over that of a zero output.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from benchmarks.clouds import ARMS, Budget, fitted, half_width
+from benchmarks.arms import ARMS, Budget, Task, fitted
+from benchmarks.pairs import arguments, completed, table
 from models.vector_neurons import VNLeakyReLU, VNLinear
 
-BUDGET = Budget(steps=400, batch=32, rate=3e-2, clouds=512, points=4, width=4)
+
+@dataclass(frozen=True)
+class Vectors(Budget):
+    """So many inputs of so many vectors, white; `width` is that of both networks."""
+
+    steps: int = 400
+    batch: int = 32
+    rate: float = 3e-2
+    clouds: int = 512
+    points: int = 4
+    width: int = 4
+
+
+BUDGET = Vectors()
 
 
 class VectorNet(nn.Module):
@@ -44,43 +53,17 @@ def train(name: str, seed: int) -> dict[str, Any]:
     teacher = VectorNet(BUDGET.points, BUDGET.width).requires_grad_(False)
     x, test = torch.randn(2, BUDGET.clouds, BUDGET.points, 3)
     torch.manual_seed(seed)
-    found = fitted(VectorNet(BUDGET.points, BUDGET.width), ARMS[name], BUDGET, (x, teacher(x)), mse_loss, seed)
+    student = VectorNet(BUDGET.points, BUDGET.width)
+    found = fitted(student, ARMS[name], BUDGET, Task((x,), teacher(x), mse_loss), seed)
     with torch.no_grad():
         error = mse_loss(found.model(test), teacher(test)) / teacher(test).square().mean()
-    return {"arm": name, "seed": seed, "log10": math.log10(float(error)), "share": found.share}
-
-
-def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """log10 of the error of each arm, and its difference to plain over the seeds that both have, with a 95 % interval."""
-    lines = ["| arm | seeds | log10 error | difference to plain | better in |", "|---|---|---|---|---|"]
-    plain = {run["seed"]: run["log10"] for run in runs if run["arm"] == "plain"}
-    for arm in ARMS:
-        own = {run["seed"]: run["log10"] for run in runs if run["arm"] == arm and run["seed"] in plain}
-        if own:
-            pairs = [own[seed] - plain[seed] for seed in own]
-            better = sum(pair < 0 for pair in pairs)
-            change = "" if arm == "plain" else f"{statistics.fmean(pairs):+.3f} ± {half_width(pairs):.3f}"
-            lines.append(f"| {arm} | {len(own)} | {statistics.fmean(own.values()):.2f} | {change} | {better} |")
-    return "\n".join(lines)
+    return {"log10": math.log10(float(error)), "share": found.share}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "teacher.jsonl")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    runs = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
-    done = {(run["arm"], run["seed"]) for run in runs}
-    with arguments.out.open("a") as file:
-        for seed in range(arguments.seeds):
-            for arm in arguments.arms:
-                if (arm, seed) not in done:
-                    runs.append({**train(arm, seed), "budget": asdict(BUDGET)})
-                    file.write(json.dumps(runs[-1]) + "\n")
-                    file.flush()
-    print(table(runs))
+    options = arguments("teacher")
+    runs = completed(train, BUDGET, options.arms, options.seeds, options.out)
+    print(table(runs, "log10 error", lambda run: float(run["log10"]), ".3f"))
 
 
 if __name__ == "__main__":

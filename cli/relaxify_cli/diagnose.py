@@ -22,7 +22,7 @@ def diagnose(
     group: Annotated[
         str | None, typer.Option("--group", "-g", help="The symmetry group, such as SO3; none for a relaxed model.")
     ] = None,
-    batches: Annotated[int, typer.Option(min=2, help="How many batches to look at.")] = 8,
+    batches: Annotated[int, typer.Option(min=3, help="How many batches to look at.")] = 8,
 ) -> None:
     """Print, layer by layer, how much of the gradient is equivariant beside what chance would give, and advice.
 

@@ -7,6 +7,7 @@ Where the data are as symmetric as the model, the expected gradient by theta W l
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from relaxify.representations import slices
 
 # of what chance leaves: nearer to 1 than to chance, and nearer to chance than to 1
 _BETWEEN = (1 / 4, 3 / 4)
+# with a larger error, two of which are the distance between the bounds, nothing is said
+_UNSURE = 1 / 4
+_FEWEST = 3
 _PROBES = 4
 
 
@@ -39,11 +43,13 @@ class Carried:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The mean over batches of G = dL/d(theta W), of one layer or of all.
+    """The expected gradient G = dL/d(theta W), of one layer or of all, as far as batches tell.
 
-    `equivariant` is |P_H G|^2 / |G|^2, `error` its standard error over the batches (leaving out one at a time), and `chance`
-    what it is for a random G: the dimension of the intertwiners over that of W. `noise` is E|G_b - G|^2 / |G|^2 over the
-    batches' own gradients G_b: above their number, G is mostly noise. All None where no gradient arrives.
+    `equivariant` is |P_H G|^2 / |G|^2, in [0, 1]. Squares are means of inner products of different batches' gradients, for
+    a square of their mean would count its noise, which lies where chance has it. `error` is its standard error over the
+    batches (leaving out one at a time), at most 1, and `chance` what it is for a random G: the dimension of the
+    intertwiners over that of W. `noise` is E|G_b - m|^2 / |m|^2 for the gradients G_b of the batches and their mean m:
+    where it is about their number, m is mostly noise. All None where no gradient arrives.
     """
 
     equivariant: float | None
@@ -78,8 +84,8 @@ class Diagnosis:
         total = self.total
         if total.equivariant is None or total.excess is None:
             return "No gradient reaches any term: relaxing these layers does nothing."
-        if total.noise is not None and total.noise > len(self.layers) * 1e3:
-            return "The gradient is all noise: diagnose with more or larger batches."
+        if total.error is not None and total.error > _UNSURE * (1 - total.chance):
+            return "The gradient is too noisy to tell: diagnose with more or larger batches."
         if total.excess > _BETWEEN[1]:
             return (
                 "The data are about as symmetric as the model, so the terms would only double their layers: start them from "
@@ -115,13 +121,13 @@ def diagnose(
     - `loss(model, batch)`: a single number; forward and backward run once for each of the `batches`, in training mode. With
       a few of them this takes less than as many training steps, and a projection of every layer for each.
 
-    Where theta is 0 the gradient is that at theta W = 0. ValueError if there are fewer than two batches, if the terms are of
-    low rank (of whose W backward makes no gradient), or if the loss is no single number; RuntimeError if the model is not
-    relaxed and no group is given.
+    Where theta is 0 the gradient is that at theta W = 0. ValueError if there are fewer than three batches, if the terms are
+    of low rank (of whose W backward makes no gradient), or if the loss is no single number; RuntimeError if the model is
+    not relaxed and no group is given.
 
     >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
     >>> x = torch.randn(16, 3, 4)
-    >>> aligned = [x + torch.tensor([1.0, 0.0, 0.0])[:, None], x + torch.tensor([2.0, 0.0, 0.0])[:, None]]
+    >>> aligned = [x + torch.tensor([shift, 0.0, 0.0])[:, None] for shift in (1.0, 2.0, 3.0)]
     >>> found = diagnose(model, lambda m, x: (m(x)[:, 0] - 1).square().mean(), aligned, group="SO(3)", example_inputs=x)
     >>> found.total.equivariant < 0.6, round(found.layers["0"].chance, 2)
     (True, 0.11)
@@ -137,8 +143,8 @@ def diagnose(
         raise ValueError(f"the terms of {', '.join(map(repr, low[:3]))} are of low rank; diagnose dense ones (rank=None).")
     _switch_on(twin, terms)
     samples = list(_gradients(twin, terms, loss, batches))
-    if len(samples) < 2:
-        raise ValueError("diagnose needs at least two batches, to tell a gradient from its noise.")
+    if len(samples) < _FEWEST:
+        raise ValueError("diagnose needs at least three batches, to tell a gradient from its noise.")
     chances = {path: _chance(term) for path, term in terms.items()}
     carried = {path: parts for path, term in terms.items() if (parts := _carried(term))}
     split = {path: _parts(term, torch.stack([sample[path] for sample in samples])) for path, term in terms.items()}
@@ -200,13 +206,20 @@ def _gradient(layers: list[Parts], chance: float) -> Gradient:
     left_out = torch.tensor([_share(layers, [k for k in range(batches) if k != out]) for out in range(batches)])
     error = float(((batches - 1) * (left_out - left_out.mean()).square().mean()).sqrt())
     noise = sum(float((whole - whole.mean(0)).square().sum()) for whole, _ in layers) / (batches - 1)
-    return Gradient(share, error, chance, noise / size)
+    # nan where a square of what is left of the gradient without one batch is no longer above 0
+    known = math.isfinite(share) and math.isfinite(error)
+    return Gradient(min(max(share, 0.0), 1.0) if known else chance, min(error, 1.0) if known else 1.0, chance, noise / size)
 
 
 def _share(layers: list[Parts], kept: list[int]) -> float:
-    size = sum(float(whole[kept].mean(0).square().sum()) for whole, _ in layers)
-    inside = sum(float(part[kept].mean(0).square().sum()) for _, part in layers)
-    return inside / size if size else 0.0
+    size = sum(_expected_square(whole[kept]) for whole, _ in layers)
+    return sum(_expected_square(part[kept]) for _, part in layers) / size if size > 0 else math.nan
+
+
+def _expected_square(samples: Float[Tensor, "batches _"]) -> float:
+    """|E x|^2, without bias: the mean of inner products of different samples."""
+    pairs = len(samples) * (len(samples) - 1)
+    return float(samples.sum(0).square().sum() - samples.square().sum()) / pairs
 
 
 def _chance(term: Term) -> tuple[float, int]:

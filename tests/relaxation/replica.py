@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 
 from models.vector_neurons import VNLinear
-from relaxify import RelaxConfig, Triangle, penalty, project, relaxify
+from relaxify import ACE, RECM, Controller, RelaxConfig, Triangle, penalty, project, relaxify, thetas
 from relaxify.relaxation.terms.term import terms_of
 
 WORLD = 2
@@ -61,6 +62,15 @@ CASES = {
 }
 
 
+STEPS = 6
+CONTROLLERS: dict[str, Callable[[nn.Module], Controller]] = {
+    "ACE": lambda model: ACE(model, STEPS, until=0.7),
+    "ACE, partial": lambda model: ACE(model, STEPS, form="partial", until=None),
+    "RECM": lambda model: RECM(model, STEPS, every=2, until=0.7),
+    "refolding Triangle": lambda model: Triangle(model, STEPS, until=0.7, refold_every=2),
+}
+
+
 def relaxed_net(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Always the same."""
     torch.manual_seed(0)
@@ -80,6 +90,24 @@ def step(model: nn.Module, batch: tuple[Tensor, ...], inner: nn.Module) -> dict[
     gradients = {name: whole(p.grad) for name, p in inner.named_parameters() if p.grad is not None}
     thetas = [float(term.theta) for term in terms_of(inner).values()]
     return {"penalty": value.detach(), "gradients": gradients, "thetas": thetas}
+
+
+def trained(model: nn.Module, batch: tuple[Tensor, ...], inner: nn.Module, name: str) -> dict[str, Any]:
+    """theta after each step of a training, and the weights at the end; `model` is what the controller is handed too."""
+    for term in terms_of(inner).values():
+        term.weight.data.mul_(0.01)
+    theta = CONTROLLERS[name](model)
+    optimizer = torch.optim.SGD(inner.parameters(), 1e-3)
+    seen = []
+    for _ in range(STEPS):
+        loss = model(*batch).square().mean()
+        (loss + penalty(model, relative_to=loss)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        theta.step()
+        seen.append(list(thetas(inner).values()))
+    updates = [term.sketch.updates for term in terms_of(inner).values()]
+    return {"thetas": seen, "weights": {key: p.detach() for key, p in inner.named_parameters()}, "updates": updates}
 
 
 def whole(gradient: Tensor) -> Tensor:
@@ -120,6 +148,10 @@ def main(rank: int, rendezvous: str, out: Path) -> None:
             "fsdp": sharded(copy.deepcopy(model), half, layers=False),
             "fsdp by layers": sharded(copy.deepcopy(model), half, layers=True),
         }
+    for name in CONTROLLERS:
+        model, batch = relaxed_net("rms")
+        half = tuple(x.chunk(WORLD)[rank] for x in batch)
+        results[name] = trained(nn.parallel.DistributedDataParallel(model), half, model, name)
     torch.save(results, out)
     dist.destroy_process_group()
 

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from e3nn import o3
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import WITH_CNN, Make, cnn_net, e3nn_net, randomise_terms, train, vn_net
 from torch import Tensor, nn
 
 from models.segnn import SEGNN, fully_connected
 from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, diagnose, penalty, project, relaxify, set_theta, thetas
+from relaxify.relaxation.diagnosis import _expected_square
 from relaxify.relaxation.terms.term import terms_of
 
 
@@ -58,31 +61,50 @@ def test_in_all_poses_the_gradient_is_equivariant_and_in_one_pose_at_chance_or_b
     torch.manual_seed(1)
     model = Pool()
     found = {turned: diagnose(model, loss, clouds(turned=turned), group="SO(3)") for turned in (True, False)}
-    assert found[True].total.equivariant > 0.9
-    assert found[True].total.equivariant + 3 * found[True].total.error > 0.97
+    assert found[True].total.equivariant > 0.99
     assert found[False].total.equivariant < 0.6
     assert found[True].total.chance == pytest.approx(1 / 9)
     assert "as symmetric as the model" in found[True].advice
     assert "poses are not uniform" in found[False].advice or "some effect" in found[False].advice
 
 
-def test_a_fresh_segnn_on_isotropic_data_is_as_symmetric_as_they_are() -> None:
-    """Its targets are displacements along what the positions give; its own noise is the error that is stated."""
+def squared_error(net: nn.Module, values: Any) -> Tensor:
+    *inputs, target = values
+    return (net(*inputs) - target).square().mean()
+
+
+def test_the_gradient_of_a_fresh_segnn_on_isotropic_data_is_equivariant() -> None:
+    """The demo's own network; its targets are displacements along what the inputs give."""
     torch.manual_seed(0)
-    model, edges = SEGNN(8, 2), fully_connected(16, 5)
+    model, edges = SEGNN(16, 3), fully_connected(16, 5)
 
     def batch() -> Any:
-        x, v = torch.randn(80, 3), torch.randn(80, 3)
-        return x, v, torch.randn(80, 1).sign(), edges, x + 0.5 * v
+        x, v, q = torch.randn(80, 3), torch.randn(80, 3), torch.randn(80, 1).sign()
+        return x, v, q, edges, x + 0.5 * v
 
-    def error(net: nn.Module, values: Any) -> Tensor:
-        *inputs, target = values
-        return (net(*inputs) - target).square().mean()
+    found = diagnose(model, squared_error, [batch() for _ in range(8)], group="O(3)", include=("layers.*.update*",)).total
+    assert found.equivariant > 0.99
+    assert found.error < 0.01
+    assert found.chance < 0.2
 
-    found = diagnose(model, error, [batch() for _ in range(16)], group="O(3)")
-    assert found.total.equivariant + 3 * found.total.error > 0.9
-    assert found.total.equivariant > found.total.chance + 0.3
-    assert found.total.chance < 0.5
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**30), st.sampled_from([4, 16]), st.floats(0.1, 1.0))
+def test_a_square_of_an_expectation_has_no_bias(seed: int, batches: int, scale: float) -> None:
+    """Over many repetitions the mean comes to |E x|^2, which the square of the mean is above by the noise over batches."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = scale * torch.ones(4)
+    drawn = truth + torch.randn(400, batches, 4, generator=generator)
+    found = torch.tensor([_expected_square(samples) for samples in drawn])
+    assert abs(float(found.mean() - truth.square().sum())) < 5 * float(found.std()) / 20
+
+
+def test_a_gradient_of_noise_alone_is_not_taken_for_one_with_poses() -> None:
+    """Its mean over batches lies where chance has it, as that of aligned data does."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = [torch.randn(2, 8, 8, 3, 1, generator=generator) for _ in range(8)]
+    found = diagnose(VNLinear(8, 8), lambda net, pair: (net(pair[0]) * pair[1]).mean(), pairs, group="SO(3)")
+    assert "too noisy to tell" in found.advice
 
 
 @WITH_CNN
@@ -100,7 +122,7 @@ def test_the_gradients_are_those_of_the_loss_by_theta_w(make: Make) -> None:
     def error(net: nn.Module, scale: float) -> Tensor:
         return (scale * net(*batch)).square().mean()
 
-    found = diagnose(model, error, [1.0, 1.0])
+    found = diagnose(model, error, [1.0] * 3)
     set_theta(model, 1.0)
     for term in terms_of(model).values():
         term.weight.data.mul_(0.5)
@@ -112,14 +134,14 @@ def test_the_gradients_are_those_of_the_loss_by_theta_w(make: Make) -> None:
         term.weight.data.copy_(term.weight.grad)
         expected = float(term.equivariant_part().square().sum() / term.matrix.detach().square().sum())
         assert found.layers[path].equivariant == pytest.approx(expected, rel=1e-6)
-        assert found.layers[path].error == pytest.approx(0, abs=1e-9)
+        assert found.layers[path].error == pytest.approx(0, abs=1e-6)
         assert found.layers[path].noise == pytest.approx(0, abs=1e-9)
 
 
 def test_chance_is_what_random_weights_have() -> None:
     for make in (e3nn_net, cnn_net):
         model, group, batch = make()
-        found = diagnose(model, lambda net, x: net(*x).square().mean(), [batch, batch], group=group)
+        found = diagnose(model, lambda net, x: net(*x).square().mean(), [batch] * 3, group=group)
         relaxify(model, group)
         for path, term in terms_of(model).items():
             ratios = []
@@ -131,10 +153,10 @@ def test_chance_is_what_random_weights_have() -> None:
 
 def test_terms_that_no_gradient_reaches_are_named() -> None:
     model, group, batch = vn_net()
-    found = diagnose(model, lambda net, x: net(*x).square().mean(), [batch, batch], group=group)
+    found = diagnose(model, lambda net, x: net(*x).square().mean(), [batch] * 3, group=group)
     assert found.still == ("pool.map_to_dir",)
     assert "pool.map_to_dir: no gradient arrives" in str(found)
-    nothing = diagnose(model, lambda net, x: 0 * net(*x).sum(), [batch, batch], group=group)
+    nothing = diagnose(model, lambda net, x: 0 * net(*x).sum(), [batch] * 3, group=group)
     assert "No gradient reaches any term" in nothing.advice
 
 
@@ -144,7 +166,7 @@ def test_nothing_of_the_model_changes(make: Make) -> None:
     train(relaxify(model, group), batch, theta=0.5)
     before, theta = copy.deepcopy(model.state_dict()), thetas(model)
     seen = [term.sketch.updates for term in terms_of(model).values()]
-    diagnose(model.eval(), lambda net, x: net(*x).square().mean(), [batch, batch])
+    diagnose(model.eval(), lambda net, x: net(*x).square().mean(), [batch] * 3)
     assert thetas(model) == theta
     assert not model.training
     assert [term.sketch.updates for term in terms_of(model).values()] == seen
@@ -159,7 +181,7 @@ def test_what_a_trained_layer_carries_beside_intertwiners() -> None:
     with torch.no_grad():
         term.weight[2, 0], term.weight[0, 1] = 2.0, 1.0
     set_theta(layer, 1.0)
-    xs = [torch.randn(4000, 10, generator=torch.Generator().manual_seed(k)) for k in range(2)]
+    xs = [torch.randn(4000, 10, generator=torch.Generator().manual_seed(k)) for k in range(3)]
     found = diagnose(layer, lambda net, x: net(x).square().mean(), xs)
     (part,) = found.carried[""]
     assert (part.irrep_in, part.irrep_out) == ("0e", "1o")
@@ -187,13 +209,13 @@ def test_it_takes_less_than_twenty_steps() -> None:
 def test_bad_input_says_what_to_do() -> None:
     model, group, batch = e3nn_net()
     with pytest.raises(RuntimeError, match="pass group="):
-        diagnose(model, lambda net, x: net(*x).sum(), [batch, batch])
-    with pytest.raises(ValueError, match="at least two batches"):
-        diagnose(model, lambda net, x: net(*x).sum(), [batch], group=group)
+        diagnose(model, lambda net, x: net(*x).sum(), [batch] * 3)
+    with pytest.raises(ValueError, match="at least three batches"):
+        diagnose(model, lambda net, x: net(*x).sum(), [batch] * 2, group=group)
     with pytest.raises(ValueError, match="take its mean"):
-        diagnose(model, lambda net, x: net(*x), [batch, batch], group=group)
+        diagnose(model, lambda net, x: net(*x), [batch] * 3, group=group)
     with pytest.raises(ValueError, match="of low rank"):
-        diagnose(model, lambda net, x: net(*x).sum(), [batch, batch], group=group, config=RelaxConfig(rank=2))
+        diagnose(model, lambda net, x: net(*x).sum(), [batch] * 3, group=group, config=RelaxConfig(rank=2))
 
 
 @pytest.mark.parametrize("make", [e3nn_net, vn_net])
@@ -233,8 +255,8 @@ def test_how_theta_and_w_share_what_they_are_together_does_not_matter() -> None:
     def error(net: nn.Module, x: Any) -> Tensor:
         return net(*x).square().mean()
 
-    first = diagnose(model, error, [batch, batch])
+    first = diagnose(model, error, [batch] * 3)
     set_theta(model, {"head": 0.25})
     model.head.map_to_feat.relaxation.weight.data.mul_(2)
-    again = diagnose(model, error, [batch, batch])
+    again = diagnose(model, error, [batch] * 3)
     assert again.total.equivariant == pytest.approx(first.total.equivariant, rel=1e-4)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from relaxation.replica import CASES, WORLD, relaxed_net, step
+from relaxation.replica import CASES, CONTROLLERS, STEPS, WORLD, relaxed_net, step, trained
 from torch import nn
 
 from relaxify import project
@@ -46,6 +46,23 @@ def test_two_processes_are_one(results: list[dict[str, Any]], name: str, way: st
         assert result["gradients"].keys() == expected["gradients"].keys()
         for key, gradient in expected["gradients"].items():
             torch.testing.assert_close(result["gradients"][key], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: k + m)
+
+
+@pytest.mark.parametrize("name", list(CONTROLLERS))
+def test_two_processes_train_as_one(results: list[dict[str, Any]], name: str) -> None:
+    """theta of every step is the same number in both, and to rounding one process's, beyond the end of the terms too."""
+    model, batch = relaxed_net("rms")
+    expected = trained(model, batch, model, name)
+    first, second = (process[name] for process in results)
+    assert first["thetas"] == second["thetas"]
+    torch.testing.assert_close(torch.tensor(first["thetas"]), torch.tensor(expected["thetas"]), rtol=1e-4, atol=1e-6)
+    assert first["updates"] == expected["updates"]
+    for key, weight in expected["weights"].items():
+        assert torch.equal(first["weights"][key], second["weights"][key])
+        torch.testing.assert_close(first["weights"][key], weight, rtol=1e-4, atol=1e-5)
+    if name != "ACE, partial":
+        assert set(first["thetas"][-1]) == {0.0}
+        assert all(count < STEPS for count in first["updates"])
 
 
 @NAMES

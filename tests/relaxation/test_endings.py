@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from networks import NETWORKS, WITH_CNN, Make, cnn_net, e3nn_net, randomise_terms, run, unchecked, vn_net
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from relaxify import RelaxConfig, Triangle, penalty, project, relaxify, set_theta
 from relaxify.relaxation.distributed import with_zero_gradients
@@ -45,6 +47,38 @@ def test_training_after_the_end_is_plain_training_bit_for_bit(make: Make, config
         theta.step()
     state = model.state_dict()
     assert all(torch.equal(state[key], value) for key, value in plain.state_dict().items())
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations on tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@NETWORKS
+def test_a_step_after_the_end_is_a_plain_step_and_the_sum_of_a_loss_and_zero(make: Make) -> None:
+    """The zero, its sum with the loss and their gradients: no more than five operations on single numbers."""
+    model, batch, theta = ended(make)
+    plain = project(model)
+    counts = []
+    for net in (model, plain):
+        optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+        for _ in range(2):
+            with Operations() as operations:
+                loss = net(*batch).square().mean()
+                (loss + penalty(net) if net is model else loss).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                if net is model:
+                    theta.step()
+        counts.append(operations.count)
+    assert counts[1] <= counts[0] <= counts[1] + 5
 
 
 @WITH_CNN

@@ -267,25 +267,6 @@ def test_in_data_parallel_training_the_gradient_is_the_mean_of_all_processes(mon
         dist.destroy_process_group()
 
 
-def test_in_data_parallel_training_the_gap_is_the_mean_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two processes, of which the other has gaps of 0.5: so theta is the same in both."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        model, group, batch = e3nn_net()
-        randomise_terms(relaxify(model, group))
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        theta = RECM(wrapped, 10, rate=1.0, every=1)
-        wrapped(*batch).square().mean().backward()
-        own = theta._gaps()
-        assert all(own.values())
-        monkeypatch.setattr("torch.distributed.all_reduce", lambda sums, group: sums.add_(torch.tensor([0.5, 1.0])))
-        theta.step()
-        expected = {path: min((gap + 0.5) / 2, 1) for path, gap in own.items()}
-        assert thetas(wrapped) == pytest.approx(expected, rel=1e-5)
-    finally:
-        dist.destroy_process_group()
-
-
 def test_a_gradient_that_is_not_finite_is_left_out_and_a_scale_divided_by() -> None:
     class Scaler:
         def get_scale(self) -> float:

@@ -100,12 +100,15 @@ def test_nothing_of_the_terms_is_compiled_for_evaluation(compiler: None) -> None
 
 
 @MODES
+@pytest.mark.parametrize(("share", "size"), [(None, 1.0), (RelaxConfig().share, 0.03)], ids=["as printed", "share"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_mixed_precision_with_a_scaler(dtype: torch.dtype, config: RelaxConfig) -> None:
+def test_mixed_precision_with_a_scaler(dtype: torch.dtype, share: float | None, size: float, config: RelaxConfig) -> None:
     """Weights after a scaled step in half precision are nearly those of a step in full precision."""
     model, group = nn.Sequential(VNLinear(3, 6), VNLinear(6, 2)), "SO(3)"
-    # terms far above a share are pulled to it by steps that are large beside what is tolerated
-    randomise_terms(relaxify(model, group, config=dataclasses.replace(config, share=None)))
+    randomise_terms(relaxify(model, group, config=dataclasses.replace(config, share=share)))
+    for term in terms_of(model).values():
+        # terms far above a share are pulled to it by steps that are large beside what is tolerated
+        term.weight.data.mul_(size) if term.config.rank is None else term.up.data.mul_(size)
     twin, x = copy.deepcopy(model), torch.randn(4, 3, 3, 10)
     values = []
     for net, enabled in ((model, True), (twin, False)):

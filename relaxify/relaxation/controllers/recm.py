@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from relaxify.modules.sharding import sharded_modules
@@ -33,7 +34,7 @@ class RECM:
     layer's inputs and targets are, with no level asked for; it comes to at most the symmetry gap, and to 0 where there is
     none. What it leaves open, and is of this implementation: the estimate s_i, the linear recurrence and its `rate` beta,
     `every` how many steps it moves (each costs a projection of every W, on the CPU in float64), the start at 1, and `until`
-    (see `ACE`). In data-parallel training (hand over the wrapped model) s_i is the mean of all processes'.
+    (see `ACE`). In data-parallel training (hand over the wrapped model) s_i is that of all rows together.
 
     RuntimeError if the model is not relaxed; ValueError for a rate outside (0, 1], or an `every` below 1, or a model that
     is sharded.
@@ -80,15 +81,13 @@ class RECM:
         self._lookout.step()
 
     def _gaps(self) -> dict[str, float]:
-        """The layers' symmetry gaps, the mean of all processes', without layers that saw nothing."""
+        """The layers' symmetry gaps over the rows of all processes, without layers that saw nothing."""
         terms = terms_of(self.model)
-        found = {path: asymmetric_share(term) for path, term in terms.items()}
-        if (replicas := replicas_of(self.model)) is None:
-            return {path: gap for path, gap in found.items() if gap is not None}
-        device = next(iter(terms.values())).theta.device
-        sums = torch.tensor([(gap or 0.0, float(gap is not None)) for gap in found.values()], device=device)
-        dist.all_reduce(sums, group=replicas)
-        return {path: total / count for path, (total, count) in zip(found, sums.tolist(), strict=True) if count}
+        sums = torch.stack([_sums_of_squares(term) for term in terms.values()])
+        if (replicas := replicas_of(self.model)) is not None:
+            sums = sums.to(next(iter(terms.values())).theta.device)
+            dist.all_reduce(sums, group=replicas)
+        return {path: (rest / output) ** 0.5 for path, (rest, output) in zip(terms, sums.tolist(), strict=True) if output}
 
     def _apply(self) -> None:
         if self.steps < self.span.end:
@@ -118,11 +117,11 @@ class RECM:
 
 
 @torch.no_grad()
-def asymmetric_share(term: Term) -> float | None:
-    """|theta (W - P_H W) x| / |f_e(x)|, rms over the term's last sketch; None before training."""
+def _sums_of_squares(term: Term) -> Float[Tensor, "2"]:
+    """|theta (W - P_H W) x|^2 and |f_e(x)|^2, summed over the rows of the last sketch; zeros before training."""
     moment, output = term.sketch.moment, term.output_square()
-    if moment is None or output is None or not float(output):
-        return None
+    if moment is None or output is None:
+        return torch.zeros(2, dtype=torch.float64)
     rest = (term.matrix.double().cpu() - term.equivariant_part()) * float(term.theta)
     size = torch.einsum("ij,ij->", rest @ moment.double().cpu(), rest).clamp(min=0)
-    return float(size.sqrt()) / float(output) ** 0.5
+    return torch.stack([size, output.double().cpu()]) * term.sketch.seen
