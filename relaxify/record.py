@@ -52,8 +52,9 @@ class Record:
     own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. `updates` is where resumed
     training continues in the stream of sampled rows. A convolution in `groups` joins each output to the inputs of its group
     alone: W has fewer columns by that factor. `symmetriser`, if not empty, is an orthonormal basis of one channel's kernels:
-    the layer is an ordinary convolution, of whose `weight` the part in their span stays. `attribute` is the least and
-    the largest value in training of the scalar that scales the layer, if there is one; empty before. CheckpointError if these disagree.
+    the layer is an ordinary convolution, of whose `weight` the part in their span stays. `attribute` is the least and the
+    largest value in training of the scalar that scales the layer, if there is one; empty before. CheckpointError if these
+    disagree.
 
     >>> vectors = (Block("1o", 2, 3),)
     >>> record = Record(

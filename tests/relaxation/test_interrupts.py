@@ -118,7 +118,7 @@ def assert_all_or_nothing(
     *,
     controller: str = "triangle",
     prepare: Callable[[Training], Any] = lambda training: None,
-    most: int = 12,
+    most: int = 9,
 ) -> None:
     """After a Ctrl-C in an action at up to `most` lines, spread over it, the training is as before it or as after it."""
     base = copy.deepcopy(begun(model, controller))
@@ -143,7 +143,7 @@ def test_a_step_that_is_interrupted_before_the_optimizer_has_not_been(model: str
     """Nor does the next step differ from that of a training that was not interrupted."""
     twin = copy.deepcopy(begun(model, "triangle"))
     training, before, lines = copy.deepcopy(twin), fingerprint(twin), lines_of(copy.deepcopy(twin).backward)
-    for point in range(0, lines, max(1, lines // 40)):
+    for point in range(0, lines, max(1, lines // 30)):
         where = interrupt(training.backward, point)
         training.forget()
         assert fingerprint(training) == before, where
@@ -158,7 +158,7 @@ def test_of_every_line_of_a_forward_pass_over_functional_ops() -> None:
     training = copy.deepcopy(begun("functional", "triangle"))
     before, process = fingerprint(training), process_state()
     lines = lines_of(training.loss)
-    for point in range(0, lines, max(1, lines // 250)):
+    for point in range(0, lines, max(1, lines // 120)):
         where = interrupt(training.loss, point)
         assert process_state() == process, where
     training.forget()
@@ -226,7 +226,7 @@ def test_what_only_looks_changes_nothing(model: str) -> None:
         lambda t: project(t.model, mode="fit"),
         lambda t: summary(t.model, loss=t.loss),
     ):
-        assert_all_or_nothing(model, action, prepare=Training.loss, most=8)
+        assert_all_or_nothing(model, action, prepare=Training.loss, most=6)
 
 
 def test_theta_is_set_everywhere_or_nowhere() -> None:
