@@ -26,14 +26,19 @@ MODES = torch.overrides.__file__
 
 
 class Interrupter:
-    """Raises KeyboardInterrupt before the `point`-th line that is run; `lines` counts them, and `at` says where it was."""
+    """Raises KeyboardInterrupt before the `point`-th line that is run; `lines` counts them, and `at` says where it was.
 
-    def __init__(self, point: int | None) -> None:
-        self.point, self.lines, self.at = point, 0, ""
+    Of relaxify's files only those that end in `where`.
+    """
+
+    def __init__(self, point: int | None, where: str) -> None:
+        self.point, self.lines, self.at, self.where = point, 0, "", where
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         file = frame.f_code.co_filename
-        return self.line if file.startswith(OWN) or file == MODES else None
+        return (
+            self.line if (file.startswith(OWN) and file.endswith(self.where)) or (file == MODES and not self.where) else None
+        )
 
     def line(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":
@@ -44,16 +49,16 @@ class Interrupter:
         return self.line
 
 
-def lines_of(action: Callable[[], Any]) -> int:
+def lines_of(action: Callable[[], Any], where: str = "") -> int:
     """How many lines of relaxify an action runs."""
-    counter = Interrupter(None)
+    counter = Interrupter(None, where)
     _run(action, counter)
     return counter.lines
 
 
-def interrupt(action: Callable[[], Any], point: int) -> str:
+def interrupt(action: Callable[[], Any], point: int, where: str = "") -> str:
     """Run an action with a Ctrl-C before its `point`-th line of relaxify, if it has as many: where that was."""
-    interrupter = Interrupter(point)
+    interrupter = Interrupter(point, where)
     try:
         _run(action, interrupter)
     except KeyboardInterrupt:

@@ -65,8 +65,10 @@ def _why_not(term: Term) -> str | None:
 
 @torch.no_grad()
 def _refolded(layer: nn.Module, term: Term) -> NewValues:
-    part, updates = term.foldable_weight(), term.updates()
-    values = [*updated(layer, updates), (term.weight, term.weight.double() - part.to(term.weight.device))]
+    part = term.foldable_weight()
+    values = [(term.weight, term.weight.double() - part.to(term.weight.device))]
+    if part.isfinite().all():
+        values += updated(layer, term.updates())
     if not all(value.isfinite().all() for _, value in values):
         raise ValueError(f"the relaxation of {term.path!r} has NaN or infinite values; restore an earlier checkpoint.")
     return values

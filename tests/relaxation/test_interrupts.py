@@ -153,14 +153,15 @@ def test_a_step_that_is_interrupted_before_the_optimizer_has_not_been(model: str
     assert fingerprint(training) == fingerprint(twin)
 
 
-def test_of_every_line_of_a_forward_pass_over_functional_ops() -> None:
-    """Where function modes come and go, torch's own lines included."""
+def test_no_mode_outlives_a_forward_pass_over_functional_ops() -> None:
+    """At every line where modes come and go, and at some of all others, those of torch's own modes included."""
     training = copy.deepcopy(begun("functional", "triangle"))
     before, process = fingerprint(training), process_state()
-    lines = lines_of(training.loss)
-    for point in range(0, lines, max(1, lines // 120)):
-        where = interrupt(training.loss, point)
-        assert process_state() == process, where
+    for file, most in (("interrupts.py", 10**6), ("", 100)):
+        lines = lines_of(training.loss, file)
+        for point in range(0, lines, max(1, lines // most)):
+            where = interrupt(training.loss, point, file)
+            assert process_state() == process, where
     training.forget()
     assert fingerprint(training) == before
 
