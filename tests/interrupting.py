@@ -36,9 +36,8 @@ class Interrupter:
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         file = frame.f_code.co_filename
-        return (
-            self.line if (file.startswith(OWN) and file.endswith(self.where)) or (file == MODES and not self.where) else None
-        )
+        is_watched = file.startswith(OWN) and file.endswith(self.where)
+        return self.line if is_watched or (file == MODES and not self.where) else None
 
     def line(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":
