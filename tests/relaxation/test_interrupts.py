@@ -143,7 +143,7 @@ def test_a_step_that_is_interrupted_before_the_optimizer_has_not_been(model: str
     """Nor does the next step differ from that of a training that was not interrupted."""
     twin = copy.deepcopy(begun(model, "triangle"))
     training, before, lines = copy.deepcopy(twin), fingerprint(twin), lines_of(copy.deepcopy(twin).backward)
-    for point in range(0, lines, max(1, lines // 30)):
+    for point in range(0, lines, max(1, lines // 20)):
         where = interrupt(training.backward, point)
         training.forget()
         assert fingerprint(training) == before, where
@@ -157,7 +157,7 @@ def test_no_mode_outlives_a_forward_pass_over_functional_ops() -> None:
     """At every line where modes come and go, and at some of all others, those of torch's own modes included."""
     training = copy.deepcopy(begun("functional", "triangle"))
     before, process = fingerprint(training), process_state()
-    for file, most in (("interrupts.py", 10**6), ("", 100)):
+    for file, most in (("interrupts.py", 10**6), ("", 40)):
         lines = lines_of(training.loss, file)
         for point in range(0, lines, max(1, lines // most)):
             where = interrupt(training.loss, point, file)
@@ -257,7 +257,7 @@ def test_a_model_is_relaxed_or_not() -> None:
 
     twin = copy.deepcopy(model)
     lines = lines_of(lambda: relaxify(twin, "O(3)", example_inputs=[x]))
-    for point in (*range(0, lines, lines // 6), *range(lines - 200, lines, 10)):
+    for point in (*range(0, lines, lines // 3), *range(lines - 200, lines, 20)):
         where = interrupt(action, point)
         assert process_state() == process, where
         assert anatomy(model) == before, where
@@ -270,7 +270,7 @@ def test_inspecting_leaves_the_process_as_it_was() -> None:
     model, x = Functional(), torch.randn(12, 3)
     before, process = anatomy(model), process_state()
     lines = lines_of(lambda: inspect(model, "O(3)", x))
-    for point in range(0, lines, lines // 8):
+    for point in range(0, lines, lines // 4):
         where = interrupt(lambda: inspect(model, "O(3)", x), point)
         assert process_state() == process, where
         assert anatomy(model) == before, where
