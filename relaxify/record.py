@@ -52,7 +52,9 @@ class Record:
     own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. `updates` is where resumed
     training continues in the stream of sampled rows. A convolution in `groups` joins each output to the inputs of its group
     alone: W has fewer columns by that factor. `symmetriser`, if not empty, is an orthonormal basis of one channel's kernels:
-    the layer is an ordinary convolution, of whose `weight` the part in their span stays. CheckpointError if these disagree.
+    the layer is an ordinary convolution, of whose `weight` the part in their span stays. `attribute` is the least and the
+    largest value in training of the scalar that scales the layer, if there is one; empty before. CheckpointError if these
+    disagree.
 
     >>> vectors = (Block("1o", 2, 3),)
     >>> record = Record(
@@ -81,6 +83,7 @@ class Record:
     functional: bool = False
     groups: int = 1
     symmetriser: tuple[tuple[float, ...], ...] = ()
+    attribute: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.weight_keys not in (("weight",), ("up", "down")):
@@ -117,6 +120,9 @@ class Record:
             "base_shapes": dict(sorted(self.base_shapes.items())),
         }
         document = {"format": FORMAT} | {name: fields[name] for name in _RECORD}
+        if self.attribute is None:
+            # as records were written before there was one
+            del document["attribute"]
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(data) > MAX_BYTES:
             raise _invalid(f"it takes {len(data)} bytes, more than {MAX_BYTES}")
@@ -128,7 +134,7 @@ class Record:
         document = _document(tensor)
         _check_version(document)
         # records from before convolutions were relaxed do not have them
-        document = {"groups": 1, "symmetriser": []} | document
+        document = {"groups": 1, "symmetriser": [], "attribute": None} | document
         fields = _fields(document, "it", _RECORD)
         layout, weight_keys = fields.pop("layout"), fields.pop("weight_key")
         return cls(**fields, **layout, weight_keys=weight_keys)
@@ -273,6 +279,16 @@ def _object(make: Callable[..., T], readers: dict[str, Reader[Any]]) -> Reader[T
     return lambda value, what: make(**_fields(value, what, readers))
 
 
+def _range(value: object, what: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) not in (0, 2):
+        raise _invalid(f"{what} is not a range of two numbers")
+    if not all(isinstance(end, float) and math.isfinite(end) for end in value) or value != sorted(value):
+        raise _invalid(f"{what} does not go from one finite number to another")
+    return tuple(value)
+
+
 def _shapes(value: object, what: str) -> dict[str, tuple[int, ...]]:
     if not isinstance(value, dict):
         raise _invalid(f"{what} is not an object")
@@ -313,4 +329,5 @@ _RECORD: dict[str, Reader[Any]] = {
     "functional": _truth,
     "groups": _positive,
     "symmetriser": _list(_list(_number)),
+    "attribute": _range,
 }

@@ -19,6 +19,7 @@ from relaxify.inspection.layers import layer_report
 from relaxify.inspection.lie_derivatives import lie_derivatives
 from relaxify.inspection.report import ModuleReport, NodeReport, OutputReport, Report
 from relaxify.modules.checks import check_is_module, unwrapped
+from relaxify.modules.interrupts import undisturbed
 from relaxify.relaxation.planning import plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
@@ -29,6 +30,7 @@ from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Errors
 
 
+@undisturbed
 def inspect(
     model: AnyModel,
     group: Group | str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,11 +68,13 @@ class Monitor:
 
     def step(self) -> None:
         """Count one optimiser step, and write if it is time. The first step is written."""
-        if self.steps % self.every == 0:
-            self._sink(self.steps, self.values())
+        step, values = self.steps, self.values() if self.steps % self.every == 0 else None
+        # counted before it is written: what is interrupted is not written twice
+        self.steps += 1
+        if values is not None:
+            self._sink(step, values)
             self._lookout.look_at_theta()
         self._lookout.step()
-        self.steps += 1
 
     def values(self) -> dict[str, float]:
         """The quantities now, under "layer/quantity"; those that are not known yet are left out."""
@@ -108,8 +111,11 @@ class _CsvFile:
             csv.writer(file).writerow(["step", "layer", "quantity", "value"])
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        rows = io.StringIO(newline="")
+        writer = csv.writer(rows)
+        for name, value in values.items():
+            layer, _, quantity = name.rpartition("/")
+            writer.writerow([step, layer, quantity, f"{value:.9g}"])
+        # in one piece, so that no half of a step is written
         with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            for name, value in values.items():
-                layer, _, quantity = name.rpartition("/")
-                writer.writerow([step, layer, quantity, f"{value:.9g}"])
+            file.write(rows.getvalue())

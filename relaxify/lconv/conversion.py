@@ -18,6 +18,7 @@ from relaxify.lconv.operators import Grid, Shifts
 from relaxify.lconv.swapping import Mode, NoLConvError, is_candidate, swap
 from relaxify.modules.checks import check_model
 from relaxify.modules.copies import copied
+from relaxify.modules.interrupts import Before
 from relaxify.modules.patterns import Pattern, check_patterns, patterns_of, select
 
 LAYERS = (LConv, LinearLConv, GraphLConv, AdjacencyLConv)
@@ -203,11 +204,15 @@ def replaced(model: nn.Module, replacements: dict[int, Any]) -> nn.Module:
     """Put each replacement wherever its module is held, under all of its names."""
     if id(model) in replacements:
         return replacements[id(model)]
+    Before(model.modules()).or_done(lambda: _replace(model, replacements))
+    return model
+
+
+def _replace(model: nn.Module, replacements: dict[int, Any]) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if id(child) in replacements:
                 parent._modules[name] = replacements[id(child)]
-    return model
 
 
 def _nothing(model: nn.Module, entries: Sequence[Swap]) -> str:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from relaxify.modules.interrupts import undisturbed
 from relaxify.modules.substitutes import substitute
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,6 +42,7 @@ def duplicate(value: Any, cast: Callable[[Tensor], Tensor], name: str = "the mod
     return _Duplicate(cast).of(value, name)
 
 
+@undisturbed
 def copied(model: Model, instead: Mapping[int, nn.Module] | None = None) -> Model:
     """A copy of a model, to the last bit, for its user to keep: it pickles where the model does, and its files stay open.
 

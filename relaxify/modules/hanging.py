@@ -188,6 +188,16 @@ def _without(forward: Any, children: Collection[int]) -> Any:
     return forward.before
 
 
+def structure(model: nn.Module) -> Iterator[object]:
+    """All that hanging something on a model, and taking it off, changes the attributes of."""
+    for module in model.modules():
+        yield module
+        forward = vars(module).get(_STAND_IN)
+        while isinstance(forward, StandIn):
+            yield forward
+            forward = forward.before
+
+
 def copy_without(model: Model, children: Sequence[nn.Module]) -> Model:
     """A copy of a model without these children, gathered from all processes if it is sharded."""
     # the copy's hooks are bound to an empty module in the place of each

@@ -13,10 +13,12 @@ from torch.export import ExportedProgram
 
 from relaxify.graph.exported import opened
 from relaxify.groups import Group
-from relaxify.modules.hanging import child_name
+from relaxify.modules.hanging import child_name, structure
+from relaxify.modules.interrupts import Before
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.planning import UNCHECKED, ExampleInputs, Plan, UncheckedWarning, plan
+from relaxify.relaxation.restoring import guard_loading
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
@@ -105,9 +107,14 @@ def relaxify(
         return module  # type: ignore[return-value]
     # every term is made before the first is attached, so that an error leaves the model as it was
     terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
-    for site, term in zip(result.sites, terms, strict=True):
-        term.hang(site)
+    Before(structure(module)).or_done(lambda: _hang(module, result.sites, terms))
     return module  # type: ignore[return-value]
+
+
+def _hang(model: nn.Module, sites: Sequence[Site], terms: Sequence[Term]) -> None:
+    for site, term in zip(sites, terms, strict=True):
+        term.hang(site)
+    guard_loading(model)
 
 
 # Python's own "once" forgets what it has said whenever anybody's filters change

@@ -35,7 +35,8 @@ class RelaxConfig:
       `weights` is |W| + sum_A |L_A(W)| whatever the inputs, which is `rms` for inputs of unit covariance.
       `projection` is |W| + |W - P_H W|, the distance from the intertwiners (arXiv 2601.05028), whatever the inputs; each
       time P_H W is computed on the CPU in float64.
-    - `rows`: how many input rows the sketch samples for these expectations; None uses every row (exact).
+    - `rows`: how many input rows the sketch samples for these expectations; None uses every row (exact; of `norm`, which
+      keeps them until the penalty is read, up to 2^26 numbers a layer, and a sample of as many from there on).
     - `share`: a soft bound on |theta W x| / |f_e(x)| for theta up to 1, in place of lambda_reg |W x|: e^2 for e = |W x| /
       (share |f_e(x)|) - 1 above 0, and linear from e = 1 on. With `penalty(model, relative_to=loss)` it means the same
       whatever the scale of the loss. None is eq. 5 as printed, and for models that shall stay approximately equivariant;

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.intertwiners import lie_derivative
+from relaxify.modules.interrupts import completed
 from relaxify.relaxation.distributed import averaged, replicas_of
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.representations import Representation
@@ -76,13 +77,20 @@ def penalty(model: nn.Module, *, relative_to: Tensor | None = None) -> Float[Ten
     acting = [term for term in terms if not term.finished]
     replicas = replicas_of(model)
     layers = layer_penalties(acting, replicas) if acting else []
+    if layers:
+        total = torch.stack([layer.total for layer in layers]).sum()
+        total = total if relative_to is None else _scale(relative_to, replicas).to(total.device) * total
+    else:
+        # of a number of its own, so that it can be added to and gone backward from as before
+        total = torch.zeros_like(terms[0].theta, requires_grad=True)
+    # at last, so that whatever is raised before leaves the rows to the next call
+    completed(lambda: _read(terms))
+    return total
+
+
+def _read(terms: Sequence[Term]) -> None:
     for term in terms:
         term.sketch.read()
-    if not layers:
-        # of a number of its own, so that it can be added to and gone backward from as before
-        return torch.zeros_like(terms[0].theta, requires_grad=True)
-    total = torch.stack([layer.total for layer in layers]).sum()
-    return total if relative_to is None else _scale(relative_to, replicas).to(total.device) * total
 
 
 def _scale(loss: Tensor, replicas: dist.ProcessGroup | None) -> Float[Tensor, ""]:

@@ -25,6 +25,7 @@ from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
 from relaxify.modules.checks import check_has_values, check_model
 from relaxify.modules.hanging import CHILD, hung
+from relaxify.modules.interrupts import undisturbed
 from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on
@@ -74,6 +75,7 @@ class Plan:
         return "\n".join(lines)
 
 
+@undisturbed
 def plan(
     model: AnyModel,
     group: Group | str,

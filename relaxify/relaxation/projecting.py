@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from relaxify.modules.hanging import copy_without, take_off
+from relaxify.modules.hanging import copy_without, structure, take_off
+from relaxify.modules.interrupts import Before
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
 from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, still_acting
+from relaxify.relaxation.restoring import unguard_loading
 from relaxify.relaxation.terms.term import Term, Update, owned_terms, terms_of
 
 Mode = Literal["drop", "fold", "fit"]
@@ -40,7 +43,8 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     A model sharded by FSDP2 is gathered into an ordinary one on every process; all of them call this.
 
     Layers that cannot express anything (`summary(model)` says why) are dropped. RuntimeError if the model is not relaxed;
-    ValueError for an unknown mode, a theta above `max_theta`, or NaN in a term that would be folded.
+    ValueError for an unknown mode, a theta above `max_theta`, or NaN in what would be folded or written. What `drop` leaves
+    as it is may have NaN, of which a warning tells. After an error the model is what it was, `inplace` too.
 
     >>> from relaxify import relaxify
     >>> plain = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
@@ -64,14 +68,59 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
     updates = [(owner, _updates(term, mode, replicas)) for owner, term in owned] if mode != "drop" else []
     if inplace and sharded_modules(model):
         raise ValueError("project(inplace=True) of a sharded model: its shards hold the terms; project it without inplace.")
-    clean = model if inplace else copy_without(model, list(terms.values()))
     if inplace:
-        take_off(clean, {id(term) for term in terms.values()})
+        before = Before(structure(model), _values_of(model, owned))
+        clean, spoilt = before.or_done(lambda: _settled(_taken_off(model, terms), owned, updates))
+    else:
+        clean, spoilt = _settled(copy_without(model, list(terms.values())), owned, updates)
+    if spoilt:
+        warnings.warn(_words_of(spoilt), PitfallWarning, stacklevel=2)
+    return clean
+
+
+def _taken_off(model: Model, terms: Mapping[str, Term]) -> Model:
+    take_off(model, {id(term) for term in terms.values()})
+    return model
+
+
+def _settled(
+    clean: Model, owned: Sequence[tuple[str, Term]], updates: Sequence[tuple[str, list[Update]]]
+) -> tuple[Model, list[str]]:
+    """The model with what is left to do to its layers, and the names of its parameters that are not finite.
+
+    ValueError if one of these is of the parameters that were written.
+    """
+    written = {f"{owner}.{name}".removeprefix(".") for owner, slices in updates for name, _, _ in slices}
     for owner, slices in updates:
         add_updates(clean.get_submodule(owner), slices)
     for owner, term in owned:
         term.settle(clean.get_submodule(owner))
-    return clean
+        written |= {f"{owner}.{name}".removeprefix(".") for name in term.settled_parameters}
+    unguard_loading(clean)
+    spoilt = [name for name, parameter in clean.named_parameters() if not parameter.isfinite().all()]
+    if lost := [name for name in spoilt if name in written]:
+        raise ValueError(
+            f"{_named(lost)} of the projected model would have NaN or infinite values, as its layer has them or they "
+            "overflow; restore an earlier checkpoint, or fold nothing into it with mode='drop'."
+        )
+    return clean, spoilt
+
+
+def _words_of(spoilt: Sequence[str]) -> str:
+    return (
+        f"{_named(spoilt)} of the model had NaN or infinite values before it was relaxed or since, and the projected model "
+        "has them too; restore an earlier checkpoint."
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _values_of(model: nn.Module, owned: Sequence[tuple[str, Term]]) -> list[Tensor]:
+    """The parameters and buffers that settling a term may write to, each once."""
+    layers = [model.get_submodule(owner) for owner, _ in owned]
+    return list({id(value): value for layer in layers for value in (*layer.parameters(), *layer.buffers())}.values())
 
 
 def _say_what_is_lost(model: nn.Module, mode: Mode) -> None:
@@ -102,14 +151,31 @@ def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None) -> list
     moment = term.sketch.moment if mode == "fit" else None
     if moment is not None and replicas is not None:
         moment = averaged_moment(moment, term.sketch.count, replicas)
+    if moment is not None and not moment.isfinite().all():
+        raise ValueError(
+            f"the inputs of {term.path!r} last seen in training had NaN or infinite values, so nothing fits them; run a "
+            "training pass on others, or project with mode='fold'."
+        )
     return term.updates(moment)
+
+
+NewValues = list[tuple[nn.Parameter, Tensor]]
+"""Parameters, and what they will hold."""
+
+
+@torch.no_grad()
+def updated(module: nn.Module, updates: list[Update]) -> NewValues:
+    """A module's parameters with something added to slices of them, summed in float64."""
+    new: dict[str, Tensor] = {}
+    for name, offset, part in updates:
+        flat = new.setdefault(name, module.get_parameter(name).detach().reshape(-1).double().clone())
+        flat[offset : offset + len(part)] += part.to(flat)
+    found = [(module.get_parameter(name), flat) for name, flat in new.items()]
+    return [(parameter, flat.view_as(parameter).to(parameter.dtype)) for parameter, flat in found]
 
 
 @torch.no_grad()
 def add_updates(module: nn.Module, updates: list[Update]) -> None:
-    """Add to slices of a module's parameters, summed in float64."""
-    for name, offset, part in updates:
-        parameter = module.get_parameter(name)
-        flat = parameter.detach().reshape(-1).double()
-        flat[offset : offset + len(part)] += part.to(flat)
-        parameter.copy_(flat.view_as(parameter))
+    """Add to slices of a module's parameters."""
+    for parameter, value in updated(module, updates):
+        parameter.copy_(value)

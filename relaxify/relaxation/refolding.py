@@ -10,14 +10,14 @@ import logging
 import torch
 from torch import nn
 
+from relaxify.modules.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
-from relaxify.relaxation.projecting import add_updates
+from relaxify.relaxation.projecting import NewValues, updated
 from relaxify.relaxation.terms.term import Term, owned_terms
 
 _log = logging.getLogger("relaxify")
 
 
-@torch.no_grad()
 def refold(model: nn.Module) -> None:
     """W_e += theta P_H W, W -= P_H W in every layer that can express it, in place: the same function, to rounding.
 
@@ -26,7 +26,8 @@ def refold(model: nn.Module) -> None:
     weight decay sees the new values. Costs a `fold` of every layer, on the CPU in float64: not for every step.
 
     Terms of low rank, whose W cannot give up a part, and layers that do not fold (`summary(model)` says why) are left as
-    they are. RuntimeError if the model is not relaxed; ValueError if it is sharded, or if W has NaN.
+    they are. RuntimeError if the model is not relaxed; ValueError if it is sharded, or if W has NaN. Whatever is raised, all
+    of this is done or nothing.
 
         if step % 50 == 0:
             refold(model)
@@ -36,20 +37,38 @@ def refold(model: nn.Module) -> None:
         raise RuntimeError("the model has no relaxation terms to refold; call relaxify(model, group) first.")
     if sharded_modules(model):
         raise ValueError("refold(model): the model is sharded, and no process has a layer whole; leave refold_every out.")
+    values = refolded(model)
+    completed(lambda: write(values))
+
+
+def refolded(model: nn.Module) -> NewValues:
+    """What `refold` writes, and where; nothing of a model whose terms cannot be refolded."""
+    values: NewValues = []
     for owner, term in owned_terms(model):
         if (reason := _why_not(term)) is not None:
             _log.info("%s is not refolded: %s", term.path, reason)
         elif bool(term.theta):
-            _refold(model.get_submodule(owner), term)
+            values += _refolded(model.get_submodule(owner), term)
+    return values
+
+
+@torch.no_grad()
+def write(values: NewValues) -> None:
+    """Set parameters to their new values; again with the same result."""
+    for parameter, value in values:
+        parameter.copy_(value)
 
 
 def _why_not(term: Term) -> str | None:
     return "its W is of low rank" if term.config.rank is not None else term.why_not_foldable()
 
 
-def _refold(layer: nn.Module, term: Term) -> None:
+@torch.no_grad()
+def _refolded(layer: nn.Module, term: Term) -> NewValues:
     part = term.foldable_weight()
-    if not part.isfinite().all():
+    values = [(term.weight, term.weight.double() - part.to(term.weight.device))]
+    if part.isfinite().all():
+        values += updated(layer, term.updates())
+    if not all(value.isfinite().all() for _, value in values):
         raise ValueError(f"the relaxation of {term.path!r} has NaN or infinite values; restore an earlier checkpoint.")
-    add_updates(layer, term.updates())
-    term.weight.copy_(term.weight.double() - part.to(term.weight.device))
+    return values

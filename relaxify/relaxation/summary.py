@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from relaxify.modules.interrupts import completed
 from relaxify.relaxation.shares import relaxed_share
 from relaxify.relaxation.switching import projected, relaxed
 from relaxify.relaxation.terms.term import Term, terms_of
@@ -92,19 +93,26 @@ def summary(model: nn.Module, *, loss: Callable[[], Tensor] | None = None) -> Su
 def relaxed_and_projected_loss(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, float]:
     """A loss of the model in `eval()` with its terms and without; the model is left in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
-    # some libraries' layers keep a filter from here on, which should have no graph
-    with torch.no_grad():
-        model.eval()
     try:
+        # some libraries' layers keep a filter from here on, which should have no graph
+        with torch.no_grad():
+            model.eval()
         with relaxed(model):
             first = float(loss().detach())
         with projected(model):
-            return first, float(loss().detach())
-    finally:
-        # parents first: a module's `train` is also that of what is in it
-        for module, mode in modes:
-            if module.training != mode:
-                module.train(mode)
+            second = float(loss().detach())
+        _set_modes(modes)
+    except BaseException:
+        completed(lambda: _set_modes(modes))
+        raise
+    return first, second
+
+
+def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    # parents first: a module's `train` is also that of what is in it
+    for module, mode in modes:
+        if module.training != mode:
+            module.train(mode)
 
 
 @torch.no_grad()

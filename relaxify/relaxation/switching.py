@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from relaxify.modules.interrupts import completed
 from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
 from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
 
@@ -37,16 +37,20 @@ def projected(model: nn.Module) -> Iterator[None]:
 def _forced(model: nn.Module, value: bool) -> Iterator[None]:
     terms = list(terms_of(model).values())
     before = [term.forced for term in terms]
-    for term in terms:
-        term.forced = value
     try:
+        _force(terms, [value] * len(terms))
         yield
-    finally:
-        for term, forced in zip(terms, before, strict=True):
-            term.forced = forced
+        _force(terms, before)
+    except BaseException:
+        completed(lambda: _force(terms, before))
+        raise
 
 
-@torch.no_grad()
+def _force(terms: Sequence[Term], values: Sequence[bool | None]) -> None:
+    for term, value in zip(terms, values, strict=True):
+        term.forced = value
+
+
 def set_theta(model: nn.Module, value: float | Mapping[Pattern, float] | Mapping[str, float]) -> None:
     """Set theta of every term, or of the layers that patterns select: a buffer, so that moving it recompiles nothing.
 
@@ -61,14 +65,23 @@ def set_theta(model: nn.Module, value: float | Mapping[Pattern, float] | Mapping
         raise RuntimeError("the model has no relaxation terms whose theta to set; call relaxify(model, group) first.")
     values = dict.fromkeys(terms, value) if not isinstance(value, Mapping) else _by_path(model, terms, value)
     for number in values.values():
-        if not math.isfinite(number):
+        if not is_theta(number):
             raise ValueError(f"set_theta(model, {number}): theta is a finite number; 0 switches the terms off.")
     set_each(terms, values)
 
 
-@torch.no_grad()
+def is_theta(value: float) -> bool:
+    """Whether a number is finite in single precision too."""
+    return abs(value) <= torch.finfo(torch.float32).max
+
+
 def set_each(terms: Mapping[str, Term], values: Mapping[str, float]) -> None:
-    """Set theta of terms by their very paths."""
+    """Set theta of terms by their very paths: of all of them, if this is interrupted too."""
+    completed(lambda: _fill(terms, values))
+
+
+@torch.no_grad()
+def _fill(terms: Mapping[str, Term], values: Mapping[str, float]) -> None:
     for path, number in values.items():
         terms[path].theta.fill_(number)
         terms[path].finished = False
@@ -90,10 +103,14 @@ def thetas(model: nn.Module) -> dict[str, float]:
     return {path: float(term.theta) for path, term in terms.items()}
 
 
-@torch.no_grad()
 def end_terms(model: nn.Module) -> None:
     """theta = 0 for good: from here on the terms neither compute nor sketch, until somebody sets theta again."""
-    for term in terms_of(model).values():
+    completed(lambda: _end(list(terms_of(model).values())))
+
+
+@torch.no_grad()
+def _end(terms: Sequence[Term]) -> None:
+    for term in terms:
         if not term.finished:
             term.theta.zero_()
             term.finished = True

@@ -174,6 +174,7 @@ def test_the_gradient_by_theta_is_that_of_the_loss_alone(make: Make, config: Rel
     for (path, weight), gradient in zip(weights.items(), gradients, strict=True):
         expected = 0.0 if gradient is None else float((weight * gradient).sum().detach()) / 0.7
         assert found[path] == pytest.approx(expected, rel=4e-6, abs=1e-12)
+    theta.step()
     assert set(theta._gradients().values()) == {0.0}
 
 

@@ -15,12 +15,19 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from relaxify.modules.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
-from relaxify.relaxation.controllers.controller import Span, check_state
+from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
-from relaxify.relaxation.switching import end_terms, set_each
+from relaxify.relaxation.projecting import NewValues
+from relaxify.relaxation.refolding import write
+from relaxify.relaxation.switching import end_terms, is_theta, set_each
 from relaxify.relaxation.terms.term import Term, terms_of
+
+Levels = dict[str, float]
+"""A number for each layer."""
+Form = Literal["strict", "partial"]
 
 
 class ACE:
@@ -60,7 +67,7 @@ class ACE:
         *,
         primal_rate: float = 0.1,
         dual_rate: float = 0.01,
-        form: Literal["strict", "partial"] = "strict",
+        form: Form = "strict",
         damping: float = 2.0,
         slack_cost: float = 1.0,
         until: float | None = 0.5,
@@ -86,7 +93,8 @@ class ACE:
         self.model = model
         self.span = Span.checked(total_steps, until, endless=True)
         self.rates = (float(primal_rate), float(dual_rate))
-        self.form, self.damping, self.slack_cost = form, float(damping), float(slack_cost)
+        self.form: Form = form
+        self.damping, self.slack_cost = float(damping), float(slack_cost)
         self.normalise, self.scaler = normalise, scaler
         self.steps = 0
         self.remainder: dict[str, float] = {}
@@ -98,31 +106,40 @@ class ACE:
 
     def step(self) -> None:
         """Move on by one optimizer step."""
-        self.steps += 1
+        steps, values = self.steps + 1, []
+        theta, multiplier, slack = dict(self._theta), dict(self._multiplier), dict(self.slack)
         if not self.remainder:
             for path, gradient in self._gradients().items():
-                if math.isfinite(gradient):
-                    self._move(path, gradient)
-            if self.normalise:
-                self._bound_weights()
-        self._apply()
+                moved = self._moved(path, gradient)
+                if all(map(is_theta, moved)):
+                    theta[path], multiplier[path], slack[path] = moved
+            values = self._bounded_weights(theta) if self.normalise else []
+        completed(lambda: self._move_to(steps, (theta, multiplier, slack), values))
         self._lookout.step()
 
-    def _move(self, path: str, gradient: float) -> None:
+    def _move_to(self, steps: int, levels: tuple[Levels, Levels, Levels], values: NewValues) -> None:
+        self.steps = steps
+        self._theta, self._multiplier, self.slack = levels
+        write(values)
+        for term in terms_of(self.model).values():
+            if term.nudge is not None:
+                term.nudge.grad = None
+        self._apply()
+
+    def _moved(self, path: str, gradient: float) -> tuple[float, float, float]:
+        """theta, the multiplier and the slack of a layer after a step."""
         primal, dual = self.rates
-        theta, multiplier = self._theta[path], self._multiplier[path]
+        theta, multiplier, slack = self._theta[path], self._multiplier[path], self.slack[path]
         if self.form == "strict":
-            self._theta[path] -= primal * (gradient + multiplier + self.damping * theta)
-            self._multiplier[path] += dual * self._theta[path]
-            return
-        slack = self.slack[path]
+            theta -= primal * (gradient + multiplier + self.damping * theta)
+            return theta, multiplier + dual * theta, slack
         pull = multiplier + self.damping * max(abs(theta) - slack, 0)
-        self._theta[path] -= primal * (gradient + math.copysign(pull, theta))
-        self.slack[path] -= primal * (self.slack_cost * slack - multiplier)
-        self._multiplier[path] = max(multiplier + dual * (abs(self._theta[path]) - self.slack[path]), 0)
+        theta -= primal * (gradient + math.copysign(pull, theta))
+        slack -= primal * (self.slack_cost * slack - multiplier)
+        return theta, max(multiplier + dual * (abs(theta) - slack), 0), slack
 
     def _gradients(self) -> dict[str, float]:
-        """dJ/dtheta of each term since the last step, which are forgotten."""
+        """dJ/dtheta of each term since the last step."""
         terms = terms_of(self.model)
         found = [_gradient_of(term) for term in terms.values()]
         together = torch.stack([gradient.to(found[0].device, torch.float64) for gradient in found])
@@ -134,12 +151,16 @@ class ACE:
         return dict(zip(terms, together.tolist(), strict=True))
 
     @torch.no_grad()
-    def _bound_weights(self) -> None:
+    def _bounded_weights(self, theta: Levels) -> NewValues:
+        """Each W that is too large, scaled down, and its theta up."""
+        values = []
         for path, term in terms_of(self.model).items():
             size = float(term.matrix.norm()) / term.map.rep_out.dim**0.5
-            if size > 1:
-                (term.weight if term.config.rank is None else term.up).div_(size)
-                self._theta[path] *= size
+            if 1 < size < math.inf:
+                weight = term.weight if term.config.rank is None else term.up
+                values.append((weight, weight / size))
+                theta[path] *= size
+        return values
 
     def _apply(self) -> None:
         if self.steps < self.span.end:
@@ -173,28 +194,25 @@ class ACE:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was saved. ValueError if it was saved by another controller, or of other layers."""
-        check_state(state, self.state_dict())
-        check_layers(state["theta"], self._theta)
-        self.steps, self.form = state["steps"], state["form"]
-        self.span = Span(state["total_steps"], state["until"])
-        self._theta, self._multiplier = dict(state["theta"]), dict(state["multiplier"])
-        self.slack, self.remainder = dict(state["slack"]), dict(state["remainder"])
+        """Go on where `state` was saved.
+
+        ValueError, and nothing changes, if it was saved by another controller, of other layers, or has numbers that make
+        no sense.
+        """
+        saved = SavedState(state, self.state_dict())
+        steps, span, form = saved.steps, saved.span(endless=True), saved.choice("form", ("strict", "partial"))
+        theta, multiplier, slack = (saved.levels(name, self._theta) for name in ("theta", "multiplier", "slack"))
+        remainder = saved.levels("remainder", self._theta, may_be_empty=True)
+        completed(lambda: self._resume(steps, span, form, (theta, multiplier, slack), remainder))
+
+    def _resume(self, steps: int, span: Span, form: Form, levels: tuple[Levels, Levels, Levels], remainder: Levels) -> None:
+        self.span, self.form, self.remainder = span, form, remainder
+        self.steps = steps
+        self._theta, self._multiplier, self.slack = levels
         self._apply()
 
 
 def _gradient_of(term: Term) -> torch.Tensor:
     if term.nudge is None or term.nudge.grad is None:
         return torch.zeros_like(term.theta)
-    gradient = term.nudge.grad
-    term.nudge.grad = None
-    return gradient
-
-
-def check_layers(saved: Mapping[str, float], own: Mapping[str, float]) -> None:
-    """ValueError unless a state is one of the same layers."""
-    if other := saved.keys() ^ own.keys():
-        raise ValueError(
-            f"this state is one of other layers ({', '.join(sorted(other)[:3])}); "
-            "relax the model as it was when it was saved."
-        )
+    return term.nudge.grad

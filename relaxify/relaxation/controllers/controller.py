@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import numbers
+import reprlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+
+from relaxify.relaxation.switching import is_theta
 
 
 @runtime_checkable
@@ -63,12 +67,71 @@ class Span:
         return math.inf if self.until is None else self.until * self.total_steps
 
 
-def check_state(state: Mapping[str, Any], own: Mapping[str, Any], *, optional: frozenset[str] = frozenset()) -> None:
-    """ValueError unless a saved state is that of a controller whose own state is `own`."""
-    if state.get("schedule") != own["schedule"]:
-        raise ValueError(
-            f"this state belongs to the schedule {state.get('schedule')!r}, not {own['schedule']!r}; "
-            "resume with the controller that saved it."
-        )
-    if missing := own.keys() - state.keys() - optional:
-        raise ValueError(f"this state has no {', '.join(sorted(missing))}; pass what state_dict() returned.")
+class SavedState:
+    """The state of a controller as it comes from a checkpoint: every entry is checked before anything is set.
+
+    ValueError, one sentence, unless it is that of a controller whose own state is `own`.
+
+    >>> saved = SavedState({"schedule": "RPP", "steps": 3}, {"schedule": "RPP", "steps": 0})
+    >>> saved.steps
+    3
+    """
+
+    def __init__(self, state: object, own: Mapping[str, Any], *, optional: frozenset[str] = frozenset()) -> None:
+        if not isinstance(state, Mapping):
+            raise ValueError(f"this state is a {type(state).__name__}; pass what state_dict() returned.")
+        if state.get("schedule") != own["schedule"]:
+            raise ValueError(
+                f"this state belongs to the schedule {state.get('schedule')!r}, not {own['schedule']!r}; "
+                "resume with the controller that saved it."
+            )
+        if missing := own.keys() - state.keys() - optional:
+            raise ValueError(f"this state has no {', '.join(sorted(missing))}; pass what state_dict() returned.")
+        self._state = state
+
+    @property
+    def steps(self) -> int:
+        steps = self._state["steps"]
+        if not _is_number(steps, numbers.Integral) or steps < 0:
+            raise _invalid("steps", steps, "a number of steps")
+        return int(steps)
+
+    def number(self, name: str, *, low: float = -math.inf) -> float:
+        value = self._state[name]
+        if not _is_number(value) or not low <= value:
+            raise _invalid(name, value, "a finite number" if low == -math.inf else f"a finite number >= {low:g}")
+        return float(value)
+
+    def choice(self, name: str, choices: Collection[str]) -> Any:
+        value = self._state[name]
+        if not isinstance(value, str) or value not in choices:
+            raise _invalid(name, value, " or ".join(map(repr, choices)))
+        return value
+
+    def span(self, *, endless: bool, default: float | None = None) -> Span:
+        """`total_steps` and `until`, which is `default` if the state has none."""
+        total_steps, until = self._state["total_steps"], self._state.get("until", default)
+        for name, value in (("total_steps", total_steps), ("until", until)):
+            if not _is_number(value) and not (name == "until" and value is None):
+                raise _invalid(name, value, "a finite number")
+        return Span.checked(total_steps, until, endless=endless)
+
+    def levels(self, name: str, layers: Collection[str], *, may_be_empty: bool = False) -> dict[str, float]:
+        """A finite number for each of the same layers, or for none."""
+        saved = self._state[name]
+        if not isinstance(saved, Mapping) or not all(map(_is_number, saved.values())):
+            raise _invalid(name, saved, "a finite number for each layer")
+        if other := saved.keys() ^ set(layers) if saved or not may_be_empty else set():
+            raise ValueError(
+                f"this state is one of other layers ({', '.join(map(str, sorted(other, key=str)[:3]))}); "
+                "relax the model as it was when it was saved."
+            )
+        return {path: float(saved[path]) for path in layers if path in saved}
+
+
+def _is_number(value: object, kind: type = numbers.Real) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and is_theta(value)  # type: ignore[arg-type]
+
+
+def _invalid(name: str, value: object, what: str) -> ValueError:
+    return ValueError(f"this state has {name} = {reprlib.repr(value)}, not {what}; pass what state_dict() returned.")

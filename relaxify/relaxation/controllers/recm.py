@@ -5,6 +5,7 @@ After Recurrent Equivariant Constraint Modulation (arXiv 2602.02853), as far as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from relaxify.modules.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
-from relaxify.relaxation.controllers.ace import check_layers
-from relaxify.relaxation.controllers.controller import Span, check_state
+from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.switching import end_terms, set_each
@@ -73,21 +74,27 @@ class RECM:
 
     def step(self) -> None:
         """Move on by one optimizer step."""
-        self.steps += 1
-        if self.steps % self.every == 0 and not self.remainder:
+        steps, theta = self.steps + 1, dict(self._theta)
+        if steps % self.every == 0 and not self.remainder:
             for path, gap in self._gaps().items():
-                self._theta[path] += self.rate * (min(gap, 1.0) - self._theta[path])
-        self._apply()
+                theta[path] += self.rate * (min(gap, 1.0) - theta[path])
+        completed(lambda: self._move_to(steps, theta))
         self._lookout.step()
 
+    def _move_to(self, steps: int, theta: dict[str, float]) -> None:
+        self.steps, self._theta = steps, theta
+        self._apply()
+
     def _gaps(self) -> dict[str, float]:
-        """The layers' symmetry gaps over the rows of all processes, without layers that saw nothing."""
+        """The layers' symmetry gaps over the rows of all processes, but for layers that saw nothing finite."""
         terms = terms_of(self.model)
         sums = torch.stack([_sums_of_squares(term) for term in terms.values()])
         if (replicas := replicas_of(self.model)) is not None:
             sums = sums.to(next(iter(terms.values())).theta.device)
             dist.all_reduce(sums, group=replicas)
-        return {path: (rest / output) ** 0.5 for path, (rest, output) in zip(terms, sums.tolist(), strict=True) if output}
+        gaps = {path: (rest / output) ** 0.5 for path, (rest, output) in zip(terms, sums.tolist(), strict=True) if output}
+        # a step with NaN is left out, as scalers do
+        return {path: gap for path, gap in gaps.items() if math.isfinite(gap)}
 
     def _apply(self) -> None:
         if self.steps < self.span.end:
@@ -108,12 +115,21 @@ class RECM:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was saved. ValueError if it was saved by another controller, or of other layers."""
-        check_state(state, self.state_dict())
-        check_layers(state["theta"], self._theta)
-        self.steps, self.span = state["steps"], Span(state["total_steps"], state["until"])
-        self._theta, self.remainder = dict(state["theta"]), dict(state["remainder"])
-        self._apply()
+        """Go on where `state` was saved.
+
+        ValueError, and nothing changes, if it was saved by another controller, of other layers, or has numbers that make
+        no sense.
+        """
+        saved = SavedState(state, self.state_dict())
+        steps, span = saved.steps, saved.span(endless=True)
+        theta, remainder = (
+            saved.levels(name, self._theta, may_be_empty=name == "remainder") for name in ("theta", "remainder")
+        )
+        completed(lambda: self._resume(steps, span, theta, remainder))
+
+    def _resume(self, steps: int, span: Span, theta: dict[str, float], remainder: dict[str, float]) -> None:
+        self.span, self.remainder = span, remainder
+        self._move_to(steps, theta)
 
 
 @torch.no_grad()

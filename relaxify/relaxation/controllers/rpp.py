@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.relaxation.controllers.controller import check_state
+from relaxify.modules.interrupts import completed
+from relaxify.relaxation.controllers.controller import SavedState
 from relaxify.relaxation.switching import set_theta
 from relaxify.relaxation.terms.term import owned_terms, terms_of
 
@@ -58,11 +59,19 @@ class RPP:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was saved. ValueError if it was saved by another controller."""
-        check_state(state, self.state_dict())
-        self.steps, self.theta = state["steps"], state["theta"]
-        self.basic_wd, self.equiv_wd = state["basic_wd"], state["equiv_wd"]
-        set_theta(self.model, self.theta)
+        """Go on where `state` was saved.
+
+        ValueError, and nothing changes, if it was saved by another controller, or has numbers that make no sense.
+        """
+        saved = SavedState(state, self.state_dict())
+        steps, theta = saved.steps, saved.number("theta")
+        decays = saved.number("basic_wd", low=0), saved.number("equiv_wd", low=0)
+        completed(lambda: self._resume(steps, theta, decays))
+
+    def _resume(self, steps: int, theta: float, decays: tuple[float, float]) -> None:
+        self.steps, self.theta = steps, theta
+        self.basic_wd, self.equiv_wd = decays
+        set_theta(self.model, theta)
 
 
 def _own_weights(model: nn.Module) -> list[nn.Parameter]:

@@ -1,10 +1,13 @@
-"""Schedules: theta as a function of the step alone. Call `step()` after every optimiser step.
+"""Schedules: theta as a function of the step alone.
+
+Call `step()` after every optimiser step, also after one that a GradScaler has skipped: theta depends on the number of calls.
 
 A schedule of your own is a subclass of `Schedule` with its `value(step)`; nothing else needs to know of it.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +15,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from relaxify.relaxation.controllers.controller import Span, check_state
+from relaxify.modules.interrupts import completed
+from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.pitfalls import Lookout
-from relaxify.relaxation.refolding import refold
-from relaxify.relaxation.switching import end_terms, set_theta
+from relaxify.relaxation.projecting import NewValues
+from relaxify.relaxation.refolding import refolded, write
+from relaxify.relaxation.switching import end_terms, is_theta, set_theta
 from relaxify.relaxation.terms.term import terms_of
 
 
@@ -62,7 +67,7 @@ class Schedule:
         self.refold_every = refold_every
         self.steps = 0
         self._lookout = Lookout(model, optimizer)
-        self._apply()
+        self._move_to(0, self._value_at(0), [])
 
     def value(self, step: int) -> float:
         """theta for the optimiser step number `step`, counted from 0, as long as `step < end`."""
@@ -76,21 +81,31 @@ class Schedule:
     @property
     def theta(self) -> float:
         """theta now."""
-        return self.value(self.steps) if self.steps < self.end else 0.0
+        return self._value_at(self.steps)
 
     def step(self) -> None:
         """Move on by one optimiser step."""
-        self.steps += 1
-        if self.refold_every is not None and self.steps % self.refold_every == 0 and self.steps < self.end:
-            refold(self.model)
-        self._apply()
+        steps = self.steps + 1
+        theta = self._value_at(steps)
+        is_due = self.refold_every is not None and steps % self.refold_every == 0 and steps < self.end
+        values = refolded(self.model) if is_due else []
+        completed(lambda: self._move_to(steps, theta, values))
         self._lookout.step()
 
-    def _apply(self) -> None:
-        if self.steps < self.end:
-            set_theta(self.model, self.theta)
+    def _move_to(self, steps: int, theta: float, values: NewValues) -> None:
+        self.steps = steps
+        write(values)
+        if steps < self.end:
+            set_theta(self.model, theta)
         else:
             end_terms(self.model)
+
+    def _value_at(self, step: int) -> float:
+        """ValueError if it is not finite."""
+        theta = self.value(step) if step < self.end else 0.0
+        if not is_theta(theta):
+            raise ValueError(f"{type(self).__name__} has theta = {theta} at step {step}: theta is a finite number.")
+        return theta
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs; the model's own state_dict holds theta itself."""
@@ -103,14 +118,20 @@ class Schedule:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was saved. ValueError if it was saved by another schedule.
+        """Go on where `state` was saved.
 
+        ValueError, and nothing changes, if it was saved by another schedule, or has numbers that make no sense.
         A state without `until` is of a time when schedules had none, and ended with the training.
         """
-        check_state(state, self.state_dict(), optional=frozenset({"until"}))
-        self.steps, self.peak = state["steps"], state["peak"]
-        self.span = Span(state["total_steps"], state.get("until", None if self.endless else 1.0))
-        self._apply()
+        saved, twin = SavedState(state, self.state_dict(), optional=frozenset({"until"})), copy.copy(self)
+        twin.steps, twin.peak = saved.steps, saved.number("peak")
+        twin.span = saved.span(endless=self.endless, default=None if self.endless else 1.0)
+        theta = twin.theta
+        completed(lambda: self._resume(twin, theta))
+
+    def _resume(self, saved: Schedule, theta: float) -> None:
+        self.peak, self.span = saved.peak, saved.span
+        self._move_to(saved.steps, theta, [])
 
 
 class Constant(Schedule):

@@ -97,6 +97,11 @@ class ConvolutionTerm(StandInTerm):
         self.convolution.kernel.symmetrise(layer)
         self.convolution.kernel.refresh(layer)
 
+    @property
+    def settled_parameters(self) -> tuple[str, ...]:
+        kernel = self.convolution.kernel
+        return () if kernel.symmetriser is None else (kernel.parameter,)
+
     @torch.no_grad()
     def _take_rest(self) -> None:
         """W = the layer's own kernel without its symmetric part."""

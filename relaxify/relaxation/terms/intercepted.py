@@ -18,6 +18,7 @@ from relaxify.graph.contractions import FACTORIES, Contraction, contraction, fun
 from relaxify.graph.merged_axes import is_reshape, unmerged
 from relaxify.graph.recording import expanded_axes
 from relaxify.modules.hanging import StandIn
+from relaxify.modules.interrupts import under
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.terms.stand_in import StandInTerm
 from relaxify.sites import Site
@@ -38,8 +39,7 @@ class InterceptingTerm(StandInTerm):
         """Watched within this call alone, so that whatever is raised in it, a Ctrl-C too, leaves nothing watching."""
         if not self.active:
             return forward.own(*args, **kwargs)
-        with _Watch(self, forward.module):
-            return forward.own(*args, **kwargs)
+        return under(_Watch(self, forward.module), forward.own, *args, **kwargs)
 
 
 class _Watch(TorchFunctionMode):

@@ -26,8 +26,9 @@ from torch.optim.swa_utils import AveragedModel
 from relaxify.grids.convolution import Patches
 from relaxify.intertwiners import add_paths, fit_updates, fold_updates, project_to_intertwiners
 from relaxify.modules.hanging import attach, hung
+from relaxify.modules.interrupts import aside
 from relaxify.modules.sharding import whole
-from relaxify.record import Record
+from relaxify.record import MAX_SCALE, MIN_SCALE, Record
 from relaxify.relaxation.callers import is_within
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
@@ -118,6 +119,11 @@ class Term(nn.Module, abc.ABC):
         """Make this term's layer, or a copy of it, compute its equivariant part without the term."""
 
     @property
+    def settled_parameters(self) -> tuple[str, ...]:
+        """The parameters of its layer that `settle` writes to."""
+        return ()
+
+    @property
     def weight_keys(self) -> tuple[str, ...]:
         return ("weight",) if self.config.rank is None else ("up", "down")
 
@@ -185,13 +191,16 @@ class Term(nn.Module, abc.ABC):
         """theta, as the forward pass has it."""
         return self.theta if self.nudge is None else self.theta + self.nudge
 
-    @torch.no_grad()
     def _observe(
         self, rows: Tensor | Patches, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Keep what the penalty and the folding need to know of the data."""
-        with torch.autocast(rows.device.type, enabled=False):
-            self.sketch.update(rows, output)
+        aside(rows.device.type, self._observe_aside, rows, output, args, kwargs)
+
+    def _observe_aside(
+        self, rows: Tensor | Patches, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.sketch.update(rows, output)
         self._watch_attribute(args, kwargs)
         self.largest_theta.copy_(torch.maximum(self.theta.abs(), self.largest_theta))
 
@@ -202,7 +211,9 @@ class Term(nn.Module, abc.ABC):
         values = values.detach()[..., self.map.attribute.column]
         if values.numel():
             low, high = self.attribute_range.to(values).unbind()
-            least, most = torch.aminmax(values)
+            # a step with NaN is left out, as scalers do, and what it saw with it
+            finite = values.isfinite()
+            least, most = torch.where(finite, values, math.inf).amin(), torch.where(finite, values, -math.inf).amax()
             self.attribute_range = torch.stack([torch.minimum(low, least), torch.maximum(high, most)])
 
     def output_square(self) -> Float[Tensor, ""] | None:
@@ -222,7 +233,13 @@ class Term(nn.Module, abc.ABC):
                 (),
                 f"the scalar attribute that scales this layer is not constant (it went from {low:.3g} to {high:.3g})",
             )
-        return tuple(replace(path, scale=path.scale * constant) for path in self.map.paths), self.map.unfoldable
+        paths = tuple(replace(path, scale=path.scale * constant) for path in self.map.paths)
+        if not all(MIN_SCALE <= abs(path.scale) <= MAX_SCALE for path in paths):
+            return (
+                (),
+                f"the scalar attribute that scales this layer, {constant:.3g}, is too small or too large to fold",
+            )
+        return paths, self.map.unfoldable
 
     def why_not_foldable(self) -> str | None:
         """Why the layer's weights cannot take any of W; None if they can."""
@@ -300,12 +317,19 @@ class Term(nn.Module, abc.ABC):
             unfoldable=unfoldable,
             updates=self.sketch.updates,
             functional=self.operand is not None,
+            attribute=self._seen_attribute(),
         )
+
+    def _seen_attribute(self) -> tuple[float, ...] | None:
+        """Between which values the scalar attribute was in training, if there is one; nothing before."""
+        low, high = self.attribute_range.tolist()
+        return None if self.map.attribute is None else (low, high) if low <= high else ()
 
     def get_extra_state(self) -> Tensor:
         return self.record().encode()
 
-    def set_extra_state(self, state: Tensor) -> None:
+    def checked(self, state: object) -> Record:
+        """The record in a saved state. ValueError if it is none, or of a term of another kind; nothing changes."""
         saved, own = Record.decode(state), self.record()
         for name in ("group", "rep_in", "rep_out", "axes_in", "axes_out", "weight_keys"):
             ours, theirs = getattr(own, name), getattr(saved, name)
@@ -314,10 +338,24 @@ class Term(nn.Module, abc.ABC):
                     f"the checkpoint's relaxation of {self.path!r} has {name} {_words(theirs)} but the model's has "
                     f"{_words(ours)}; relax the model as it was when the checkpoint was saved."
                 )
+        return saved
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = self.checked(state)
         self.sketch.updates = saved.updates
-        if self.map.attribute is not None and saved.paths:
+        if self.map.attribute is not None:
+            self.attribute_range = self.attribute_range.new_tensor(self._attribute_of(saved))
+
+    def _attribute_of(self, saved: Record) -> tuple[float, ...]:
+        """The range of the scalar attribute before a checkpoint, which older ones do not hold."""
+        if saved.attribute is not None:
+            return saved.attribute or (math.inf, -math.inf)
+        if saved.paths:
             constant = saved.paths[0].scale / self.map.paths[0].scale
-            self.attribute_range = torch.tensor([constant, constant], dtype=self.theta.dtype, device=self.theta.device)
+            return constant, constant
+        # one that was seen, and left nothing to fold by, was not constant
+        largest = torch.finfo(self.theta.dtype).max / 2
+        return (-largest, largest) if saved.updates and self.map.unfoldable is None else (math.inf, -math.inf)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """A base checkpoint has none of this term's keys, which means W = 0."""
