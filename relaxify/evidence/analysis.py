@@ -79,10 +79,13 @@ def analyse_verdict(
     claimed: Sequence[Site | Rejected],
     measured: Measurement,
     runs: Sequence[Recording],
+    *,
+    whole: bool = False,
 ) -> Analysis | None:
     """What the recorded `runs` of a sound verdict say; None if they leave open what is asked of them: then `analyse` tells.
 
-    Asked for are the layers' promises, what the other linear operations read and make, and the outputs.
+    Asked for are the layers' promises, what the other linear operations read and make, and the outputs; if `whole`, each
+    value.
     """
     if not measured.verdict.is_sound or measured.twin is None or measured.orbit is None:
         return None
@@ -95,7 +98,9 @@ def analyse_verdict(
     asked = {node for of_path in calls.values() for call in of_path for node in (call.contraction.data, call.node)}
     asked |= {node for node in evidence.nodes[-1].all_input_nodes if promises(node) is None}
     is_told = promises.are_kept and all(evidence.of(node).kind in ("invariant", "linear") for node in asked)
-    return Analysis(observer, evidence, promises, None, known, calls) if is_told else None
+    if not is_told or (whole and _leaves_values_open(evidence)):
+        return None
+    return Analysis(observer, evidence, promises, None, known, calls)
 
 
 def analyse_nothing(
@@ -156,7 +161,7 @@ def analyse(
         # more inputs give more samples for the fits; most models need no more
         undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
         if whole and samples < SAMPLES:
-            undecided = undecided or any(evidence.of(node).kind == "undecided" for node in evidence.nodes if _is_value(node))
+            undecided = undecided or _leaves_values_open(evidence)
         if not broken and not undecided:
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
@@ -174,8 +179,9 @@ def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[WeightedCall]]
     return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
 
 
-def _is_value(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.meta.get("value") is not None
+def _leaves_values_open(evidence: Evidence) -> bool:
+    values = [node for node in evidence.nodes if node.op == "call_function" and node.meta.get("value") is not None]
+    return any(evidence.of(node).kind == "undecided" for node in values)
 
 
 def _undecided(evidence: Evidence, call: WeightedCall) -> bool:

@@ -6,6 +6,7 @@ representation: its generators follow from small elements.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,16 +19,19 @@ from relaxify.evidence.fitting import (
     TOLERANCE,
     Norms,
     Pairs,
+    Sampled,
     Transformation,
     close,
-    known_actions,
+    dense,
+    layouts,
     on_axes,
-    possible_axes,
+    over_axes,
     still,
 )
 from relaxify.graph.inputs import Inputs
-from relaxify.graph.recording import Recording, record
+from relaxify.graph.recording import Recording, again, record
 from relaxify.groups import Group
+from relaxify.representations import Layout, Representation
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.orbits import Orbit
 
@@ -39,7 +43,7 @@ class Tape:
     runs: list[Recording] = field(default_factory=list)
 
     def __call__(self, model: nn.Module, inputs: Inputs) -> Any:
-        self.runs.append(record(model, inputs, outline=bool(self.runs)))
+        self.runs.append(again(model, inputs, self.runs[0]) if self.runs else record(model, inputs))
         return self.runs[-1].output
 
 
@@ -56,20 +60,41 @@ class VerdictEvidence(Evidence):
     def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
         if (found := still(pairs, self.tiny, norms)) is not None:
             return found
-        own = [] if _is_multiple(pairs) else possible_axes(self.group, pairs[0][0].shape)
-        return next(filter(None, (self._vector(pairs, axes) for axes in own)), Transformation("undecided"))
+        if _is_multiple(pairs):
+            return Transformation("undecided")
+        known = Sampled(pairs, norms, len(self._drawn))
 
-    def _vector(self, pairs: Pairs, axes: tuple[int, ...]) -> Transformation | None:
-        ((base, runs),), d = pairs, self.group.dim
-        if len(axes) != 1 or base.shape[axes[0]] != d:
-            return None
-        rows = on_axes(base, axes)
-        if rows.shape[1] < 2 * d or int(torch.linalg.matrix_rank(rows @ rows.mT, rtol=1e-12, hermitian=True)) < d:
-            return None
-        misfits = [(on_axes(run, axes) - g.matrix @ rows, run) for g, run in zip(self._drawn, runs, strict=True)]
-        residual = max(float(misfit.norm() / run.norm()) for misfit, run in misfits)
-        actions = known_actions(self.group, 1)["vector"]
-        return Transformation("linear", axes, actions, residual) if residual < TOLERANCE else None
+        def on(axes: tuple[int, ...]) -> Transformation:
+            misfit = known.misfit(axes, of_all=True)
+            return self._vectors(pairs, axes) if misfit is None else Transformation("none", residual=misfit)
+
+        found, failed = over_axes(self.group, pairs[0][0].shape, on, self.sample_sizes)
+        return min(failed, key=lambda each: each.residual) if found.kind == "none" else found
+
+    def _vectors(self, pairs: Pairs, axes: tuple[int, ...]) -> Transformation:
+        """Vectors along one axis: one, or several in either layout."""
+        ((base, runs),) = pairs
+        size = base.shape[axes[0]] if len(axes) == 1 else 1
+        for layout in layouts(size // self.group.dim) if size % self.group.dim == 0 else ():
+            residual = self._misfit(base, runs, axes[0], layout)
+            if residual < TOLERANCE:
+                vectors = Representation.defining(self.group, size // self.group.dim, layout)
+                return Transformation("linear", axes, dense(vectors), residual)
+        return Transformation("undecided")
+
+    def _misfit(self, base: Tensor, runs: Sequence[Tensor], axis: int, layout: Layout) -> float:
+        """How far values are from vectors along an axis, relative to their size; inf if they are too few to tell."""
+        d = self.group.dim
+        sizes, inner = ((-1, d), axis) if layout == "channel_major" else ((d, -1), axis - 1)
+
+        def rows(value: Tensor) -> Tensor:
+            return on_axes(value.unflatten(axis, sizes), (inner,))
+
+        before = rows(base)
+        if before.shape[1] < 2 * d or int(torch.linalg.matrix_rank(before @ before.mT, rtol=1e-12, hermitian=True)) < d:
+            return math.inf
+        misfits = [(rows(run) - g.matrix @ before, run) for g, run in zip(self._drawn, runs, strict=True)]
+        return max(float(misfit.norm() / run.norm()) for misfit, run in misfits)
 
 
 def _is_multiple(pairs: Pairs) -> bool:

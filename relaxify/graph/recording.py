@@ -39,6 +39,8 @@ class Recording:
     output: Any
     calls: Mapping[str, Sequence[ModuleCall]]
     """The calls of each module, by its path."""
+    writes: bool = False
+    """Whether an operation was seen to write to a tensor that was there before."""
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:
@@ -64,18 +66,27 @@ def record(
     keep: Callable[[Tensor], bool] = torch.is_floating_point,
     injected: Mapping[int, Tensor] = MappingProxyType({}),
     outline: bool = False,
+    copies: bool = True,
 ) -> Recording:
     """Run the model once on the inputs and record every operation.
 
     `keep` says which values to keep copies of; `injected` replaces what the nodes of these numbers computed. An `outline`
-    takes less time: its nodes know their values, but neither their statements nor each other.
+    takes less time: its nodes know their values, but neither their statements nor each other. So does a run without
+    `copies`: what is written to in it, as in runs of other models, has no value.
     """
-    recorder = _Recorder(model, inputs, keep, injected, outline)
+    recorder = _Recorder(model, inputs, keep, injected, outline, copies)
     with _calls_seen_by(recorder), recorder:
         output = call(model, inputs)
+    if not copies:
+        recorder.forget_written()
     last = recorder.graph.output(recorder.reference(_as_tree(output)))
     last.meta.update(value=None, module="", location="", parameters=())
-    return Recording(recorder.graph, output, recorder.calls)
+    return Recording(recorder.graph, output, recorder.calls, recorder.writes)
+
+
+def again(model: nn.Module, inputs: Inputs, first: Recording, **options: Any) -> Recording:
+    """The outline of a run on other inputs, with copies only if those of the `first` were needed; see `record`."""
+    return record(model, inputs, outline=True, copies=first.writes, **options)
 
 
 class _Recorder(TorchFunctionMode):
@@ -86,12 +97,15 @@ class _Recorder(TorchFunctionMode):
         keep: Callable[[Tensor], bool],
         injected: Mapping[int, Tensor],
         outline: bool,
+        copies: bool,
     ) -> None:
         super().__init__()
         self.graph = _Outline() if outline else fx.Graph()
         self.keep = keep
         self.injected = injected
         self.outline = outline
+        self.copies = copies
+        self.writes = False
         self.stack: list[str] = []
         self.calls: defaultdict[str, list[ModuleCall]] = defaultdict(list)
         self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
@@ -124,6 +138,7 @@ class _Recorder(TorchFunctionMode):
         node = self.append(func, *read, result)
         node.meta["parameters"] = tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
         self._writers.update({_storage(tensor): node for tensor in written})
+        self.writes = self.writes or bool(written)
         return result
 
     def append(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> fx.Node:
@@ -168,11 +183,22 @@ class _Recorder(TorchFunctionMode):
         node.meta.update(module=self.stack[-1] if self.stack else "", location=place, parameters=())
         return node
 
-    def _is_stale(self, tensor: Tensor) -> bool:
+    def forget_written(self) -> None:
+        """Take away the values that are no longer what they were."""
+        for tensor in self._alive:
+            self._forget_if_stale(tensor)
+
+    def _forget_if_stale(self, tensor: Any) -> None:
+        if self._is_stale(tensor):
+            self._nodes[id(tensor)].meta["value"] = None
+
+    def _is_stale(self, tensor: Any) -> bool:
         """Whether a tensor has been written to since its node was made. Views of one storage share their version."""
         return id(tensor) in self._versions and _version(tensor) != self._versions[id(tensor)]
 
     def _bind(self, tensor: Tensor, node: fx.Node, *, clone: bool) -> None:
+        if not self.copies:
+            self._forget_if_stale(tensor)
         self._alive.append(tensor)
         self._nodes[id(tensor)] = node
         self._versions[id(tensor)] = _version(tensor)
@@ -180,7 +206,7 @@ class _Recorder(TorchFunctionMode):
             # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
             kept = _plain(tensor.detach()) if self.keep(tensor) and not _is_mapped(tensor) else None
             # an operation in place may change it later
-            node.meta["value"] = kept.clone() if clone and kept is not None else kept
+            node.meta["value"] = kept.clone() if clone and self.copies and kept is not None else kept
             if kept is not None and not self.outline and 0 in kept.stride():
                 node.meta["expanded"] = expanded_axes(kept)
         node.meta.setdefault("parameters", ())
