@@ -271,7 +271,7 @@ def layouts(count: int) -> tuple[Layout, ...]:
 
 def dense(representation: Representation) -> Float[Tensor, "actions n n"]:
     """The generators' matrices on all features."""
-    return representation.act(torch.eye(representation.dim, dtype=torch.float64)).mT
+    return representation.act(torch.eye(representation.dim, dtype=torch.float64)).mT.contiguous()
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:

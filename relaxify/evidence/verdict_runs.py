@@ -7,12 +7,12 @@ representation: its generators follow from small elements.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from relaxify.evidence.evidence import Evidence, Sample
 from relaxify.evidence.fitting import (
@@ -29,22 +29,31 @@ from relaxify.evidence.fitting import (
     still,
 )
 from relaxify.graph.inputs import Inputs
-from relaxify.graph.recording import Recording, again, record
+from relaxify.graph.recording import Node, Recording, again, record
 from relaxify.groups import Group
 from relaxify.representations import Layout, Representation
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.orbits import Orbit
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tape:
-    """Runs a model and keeps what it recorded: on x first, then on g x for each g."""
+    """Runs a model and keeps what it recorded: on x first, then on g x for each g, there the values of the nodes `asked`."""
 
+    asked: Callable[[Recording], Collection[fx.Node]] | None = None
     runs: list[Recording] = field(default_factory=list)
+    _wanted: Collection[int] | None = None
 
     def __call__(self, model: nn.Module, inputs: Inputs) -> Any:
-        self.runs.append(again(model, inputs, self.runs[0]) if self.runs else record(model, inputs))
+        if self.runs:
+            self.runs.append(again(model, inputs, self.runs[0], wanted=self._wanted))
+        else:
+            self.runs.append(record(model, inputs))
+            self._wanted = None if self.asked is None else self._numbers(self.runs[0], self.asked(self.runs[0]))
         return self.runs[-1].output
+
+    def _numbers(self, recording: Recording, asked: Collection[fx.Node]) -> Collection[int]:
+        return {number for number, node in enumerate(recording.nodes) if node in asked or node.op == "placeholder"}
 
 
 class VerdictEvidence(Evidence):
@@ -53,6 +62,7 @@ class VerdictEvidence(Evidence):
     def __init__(self, group: Group, sample: Sample, drawn: Sequence[Draw], diverged: str | None, length: int) -> None:
         self._drawn = drawn
         super().__init__(group, sample.base, [sample], diverged, length)
+        self._index = {node: i for node, i in self._index.items() if all(_is_kept(run.nodes[i]) for run in sample.moved)}
 
     def drawn(self) -> Sequence[Draw]:
         return self._drawn
@@ -95,6 +105,10 @@ class VerdictEvidence(Evidence):
             return math.inf
         misfits = [(rows(run) - g.matrix @ before, run) for g, run in zip(self._drawn, runs, strict=True)]
         return max(float(misfit.norm() / run.norm()) for misfit, run in misfits)
+
+
+def _is_kept(node: Node) -> bool:
+    return node.meta.get("value") is not None
 
 
 def _is_multiple(pairs: Pairs) -> bool:
