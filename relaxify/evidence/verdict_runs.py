@@ -24,7 +24,6 @@ from relaxify.evidence.fitting import (
     close,
     dense,
     layouts,
-    on_axes,
     over_axes,
     still,
 )
@@ -32,8 +31,12 @@ from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import Node, Recording, again, record
 from relaxify.groups import Group
 from relaxify.representations import Layout, Representation
+from relaxify.sites import Features
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.orbits import Orbit
+
+MOST = 4096
+"""Vectors of one value that are looked at."""
 
 
 @dataclass
@@ -81,6 +84,12 @@ class VerdictEvidence(Evidence):
         found, failed = over_axes(self.group, pairs[0][0].shape, on, self.sample_sizes)
         return min(failed, key=lambda each: each.residual) if found.kind == "none" else found
 
+    def _obeys(self, features: Features, representation: Representation, pair: tuple[Tensor, Sequence[Tensor]]) -> bool:
+        # the output of the model is known to transform: that few vectors among many do not is no fault
+        rows = 1 + MOST * self.group.dim // max(representation.dim, 1)
+        base, *runs = (features.some_rows(value, rows) for value in (pair[0], *pair[1]))
+        return super()._obeys(Features(), representation, (base, runs))
+
     def _vectors(self, pairs: Pairs, axes: tuple[int, ...]) -> Transformation:
         """Vectors along one axis: one, or several in either layout."""
         ((base, runs),) = pairs
@@ -98,13 +107,13 @@ class VerdictEvidence(Evidence):
         sizes, inner = ((-1, d), axis) if layout == "channel_major" else ((d, -1), axis - 1)
 
         def rows(value: Tensor) -> Tensor:
-            return on_axes(value.unflatten(axis, sizes), (inner,))
+            return Features((inner,)).some_rows(value.unflatten(axis, sizes), MOST).mT
 
         before = rows(base)
         if before.shape[1] < 2 * d or int(torch.linalg.matrix_rank(before @ before.mT, rtol=1e-12, hermitian=True)) < d:
             return math.inf
-        misfits = [(rows(run) - g.matrix @ before, run) for g, run in zip(self._drawn, runs, strict=True)]
-        return max(float(misfit.norm() / run.norm()) for misfit, run in misfits)
+        moved = [(g.matrix @ before, rows(run)) for g, run in zip(self._drawn, runs, strict=True)]
+        return max(float((expected - run).norm() / run.norm()) for expected, run in moved)
 
 
 def _is_kept(node: Node) -> bool:
