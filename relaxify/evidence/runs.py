@@ -84,7 +84,7 @@ class Observer:
 
     def unseen(self) -> Evidence:
         """Evidence of one run that says nothing of any value."""
-        base = self._run(self.inputs, {})
+        base = self._run(self.inputs, record)
         return Evidence(self.group, base, [Sample(base, [base])], None, 0)
 
     def _sample(self, k: int, injected: Injections) -> Sample:
