@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -44,6 +45,15 @@ class Features:
             return x
         last = list(range(-len(self.axes), 0))
         return x.movedim(self._positions(x.ndim), last).flatten(-len(self.axes))
+
+    def some_rows(self, x: Float[Tensor, "..."], most: int) -> Float[Tensor, "rows n"]:
+        """The feature vectors of x; of more than `most`, as many drawn from all over x, always the same."""
+        ahead = x.movedim(self._positions(x.ndim), list(range(-len(self.axes), 0)))
+        free = ahead.shape[: -len(self.axes)]
+        if math.prod(free) <= most:
+            return ahead.reshape(-1, math.prod(ahead.shape[-len(self.axes) :]))
+        chosen = torch.randint(math.prod(free), (most,), generator=torch.Generator().manual_seed(0))
+        return ahead[torch.unravel_index(chosen, free)].flatten(1)
 
     def restore(self, rows: Float[Tensor, "*rows n"], like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The inverse of `rows`: feature vectors back in the shape of `like`."""

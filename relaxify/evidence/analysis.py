@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
@@ -51,11 +52,10 @@ class Promises:
         self._kept: dict[fx.Node, bool | None] = {}
         # the features of a convolution with pixels are patches, which no value is
         for site in (site for site in sites if site.map.convolution is None or not site.map.convolution.size):
-            for call in evidence.recording.calls.get(site.path, ()):
-                data = call.argument(0, site.map.argument)
+            for data, result in promised(evidence.recording, site):
                 for node, features, rep in (
                     (data, site.map.features_in, site.map.rep_in),
-                    (call.result, site.map.features_out, site.map.rep_out),
+                    (result, site.map.features_out, site.map.rep_out),
                 ):
                     if isinstance(node, fx.Node):
                         self._kept[node] = evidence.obeys(node, features, rep)
@@ -71,6 +71,22 @@ class Promises:
         return False not in self._kept.values()
 
 
+def promised(recording: Recording, site: Site) -> list[tuple[Any, Any]]:
+    """What each call of a site read and made: nodes, if these are tensors."""
+    calls = recording.calls.get(site.path, ())
+    return [(call.argument(0, site.map.argument), call.result) for call in calls]
+
+
+def asked_of(model: nn.Module, group: Group, claimed: Sequence[Site | Rejected], recording: Recording) -> set[fx.Node]:
+    """The values that a plan rests on: what claimed layers and other linear operations read and make, and the outputs."""
+    sites = [entry for entry in claimed if isinstance(entry, Site)]
+    of_sites = [node for site in sites for pair in promised(recording, site) for node in pair]
+    asked = {node for node in of_sites if isinstance(node, fx.Node)}
+    calls = _operations(model, group, recording, claimed)[1]
+    asked |= {node for of_path in calls.values() for call in of_path for node in (call.contraction.data, call.node)}
+    return asked | set(recording.nodes[-1].all_input_nodes)
+
+
 def analyse_verdict(
     model: nn.Module,
     group: Group,
@@ -79,10 +95,13 @@ def analyse_verdict(
     claimed: Sequence[Site | Rejected],
     measured: Measurement,
     runs: Sequence[Recording],
+    *,
+    whole: bool = False,
 ) -> Analysis | None:
     """What the recorded `runs` of a sound verdict say; None if they leave open what is asked of them: then `analyse` tells.
 
-    Asked for are the layers' promises, what the other linear operations read and make, and the outputs.
+    Asked for are the layers' promises, what the other linear operations read and make, and the outputs; if `whole`, each
+    value.
     """
     if not measured.verdict.is_sound or measured.twin is None or measured.orbit is None:
         return None
@@ -90,12 +109,14 @@ def analyse_verdict(
     evidence = None if observer.images else evidence_of(group, runs, measured.orbit)
     if evidence is None:
         return None
-    known, calls = _operations(model, evidence, claimed)
+    known, calls = _operations(model, group, evidence.recording, claimed)
     promises = Promises(evidence, [entry for entry in claimed if isinstance(entry, Site)])
     asked = {node for of_path in calls.values() for call in of_path for node in (call.contraction.data, call.node)}
     asked |= {node for node in evidence.nodes[-1].all_input_nodes if promises(node) is None}
     is_told = promises.are_kept and all(evidence.of(node).kind in ("invariant", "linear") for node in asked)
-    return Analysis(observer, evidence, promises, None, known, calls) if is_told else None
+    if not is_told or (whole and _leaves_values_open(evidence)):
+        return None
+    return Analysis(observer, evidence, promises, None, known, calls)
 
 
 def analyse_nothing(
@@ -109,16 +130,16 @@ def analyse_nothing(
     """What is said of a model that does not run in float64: which operations it has; rounding hides how values transform."""
     observer = Observer(model, group, inputs, action, twin=twin)
     evidence = observer.unseen()
-    known, calls = _operations(model, evidence, claimed)
+    known, calls = _operations(model, group, evidence.recording, claimed)
     return Analysis(observer, evidence, Promises(evidence, []), None, known, calls)
 
 
 def _operations(
-    model: nn.Module, evidence: Evidence, claimed: Sequence[Site | Rejected]
+    model: nn.Module, group: Group, recording: Recording, claimed: Sequence[Site | Rejected]
 ) -> tuple[list[Site | Rejected], dict[str, list[WeightedCall]]]:
     """What adapters claim of executed operations, and the linear ones that nobody claims."""
-    known = list(known_operations(model, evidence))
-    return known, weighted_calls(model, evidence.nodes, [entry.path for entry in (*claimed, *known)])
+    known = list(known_operations(model, group, recording))
+    return known, weighted_calls(model, recording.nodes, [entry.path for entry in (*claimed, *known)])
 
 
 def analyse(
@@ -145,18 +166,18 @@ def analyse(
     evidence, injected = observer.evidence(counts[0]), None
     for samples in counts:
         evidence = observer.evidence(samples, evidence, injected)
-        known, calls = _operations(model, evidence, claimed)
+        known, calls = _operations(model, group, evidence.recording, claimed)
         for assumed in _zero_states(evidence, calls):
             other = observer.evidence(samples, injected=assumed)
             if first_break(other) is None:
-                evidence, injected, calls = other, assumed, _operations(model, other, claimed)[1]
+                evidence, injected, calls = other, assumed, _operations(model, group, other.recording, claimed)[1]
                 break
         promises = Promises(evidence, sites)
         broken = first_break(evidence, promises, observer.full_size(evidence) if status is Status.BROKEN else None)
         # more inputs give more samples for the fits; most models need no more
         undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
         if whole and samples < SAMPLES:
-            undecided = undecided or any(evidence.of(node).kind == "undecided" for node in evidence.nodes if _is_value(node))
+            undecided = undecided or _leaves_values_open(evidence)
         if not broken and not undecided:
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
@@ -174,8 +195,9 @@ def _zero_states(evidence: Evidence, calls: Mapping[str, Sequence[WeightedCall]]
     return assumptions(evidence, [node for node in read if evidence.of(node).kind == "zero"])
 
 
-def _is_value(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.meta.get("value") is not None
+def _leaves_values_open(evidence: Evidence) -> bool:
+    values = [node for node in evidence.nodes if node.op == "call_function" and node.meta.get("value") is not None]
+    return any(evidence.of(node).kind == "undecided" for node in values)
 
 
 def _undecided(evidence: Evidence, call: WeightedCall) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from relaxify.evidence.fitting import TOLERANCE, Norms, Pairs, Transformation, close, elements, transformation
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
-from relaxify.graph.recording import Recording
+from relaxify.graph.recording import Node, Recording
 from relaxify.grids.pixels import is_image
 from relaxify.groups import Group
 from relaxify.representations import Representation
@@ -118,10 +118,13 @@ class Evidence:
         index = self._index.get(node)
         if index is None or node.meta.get("value") is None:
             return None
-        return all(
-            close(features.rows(moved), g.move(representation, features.rows(base))) or not base.any()
-            for base, runs in self.pairs(node)
-            for g, moved in zip(self.drawn(), runs, strict=True)
+        return all(map(functools.partial(self._obeys, features, representation), self.pairs(node)))
+
+    def _obeys(self, features: Features, representation: Representation, pair: tuple[Tensor, Sequence[Tensor]]) -> bool:
+        base, runs = pair
+        rows = features.rows(base)
+        return not base.any() or all(
+            close(features.rows(moved), g.move(representation, rows)) for g, moved in zip(self.drawn(), runs, strict=True)
         )
 
     def is_seen(self, node: fx.Node) -> bool:
@@ -157,20 +160,16 @@ def _reshaped(pairs: Pairs, shape: tuple[int, ...] | None) -> Pairs:
     return [(base.reshape(shape), [moved.reshape(shape) for moved in runs]) for base, runs in pairs]
 
 
-def common(first: Sequence[fx.Node], second: Sequence[fx.Node], *, shapes: bool) -> int:
+def common(first: Sequence[Node], second: Sequence[Node], *, shapes: bool) -> int:
     """How many nodes two runs have in common before one takes another course."""
     for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a.target != b.target or a.meta.get("module") != b.meta.get("module") or (shapes and _shape(a) != _shape(b)):
+        is_other = a.target != b.target or a.meta.get("module") != b.meta.get("module")
+        if is_other or (shapes and a.meta.get("seen") != b.meta.get("seen")):
             return i
     return min(len(first), len(second))
 
 
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    value = node.meta.get("value")
-    return None if value is None else tuple(value.shape)
-
-
-def _value(node: fx.Node) -> Tensor:
+def _value(node: Node) -> Tensor:
     value = node.meta["value"]
     assert isinstance(value, Tensor)
     return value.double()

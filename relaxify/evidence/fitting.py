@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,23 +88,42 @@ def transformation(
     norms = norms or Norms()
     if (found := still(pairs, tiny, norms)) is not None:
         return found
+    known, fitted = Sampled(pairs, norms, len(pairs[0][1]) - 1), functools.partial(fit, group, pairs, norms=norms)
+
+    def unless_ruled_out(axes: Axes) -> Transformation:
+        return fitted(axes) if known.misfit(axes) is None else Transformation("none", axes, residual=math.nan)
+
+    found, failed = over_axes(group, pairs[0][0].shape, unless_ruled_out, sample_sizes, without)
+    if found.kind == "none":
+        failed = [fitted(each.axes) if math.isnan(each.residual) else each for each in failed]
+        return min(failed, key=lambda each: (not each.is_transposed, each.residual))
+    return found
+
+
+def over_axes(
+    group: Group,
+    shape: torch.Size,
+    on: Callable[[Axes], Transformation],
+    sample_sizes: Collection[int],
+    without: Collection[int] = (),
+) -> tuple[Transformation, list[Transformation]]:
+    """What is known `on` each of the axes together: the first that is linear, none if all are, else undecided.
+
+    Also those that are none.
+    """
     # an axis of the group's own size that fits nothing says more than larger axes with too few samples to tell
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
-    known = _Sampled(pairs, norms)
-    for axes in possible_axes(group, pairs[0][0].shape, without):
-        found = Transformation("none", axes, residual=math.nan) if known.rules_out(axes) else fit(group, pairs, axes, norms)
+    for axes in possible_axes(group, shape, without):
+        found = on(axes)
         if found.kind == "linear":
-            return found
-        sizes = {pairs[0][0].shape[axis] for axis in axes}
+            return found, failed
+        sizes = {shape[axis] for axis in axes}
         own |= {found.kind} if sizes == {group.dim} else set()
         kinds |= {found.kind} if found.kind == "none" or sizes.isdisjoint(sample_sizes) else set()
         failed += [found] if found.kind == "none" else []
-    if (own or kinds) != {"none"}:
-        return Transformation("undecided")
-    failed = [fit(group, pairs, found.axes, norms) if math.isnan(found.residual) else found for found in failed]
-    return min(failed, key=lambda found: (not found.is_transposed, found.residual))
+    return Transformation("none" if (own or kinds) == {"none"} else "undecided"), failed
 
 
 def still(pairs: Pairs, tiny: float, norms: Norms) -> Transformation | None:
@@ -128,44 +147,52 @@ class Norms:
         return self._known[id(value)][1]
 
 
-class _Sampled:
+class Sampled:
     """A few samples of large values: where these alone fit worse than `fit` grants all of them, so do all.
 
-    A sound value is fitted on several axes before the right one is found, and wrong ones cost as much as that.
+    A sound value is fitted on several axes before the right one is found, and wrong ones cost as much as that. Looked at are
+    the runs on the first `count` elements.
     """
 
-    def __init__(self, pairs: Pairs, norms: Norms) -> None:
+    def __init__(self, pairs: Pairs, norms: Norms, count: int) -> None:
         self.pairs = pairs
         self.norms = norms
+        self.runs = [[runs[e] for _, runs in pairs] for e in range(count)]
         self.is_alike = all(base.shape == pairs[0][0].shape for base, _ in pairs)
 
     @functools.cached_property
     def _granted(self) -> list[float]:
-        """The largest misfit for each element but the last, which tests the others."""
-        runs = list(zip(*(runs for _, runs in self.pairs), strict=True))[:-1]
-        return [TOLERANCE * math.hypot(*map(self.norms, of_element)) for of_element in runs]
+        """The largest misfit for each element."""
+        return [TOLERANCE * math.hypot(*map(self.norms, of_element)) for of_element in self.runs]
 
-    def rules_out(self, axes: Axes) -> bool:
+    def misfit(self, axes: Axes, *, of_all: bool = False) -> float | None:
+        """How far a few samples are from any linear map on the axes, relative to their size; None if that may be rounding.
+
+        Few samples take as long as a fit; `of_all` looks at these too.
+        """
         shape = self.pairs[0][0].shape
         d = math.prod(shape[axis] for axis in axes)
-        each = self.pairs[0][0].numel() // d
-        wanted = 2 * d + 16
-        if not self.is_alike or d > LARGEST_AXIS or each < 8 * wanted:
-            return False
+        each, wanted = self.pairs[0][0].numel() // d, 2 * d + 16
+        if not self.is_alike or d > LARGEST_AXIS or each < (d + 1 if of_all else 8 * wanted):
+            return None
         free = [size for axis, size in enumerate(shape, -len(shape)) if axis not in axes]
-        index = torch.unravel_index(_columns(each, wanted), free)
+        free = [size for axis, size in enumerate(shape, -len(shape)) if axis not in axes]
+        index = torch.unravel_index(_columns(each, min(each, wanted)), free)
 
-        def of(value: Tensor) -> Tensor:
-            return value.movedim(axes, tuple(range(-len(axes), 0)))[index].reshape(-1, d).mT
+        def rows(values: Iterable[Tensor]) -> Tensor:
+            last = tuple(range(-len(axes), 0))
+            return torch.cat([value.movedim(axes, last)[index].reshape(-1, d) for value in values])
 
-        before = torch.cat([of(base) for base, _ in self.pairs], dim=1)
-        inverse = torch.linalg.pinv(before, rtol=1e-9)
-        for e, granted in enumerate(self._granted):
-            moved = torch.cat([of(runs[e]) for _, runs in self.pairs], dim=1)
+        # where rows are dependent, this is more than their span, and the misfit too small
+        span = torch.linalg.qr(rows(base for base, _ in self.pairs)).Q
+        largest = None
+        for of_element, granted in zip(self.runs, self._granted, strict=True):
+            moved = rows(of_element)
+            misfit, size = float((moved - span @ (span.mT @ moved)).norm()), float(moved.norm())
             # twice: least squares over all samples fits these worse, and nothing fits them better
-            if float((moved @ inverse @ before - moved).norm()) > 2 * granted:
-                return True
-        return False
+            if misfit > 2 * granted:
+                largest = max(largest or 0.0, misfit / size)
+        return largest
 
 
 def possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
@@ -225,7 +252,7 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> T
 def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:
     """Vectors along one axis, of which few samples are enough: nothing is fitted that these could leave open."""
     d, drawn = pairs[0][0].shape[axis], elements(group)
-    for layout in _layouts(d // group.dim) if d % group.dim == 0 else ():
+    for layout in layouts(d // group.dim) if d % group.dim == 0 else ():
         vectors = Representation.defining(group, d // group.dim, layout)
         misfits = [
             _ratio(float((vectors.move(g, base.movedim(axis, -1)) - run.movedim(axis, -1)).norm()), float(run.norm()))
@@ -233,13 +260,18 @@ def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:
             for g, run in zip(drawn, runs, strict=True)
         ]
         if max(misfits) < TOLERANCE:
-            actions = vectors.act(torch.eye(d, dtype=torch.float64)).mT
-            return Transformation("linear", (axis,), actions, max(misfits))
+            return Transformation("linear", (axis,), dense(vectors), max(misfits))
     return None
 
 
-def _layouts(count: int) -> tuple[Layout, ...]:
+def layouts(count: int) -> tuple[Layout, ...]:
+    """In which so many vectors may lie along one axis."""
     return ("channel_major",) if count == 1 else ("channel_major", "component_major")
+
+
+def dense(representation: Representation) -> Float[Tensor, "actions n n"]:
+    """The generators' matrices on all features."""
+    return representation.act(torch.eye(representation.dim, dtype=torch.float64)).mT.contiguous()
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:

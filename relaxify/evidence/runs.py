@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from relaxify.evidence.evidence import Evidence, Sample, common
 from relaxify.evidence.fitting import elements
 from relaxify.evidence.full_size import FullSize
 from relaxify.graph.inputs import Inputs
-from relaxify.graph.recording import Recording, record
+from relaxify.graph.recording import Recording, again, record
 from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Element, Group
 from relaxify.verdicts.actions import InputAction, default_action, moves_pixels
@@ -71,7 +72,7 @@ class Observer:
         collected = list(before.samples) if before else []
         if not self.twin.runs:
             # some models do in their first run what they never do again: they fill caches
-            self._run(self.inputs, {})
+            self._run(self.inputs, record)
         collected += [self._sample(k, injected or {}) for k in range(len(collected), samples)]
         first = collected[0]
         # other inputs may have other numbers of neighbours, but what took another course says nothing of this one
@@ -83,28 +84,27 @@ class Observer:
 
     def unseen(self) -> Evidence:
         """Evidence of one run that says nothing of any value."""
-        base = self._run(self.inputs, {})
+        base = self._run(self.inputs, record)
         return Evidence(self.group, base, [Sample(base, [base])], None, 0)
 
     def _sample(self, k: int, injected: Injections) -> Sample:
         drawn = elements(self.group)
         x = self.inputs if k == 0 else nearby(self.inputs, self.moved(drawn[-1], self.inputs), k, STEP)
         forced = [{index: inject(k, g) for index, inject in injected.items()} for g in (None, *drawn)]
-        base = self._run(x, forced[0])
-        moved = [self._run(self.moved(g, x), to, outline=True) for g, to in zip(drawn, forced[1:], strict=True)]
+        base = self._run(x, record, injected=forced[0])
+        moved = [
+            self._run(self.moved(g, x), again, first=base, injected=to) for g, to in zip(drawn, forced[1:], strict=True)
+        ]
         return Sample(base, moved)
 
     def full_size(self, evidence: Evidence) -> FullSize:
         """Runs on the elements that verdicts rest on."""
         # those of the given input, and those of the one nearby
         drawn = [*draws(self.group, 0), *(draws(self.group, 1) if len(self.group.generators) else ())]
-        base, *moved = [self._everything(x) for x in (self.inputs, *(self.actions.on_inputs(g, self.inputs) for g in drawn))]
+        inputs = [self.inputs, *(self.actions.on_inputs(g, self.inputs) for g in drawn)]
+        base, *moved = [self._run(x, again, first=evidence.recording, keep=lambda tensor: True) for x in inputs]
         return FullSize(evidence, drawn, base, moved)
 
-    def _everything(self, inputs: Inputs) -> Recording:
-        found: Recording = self.twin.run(inputs, functools.partial(record, keep=lambda tensor: True, outline=True))
-        return found
-
-    def _run(self, inputs: Inputs, injected: Mapping[int, Tensor], *, outline: bool = False) -> Recording:
-        found: Recording = self.twin.run(inputs, functools.partial(record, injected=injected, outline=outline))
+    def _run(self, inputs: Inputs, recorded: Callable[..., Recording], **options: Any) -> Recording:
+        found: Recording = self.twin.run(inputs, functools.partial(recorded, **options))
         return found

@@ -6,41 +6,57 @@ representation: its generators follow from small elements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from relaxify.evidence.evidence import Evidence, Sample
 from relaxify.evidence.fitting import (
     TOLERANCE,
     Norms,
     Pairs,
+    Sampled,
     Transformation,
     close,
-    known_actions,
-    on_axes,
-    possible_axes,
+    dense,
+    layouts,
+    over_axes,
     still,
 )
 from relaxify.graph.inputs import Inputs
-from relaxify.graph.recording import Recording, record
+from relaxify.graph.recording import Node, Recording, again, record
 from relaxify.groups import Group
+from relaxify.representations import Layout, Representation
+from relaxify.sites import Features
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.orbits import Orbit
 
+MOST = 4096
+"""Vectors of one value that are looked at."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Tape:
-    """Runs a model and keeps what it recorded: on x first, then on g x for each g."""
+    """Runs a model and keeps what it recorded: on x first, then on g x for each g, there the values of the nodes `asked`."""
 
+    asked: Callable[[Recording], Collection[fx.Node]] | None = None
     runs: list[Recording] = field(default_factory=list)
+    _wanted: Collection[int] | None = None
 
     def __call__(self, model: nn.Module, inputs: Inputs) -> Any:
-        self.runs.append(record(model, inputs, outline=bool(self.runs)))
+        if self.runs:
+            self.runs.append(again(model, inputs, self.runs[0], wanted=self._wanted))
+        else:
+            self.runs.append(record(model, inputs))
+            self._wanted = None if self.asked is None else self._numbers(self.runs[0], self.asked(self.runs[0]))
         return self.runs[-1].output
+
+    def _numbers(self, recording: Recording, asked: Collection[fx.Node]) -> Collection[int]:
+        return {number for number, node in enumerate(recording.nodes) if node in asked or node.op == "placeholder"}
 
 
 class VerdictEvidence(Evidence):
@@ -49,6 +65,7 @@ class VerdictEvidence(Evidence):
     def __init__(self, group: Group, sample: Sample, drawn: Sequence[Draw], diverged: str | None, length: int) -> None:
         self._drawn = drawn
         super().__init__(group, sample.base, [sample], diverged, length)
+        self._index = {node: i for node, i in self._index.items() if all(_is_kept(run.nodes[i]) for run in sample.moved)}
 
     def drawn(self) -> Sequence[Draw]:
         return self._drawn
@@ -56,20 +73,51 @@ class VerdictEvidence(Evidence):
     def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
         if (found := still(pairs, self.tiny, norms)) is not None:
             return found
-        own = [] if _is_multiple(pairs) else possible_axes(self.group, pairs[0][0].shape)
-        return next(filter(None, (self._vector(pairs, axes) for axes in own)), Transformation("undecided"))
+        if _is_multiple(pairs):
+            return Transformation("undecided")
+        known = Sampled(pairs, norms, len(self._drawn))
 
-    def _vector(self, pairs: Pairs, axes: tuple[int, ...]) -> Transformation | None:
-        ((base, runs),), d = pairs, self.group.dim
-        if len(axes) != 1 or base.shape[axes[0]] != d:
-            return None
-        rows = on_axes(base, axes)
-        if rows.shape[1] < 2 * d or int(torch.linalg.matrix_rank(rows @ rows.mT, rtol=1e-12, hermitian=True)) < d:
-            return None
-        misfits = [(on_axes(run, axes) - g.matrix @ rows, run) for g, run in zip(self._drawn, runs, strict=True)]
-        residual = max(float(misfit.norm() / run.norm()) for misfit, run in misfits)
-        actions = known_actions(self.group, 1)["vector"]
-        return Transformation("linear", axes, actions, residual) if residual < TOLERANCE else None
+        def on(axes: tuple[int, ...]) -> Transformation:
+            misfit = known.misfit(axes, of_all=True)
+            return self._vectors(pairs, axes) if misfit is None else Transformation("none", residual=misfit)
+
+        found, failed = over_axes(self.group, pairs[0][0].shape, on, self.sample_sizes)
+        return min(failed, key=lambda each: each.residual) if found.kind == "none" else found
+
+    def _obeys(self, features: Features, representation: Representation, pair: tuple[Tensor, Sequence[Tensor]]) -> bool:
+        # the output of the model is known to transform: that few vectors among many do not is no fault
+        rows = 1 + MOST * self.group.dim // max(representation.dim, 1)
+        base, *runs = (features.some_rows(value, rows) for value in (pair[0], *pair[1]))
+        return super()._obeys(Features(), representation, (base, runs))
+
+    def _vectors(self, pairs: Pairs, axes: tuple[int, ...]) -> Transformation:
+        """Vectors along one axis: one, or several in either layout."""
+        ((base, runs),) = pairs
+        size = base.shape[axes[0]] if len(axes) == 1 else 1
+        for layout in layouts(size // self.group.dim) if size % self.group.dim == 0 else ():
+            residual = self._misfit(base, runs, axes[0], layout)
+            if residual < TOLERANCE:
+                vectors = Representation.defining(self.group, size // self.group.dim, layout)
+                return Transformation("linear", axes, dense(vectors), residual)
+        return Transformation("undecided")
+
+    def _misfit(self, base: Tensor, runs: Sequence[Tensor], axis: int, layout: Layout) -> float:
+        """How far values are from vectors along an axis, relative to their size; inf if they are too few to tell."""
+        d = self.group.dim
+        sizes, inner = ((-1, d), axis) if layout == "channel_major" else ((d, -1), axis - 1)
+
+        def rows(value: Tensor) -> Tensor:
+            return Features((inner,)).some_rows(value.unflatten(axis, sizes), MOST).mT
+
+        before = rows(base)
+        if before.shape[1] < 2 * d or int(torch.linalg.matrix_rank(before @ before.mT, rtol=1e-12, hermitian=True)) < d:
+            return math.inf
+        moved = [(g.matrix @ before, rows(run)) for g, run in zip(self._drawn, runs, strict=True)]
+        return max(float((expected - run).norm() / run.norm()) for expected, run in moved)
+
+
+def _is_kept(node: Node) -> bool:
+    return node.meta.get("value") is not None
 
 
 def _is_multiple(pairs: Pairs) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -26,22 +26,61 @@ from relaxify.graph.inputs import Inputs, call, tensors_of
 from relaxify.graph.source_lines import location
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """A node that knows neither its graph nor its arguments, and goes with what keeps it: a graph waits for a collection."""
+
+    op: str
+    target: Any
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class Outline:
+    """A graph's nodes without names and arguments, which cost more than all else that is kept of an operation."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Point] = []
+
+    def call_function(self, target: Any, *_: Any) -> Point:
+        return self._listed("call_function", target)
+
+    def placeholder(self, name: str) -> Point:
+        return self._listed("placeholder", name)
+
+    def get_attr(self, name: str) -> Point:
+        return self._listed("get_attr", name)
+
+    def output(self, *_: Any) -> Point:
+        return self._listed("output", "output")
+
+    def _listed(self, op: str, target: Any) -> Point:
+        self.nodes.append(Point(op, target))
+        return self.nodes[-1]
+
+
+Node = fx.Node | Point
+
+
 @dataclass(frozen=True)
 class Recording:
     """A run of a model as a graph.
 
-    Each node's `meta` holds `value` (a snapshot of the tensor it produced, or None), `module` (the path of the innermost
-    module running), `location` (file:line of the statement) and `parameters` (names of the parameters it reads directly);
-    a placeholder's also the input's `shape`, and whether it is `floating`.
+    Each node's `meta` holds `value` (a snapshot of the tensor it produced, or None), `seen` (that tensor's shape, or None if
+    it is of a kind that is not kept), `module` (the path of the innermost module running), `location` (file:line of the
+    statement) and `parameters` (names of the parameters it reads directly); a placeholder's also the input's `shape`, and
+    whether it is `floating`.
     """
 
-    graph: fx.Graph
+    graph: fx.Graph | Outline
     output: Any
     calls: Mapping[str, Sequence[ModuleCall]]
     """The calls of each module, by its path."""
+    writes: bool = False
+    """Whether an operation was seen to write to a tensor that was there before."""
 
     @functools.cached_property
-    def nodes(self) -> list[fx.Node]:
+    def nodes(self) -> list[Any]:
+        """Nodes; points of an outline."""
         return list(self.graph.nodes)
 
 
@@ -64,18 +103,30 @@ def record(
     keep: Callable[[Tensor], bool] = torch.is_floating_point,
     injected: Mapping[int, Tensor] = MappingProxyType({}),
     outline: bool = False,
+    copies: bool = True,
+    wanted: Collection[int] | None = None,
 ) -> Recording:
     """Run the model once on the inputs and record every operation.
 
     `keep` says which values to keep copies of; `injected` replaces what the nodes of these numbers computed. An `outline`
-    takes less time: its nodes know their values, but neither their statements nor each other.
+    takes less time: its nodes know their values, but neither their statements nor each other. So does a run without
+    `copies`: what is written to in it, as in runs of other models, has no value. `wanted` are the numbers of the nodes whose
+    values are kept, if not all are.
     """
-    recorder = _Recorder(model, inputs, keep, injected, outline)
+    recorder = _Recorder(model, inputs, keep, injected, outline, copies, wanted)
     with _calls_seen_by(recorder), recorder:
         output = call(model, inputs)
-    last = recorder.graph.output(recorder.reference(_as_tree(output)))
-    last.meta.update(value=None, module="", location="", parameters=())
-    return Recording(recorder.graph, output, recorder.calls)
+    with _UNSEEN():
+        if not copies:
+            recorder.forget_written()
+        last = recorder.graph.output(recorder.reference(_as_tree(output)))
+    last.meta.update(value=None, seen=None, module="", location="", parameters=())
+    return Recording(recorder.graph, output, recorder.calls, recorder.writes)
+
+
+def again(model: nn.Module, inputs: Inputs, first: Recording, **options: Any) -> Recording:
+    """The outline of a run on other inputs, with copies only if those of the `first` were needed; see `record`."""
+    return record(model, inputs, outline=True, copies=first.writes, **options)
 
 
 class _Recorder(TorchFunctionMode):
@@ -86,21 +137,32 @@ class _Recorder(TorchFunctionMode):
         keep: Callable[[Tensor], bool],
         injected: Mapping[int, Tensor],
         outline: bool,
+        copies: bool,
+        wanted: Collection[int] | None,
     ) -> None:
         super().__init__()
-        self.graph = _Outline() if outline else fx.Graph()
+        # an outline's nodes are as much of nodes as is asked of them
+        self.graph: Any = Outline() if outline else fx.Graph()
         self.keep = keep
         self.injected = injected
         self.outline = outline
+        self.copies = copies
+        self.wanted = wanted
+        self.writes = False
         self.stack: list[str] = []
         self.calls: defaultdict[str, list[ModuleCall]] = defaultdict(list)
         self.paths = {id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))}
         self.names = {id(p): name for name, p in model.named_parameters(remove_duplicate=True)}
         # a tensor's identity is its id only while it lives
         self._alive: list[Any] = [model, inputs]
-        self._nodes: dict[int, fx.Node] = {}
+        self._nodes: dict[int, Node] = {}
         self._versions: dict[int, int] = {}
-        self._writers: dict[int, fx.Node] = {}
+        self._writers: dict[int, Node] = {}
+        with _UNSEEN():
+            self._bind_all(model, inputs)
+
+    def _bind_all(self, model: nn.Module, inputs: Inputs) -> None:
+        """Nodes for what is there before anything runs."""
         for name, tensor in tensors_of(inputs):
             node = self.graph.placeholder(name.replace(".", "_"))
             node.meta.update(shape=tuple(tensor.shape), floating=tensor.is_floating_point())
@@ -112,10 +174,15 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _UNINTERESTING:
             return func(*args, **kwargs)
-        tensors = _tensors((args, kwargs))
-        # what the operation reads is what was there before it wrote
-        read = self.reference(tuple(args)), self.reference(kwargs)
+        with _UNSEEN():
+            # what the operation reads is what was there before it wrote
+            read = self.reference(tuple(args)), self.reference(kwargs)
         result = func(*args, **kwargs)
+        with _UNSEEN():
+            return self._noted(func, read, _tensors((args, kwargs)), result)
+
+    def _noted(self, func: Any, read: tuple[Any, Any], tensors: list[Tensor], result: Any) -> Any:
+        """The result, with the call in the graph if it made or wrote to a tensor."""
         written = [tensor for tensor in tensors if self._is_stale(tensor)]
         if not written and not _tensors(result):
             return result
@@ -124,9 +191,10 @@ class _Recorder(TorchFunctionMode):
         node = self.append(func, *read, result)
         node.meta["parameters"] = tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
         self._writers.update({_storage(tensor): node for tensor in written})
+        self.writes = self.writes or bool(written)
         return result
 
-    def append(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> fx.Node:
+    def append(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> Node:
         """A node for one call, and one for each tensor in its result if that is not itself a tensor."""
         node = self._node(target, args, kwargs)
         if isinstance(result, Tensor):
@@ -137,6 +205,14 @@ class _Recorder(TorchFunctionMode):
             if isinstance(leaf, Tensor):
                 self._bind(leaf, self._node(operator.getitem, (node, position)), clone=True)
         return node
+
+    def returned(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Note the call of a module that has just run."""
+        if isinstance(module, torch.jit.ScriptModule):
+            self.append(opaque, self.reference(args), {}, output)
+        if id(module) in self.paths:
+            call = ModuleCall(*map(self.reference, (args, kwargs, output)))
+            self.calls[self.stack[-1]].append(call)
 
     def reference(self, value: Any) -> Any:
         """The value with every tensor in it replaced by the node that made it, or last wrote to it."""
@@ -152,6 +228,8 @@ class _Recorder(TorchFunctionMode):
                 node.meta.update({key: writer.meta[key] for key in ("module", "location")})
             self._bind(value, node, clone=True)
             return node
+        if value is None or isinstance(value, fx.node.base_types):
+            return value
         if isinstance(value, tuple | list):
             return tuple(self.reference(item) for item in value)
         if isinstance(value, dict):
@@ -160,48 +238,45 @@ class _Recorder(TorchFunctionMode):
         if len(held) == 1:
             # what wraps one tensor, as escnn's do, stands for it
             return self.reference(held[0])
-        return value if isinstance(value, fx.node.base_types) or value is None else repr(type(value))
+        return repr(type(value))
 
-    def _node(self, target: Callable[..., Any], args: Any, kwargs: Any = None) -> fx.Node:
+    def _node(self, target: Callable[..., Any], args: Any, kwargs: Any = None) -> Node:
         node = self.graph.call_function(target, args, kwargs)
         place = "" if self.outline else location()
         node.meta.update(module=self.stack[-1] if self.stack else "", location=place, parameters=())
         return node
 
-    def _is_stale(self, tensor: Tensor) -> bool:
+    def forget_written(self) -> None:
+        """Take away the values that are no longer what they were."""
+        for tensor in self._alive:
+            self._forget_if_stale(tensor)
+
+    def _forget_if_stale(self, tensor: Any) -> None:
+        if self._is_stale(tensor):
+            self._nodes[id(tensor)].meta.update(value=None, seen=None)
+
+    def _is_stale(self, tensor: Any) -> bool:
         """Whether a tensor has been written to since its node was made. Views of one storage share their version."""
         return id(tensor) in self._versions and _version(tensor) != self._versions[id(tensor)]
 
-    def _bind(self, tensor: Tensor, node: fx.Node, *, clone: bool) -> None:
+    def _bind(self, tensor: Tensor, node: Node, *, clone: bool) -> None:
+        if not self.copies:
+            self._forget_if_stale(tensor)
         self._alive.append(tensor)
         self._nodes[id(tensor)] = node
         self._versions[id(tensor)] = _version(tensor)
-        with torch._C.DisableTorchFunction():
-            # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
-            kept = _plain(tensor.detach()) if self.keep(tensor) and not _is_mapped(tensor) else None
-            # an operation in place may change it later
-            node.meta["value"] = kept.clone() if clone and kept is not None else kept
-            if kept is not None and not self.outline and 0 in kept.stride():
-                node.meta["expanded"] = expanded_axes(kept)
+        # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
+        plain = _plain(tensor.detach()) if self.keep(tensor) and not _is_mapped(tensor) else None
+        node.meta["seen"] = None if plain is None else tuple(plain.shape)
+        is_wanted = self.wanted is None or len(self.graph.nodes) - 1 in self.wanted
+        kept = plain if is_wanted else None
+        # an operation in place may change it later
+        node.meta["value"] = kept.clone() if clone and self.copies and kept is not None else kept
+        if kept is not None and not self.outline and 0 in kept.stride():
+            node.meta["expanded"] = expanded_axes(kept)
         node.meta.setdefault("parameters", ())
         node.meta.setdefault("module", "")
         node.meta.setdefault("location", "")
-
-
-class _Outline(fx.Graph):
-    """Nodes without names and arguments, which cost more than all else that is kept of an operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._listed: list[fx.Node] = []
-
-    @property
-    def nodes(self) -> list[fx.Node]:  # type: ignore[override]
-        return self._listed
-
-    def create_node(self, op: str, target: Any, *_: Any, **__: Any) -> fx.Node:
-        self._listed.append(fx.Node(self, str(len(self._listed)), op, target, (), {}))
-        return self._listed[-1]
 
 
 def expanded_axes(tensor: Tensor) -> tuple[int, ...]:
@@ -233,13 +308,15 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _version(tensor: Tensor) -> int:
-    with torch._C.DisableTorchFunction():
-        return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        # inference tensors have none
+        return 0
 
 
 def _storage(tensor: Tensor) -> int:
-    with torch._C.DisableTorchFunction():
-        return _layers(tensor)[-1].untyped_storage().data_ptr()
+    return _layers(tensor)[-1].untyped_storage().data_ptr()
 
 
 def _plain(tensor: Tensor) -> Tensor | None:
@@ -271,12 +348,8 @@ def _calls_seen_by(recorder: _Recorder) -> Iterator[None]:
     def leave(module: nn.Module, args: Any, *kwargs_and_output: Any) -> None:
         # after a forward that failed, PyTorch passes no keywords
         if len(kwargs_and_output) == 2:
-            kwargs, output = kwargs_and_output
-            if isinstance(module, torch.jit.ScriptModule):
-                recorder.append(opaque, recorder.reference(args), {}, output)
-            if id(module) in recorder.paths:
-                call = ModuleCall(*map(recorder.reference, (args, kwargs, output)))
-                recorder.calls[recorder.stack[-1]].append(call)
+            with _UNSEEN():
+                recorder.returned(module, args, *kwargs_and_output)
         recorder.stack.pop()
 
     handles = [
@@ -297,4 +370,6 @@ def _as_tree(output: Any) -> Any:
     return tuple(tensor for _, tensor in tensors_of(output))
 
 
+_UNSEEN = torch._C.DisableTorchFunction
+"""Within, what is asked of tensors is no operation."""
 _UNINTERESTING = {Tensor.shape.__get__, Tensor.device.__get__, Tensor.dtype.__get__, Tensor.requires_grad.__get__}  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from relaxify.graph.inputs import tensors_of
 AGREEMENT = 1e-5
 STEP = 1e-4
 SHORTER_STEPS = (1.0, 1e-2, 1e-3)
+AHEAD = 1e-6
 
 Curve = Callable[[Tensor], Any]
 """t, a tensor without axes -> a nest of tensors."""
@@ -39,11 +40,15 @@ def by_forward_ad(curve: Curve) -> tuple[list[Tensor], list[Tensor]]:
 
 def by_differences(curve: Curve, step: float = STEP) -> tuple[list[Tensor], list[Tensor]]:
     """The same by central differences, of error O(step^2)."""
-    return [value.detach() for value in floating(curve(torch.tensor(0.0)))], _differences(curve, step)
+    return _at(curve, 0.0), _differences(curve, step)
+
+
+def _at(curve: Curve, t: float) -> list[Tensor]:
+    return [value.detach() for value in floating(curve(torch.tensor(t)))]
 
 
 def _differences(curve: Curve, step: float) -> list[Tensor]:
-    ahead, behind = ([value.detach() for value in floating(curve(torch.tensor(t)))] for t in (step, -step))
+    ahead, behind = _at(curve, step), _at(curve, -step)
     return [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
 
 
@@ -70,7 +75,8 @@ def _best(curve: Curve, step: float) -> tuple[Differentiation, str, tuple[list[T
             value, derivative = derive(curve)
         except (NotImplementedError, RuntimeError):
             continue
-        if any(_agree(value, derivative, differences(step * shorter)) for shorter in SHORTER_STEPS):
+        steps = (step * shorter for shorter in SHORTER_STEPS)
+        if _leads_on(curve, value, derivative) or any(_agree(value, derivative, differences(each)) for each in steps):
             return derive, "forward-mode AD", (value, derivative)
     return functools.partial(by_differences, step=step), "central differences", None
 
@@ -79,6 +85,14 @@ def _without_graph(curve: Curve) -> tuple[list[Tensor], list[Tensor]]:
     """By forward-mode AD, in less time where no gradient is taken within."""
     with torch.no_grad():
         return by_forward_ad(curve)
+
+
+def _leads_on(curve: Curve, value: list[Tensor], derivative: list[Tensor]) -> bool:
+    """Whether one run further on is where the derivative leads: enough for most."""
+    ahead = _at(curve, AHEAD)
+    if [a.shape for a in ahead] != [v.shape for v in value]:
+        return False
+    return _agree(value, derivative, [(a - v) / AHEAD for a, v in zip(ahead, value, strict=True)])
 
 
 def _agree(value: list[Tensor], derivative: list[Tensor], differences: list[Tensor]) -> bool:

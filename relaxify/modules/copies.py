@@ -14,7 +14,7 @@ import sys
 import types
 import warnings
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from relaxify.modules.substitutes import substitute
 Model = TypeVar("Model", bound=nn.Module)
 
 _CONTAINERS = (list, dict, set, deque)
+_PLAIN = (dict, OrderedDict, list, tuple, set)
 _LEADING = (*_CONTAINERS, tuple, functools.partial, types.FunctionType, types.MethodType)
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
 
@@ -107,7 +108,9 @@ class _Duplicate:
         waiting = [(value, name), *((attributes, name) for attributes, _ in self.shells)]
         while waiting:
             item, where = waiting.pop()
-            if isinstance(item, _ATOMS) or id(item) in self.seen:
+            # a module keeps a dozen empty dicts, for hooks
+            is_empty = type(item) in _PLAIN and not item
+            if is_empty or isinstance(item, _ATOMS) or id(item) in self.seen:
                 continue
             self.seen[id(item)] = item
             held = [] if id(item) in self.memo else self._settle(item, where, careful=careful)
@@ -318,11 +321,14 @@ def _numbered(values: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _slots(value: Any) -> Iterator[tuple[str, Any]]:
-    for base in type(value).__mro__:
-        names = vars(base).get("__slots__", ())
-        for name in (names,) if isinstance(names, str) else names:
-            if isinstance(name, str) and not name.startswith("__") and hasattr(value, name):
-                yield name, getattr(value, name)
+    yield from ((name, getattr(value, name)) for name in _slots_of(type(value)) if hasattr(value, name))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(256)
+def _slots_of(kind: type) -> tuple[str, ...]:
+    every = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for slots in every for name in ((slots,) if isinstance(slots, str) else slots)]
+    return tuple(name for name in names if isinstance(name, str) and not name.startswith("__"))
 
 
 def _contents(cell: types.CellType) -> list[Any]:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relaxify.evidence.analysis import Analysis, analyse, analyse_nothing, analyse_verdict, symmetrise
+from relaxify.evidence.analysis import Analysis, analyse, analyse_nothing, analyse_verdict, asked_of, symmetrise
 from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.evidence.silence import is_sound_until_silent
 from relaxify.evidence.verdict_runs import Tape
 from relaxify.graph.exported import AnyModel, opened
-from relaxify.graph.inputs import Inputs, call
+from relaxify.graph.inputs import Inputs
 from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
 from relaxify.modules.checks import check_has_values, check_model
@@ -193,10 +193,9 @@ def _examine(
     sites = [entry for entry in settled if isinstance(entry, Site)]
     options: dict[str, Any] = {"training": training, "prepare": partial(symmetrise, sites=sites)}
     actions: dict[str, Any] = {"input_action": input_action, "output_action": output_action}
-    tape = Tape()
-    runner = call if whole else tape
-    measured = measurement(model, group, inputs, own=whole, runner=runner, **actions, **options)
-    if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs):
+    tape = Tape(None if whole else partial(asked_of, model, group, settled))
+    measured = measurement(model, group, inputs, own=whole, runner=tape, **actions, **options)
+    if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs, whole=whole):
         return Examined(measured, found)
     if measured.subject is not None and measured.twin is None:
         found = analyse_nothing(model, group, inputs, input_action, settled, twin=measured.subject.twin)

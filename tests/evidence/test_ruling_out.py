@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relaxify.evidence.fitting import Axes, Norms, Pairs, _Sampled, elements, fit, transformation
+from relaxify.evidence.fitting import Axes, Norms, Pairs, Sampled, elements, fit, transformation
 from relaxify.groups import Group
 from relaxify.representations import Layout, Representation
 
@@ -26,11 +26,11 @@ def vectors(spoilt: float = 0.0) -> Pairs:
 @pytest.mark.parametrize("spoilt", [0.0, 1e-9, 1e-4, 1.0])
 def test_what_is_ruled_out_does_not_fit(axes: Axes, spoilt: float) -> None:
     pairs = vectors(spoilt)
-    assert not _Sampled(pairs, Norms()).rules_out(axes) or fit(SO3, pairs, axes).kind == "none"
+    assert Sampled(pairs, Norms(), 3).misfit(axes) is None or fit(SO3, pairs, axes).kind == "none"
 
 
 def test_most_of_what_does_not_fit_is_ruled_out() -> None:
-    assert [_Sampled(vectors(), Norms()).rules_out(axes) for axes in ((), (-2,), (-1,))] == [True, False, True]
+    assert [Sampled(vectors(), Norms(), 3).misfit(axes) is None for axes in ((), (-2,), (-1,))] == [False, True, False]
 
 
 def test_a_value_that_transforms_in_no_way_is_told_by_the_residual_of_all_its_samples() -> None:

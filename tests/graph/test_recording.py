@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.segnn import SEGNN
 from models.vn_dgcnn import VNDGCNN
 from relaxify.graph.inputs import map_tensors, tensors_of
-from relaxify.graph.recording import opaque, record
+from relaxify.graph.recording import again, opaque, record
 
 
 class Forces(nn.Module):
@@ -170,3 +170,29 @@ def test_an_outline_takes_the_steps_of_the_graph() -> None:
     ]
     values = [(one.meta["value"], other.meta["value"]) for one, other in zip(whole.nodes, outline.nodes, strict=True)]
     assert all(torch.equal(one, other) for one, other in values if one is not None)
+
+
+class Overwriting(nn.Module):
+    """Writes to what it has made, and through a view of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        y.add_(1)
+        y[0] = 5
+        return y * 3
+
+
+def test_what_is_written_to_has_no_value_without_copies_which_a_run_after_one_that_writes_has() -> None:
+    x = torch.ones(2, 3)
+    first = record(Overwriting(), (x,))
+    assert first.writes
+    assert not record(nn.Linear(3, 3), (x,)).writes
+    without, repeated = record(Overwriting(), (x,), outline=True, copies=False), again(Overwriting(), (x,), first)
+    assert len(without.nodes) == len(first.nodes)
+    for node, kept in zip(first.nodes[:-1], repeated.nodes[:-1], strict=True):
+        assert (node.meta["value"] is None and kept.meta["value"] is None) or torch.equal(
+            node.meta["value"], kept.meta["value"]
+        )
+    for node, kept in zip(first.nodes[:-1], without.nodes[:-1], strict=True):
+        assert kept.meta["value"] is None or torch.equal(node.meta["value"], kept.meta["value"])
+    assert without.nodes[1].meta["value"] is None
