@@ -30,7 +30,7 @@ def checkpoint_at(path: Path) -> Path:
 
     CheckpointError if the folder has none, or several of a kind, or if the file is a part of a checkpoint.
     """
-    if not path.is_dir():
+    if not _is_folder(path):
         if (part := _PART.fullmatch(path.name)) and (index := path.with_name(part[1] + INDEX)).exists():
             raise CheckpointError(f"{path} is one of several files of a checkpoint; give their index, {index.name}.")
         return path
@@ -41,3 +41,11 @@ def checkpoint_at(path: Path) -> Path:
         if found:
             raise CheckpointError(f"{path} has {len(found)} checkpoints, such as {found[0].name}; give one of them.")
     raise CheckpointError(f"{path} is a folder without a checkpoint in it; give the file.")
+
+
+def _is_folder(path: Path) -> bool:
+    # what the system cannot tell is told when the file is opened
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -42,6 +42,8 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+# a file that was opened on the very line is closed by Python, which warns of it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
 def test_an_interrupt_at_any_line(named: bool, here: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     if named:
