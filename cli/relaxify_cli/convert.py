@@ -32,6 +32,9 @@ def convert(
     strip_prefix: Annotated[
         bool, typer.Option("--strip-prefix", help="Remove what wrappers put before every key, such as `module.`.")
     ] = False,
+    prefix: Annotated[
+        str, typer.Option(metavar="TEXT", help="Keep only what is below this prefix, such as `net.`, and remove it.")
+    ] = "",
     verify: Annotated[
         str | None,
         typer.Option(metavar="PKG.MOD:FACTORY", help="Write OUT only if it loads strictly into the model this makes."),
@@ -52,6 +55,7 @@ def convert(
                 max_theta=max_theta,
                 force=force,
                 strip_prefix=strip_prefix,
+                prefix=prefix,
                 check=None if model is None else lambda path, done: check_loads(model, path, done),
                 progress=progress,
             )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from relaxify.checkpoint.copying import FULL, Copy, Progress
-from relaxify.checkpoint.formats import container_of
+from relaxify.checkpoint.formats import checkpoint_at, container_of
 from relaxify.checkpoint.plan import Conversion, Mode, Options, plan_states
 from relaxify.checkpoint.source import check_source
 from relaxify.output import TargetExistsError, check_target, replacing
@@ -28,21 +28,24 @@ def convert(
     max_theta: float | None = None,
     force: bool = False,
     strip_prefix: bool = False,
+    prefix: str = "",
     check: Check | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Write the plain model's checkpoint `target` from the relaxed model's checkpoint `source`, and say what was done.
 
-    Both are .safetensors or torch.save files (.pt, .pth, .ckpt, .bin), told by their suffix. State dicts are converted
+    Both are .safetensors or torch.save files (.pt, .pth, .ckpt, .bin), told by their suffix; the source may also be the
+    index of several (.safetensors.index.json), or the folder of a single checkpoint. State dicts are converted
     wherever they are nested; all else is carried over, except optimizer states. `strip_prefix` removes what wrappers
-    (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key. `check` sees the finished file before it takes
-    its place, and prevents that by raising. `progress` is told (bytes done, bytes in all), from any thread.
+    (`module.`, `_orig_mod.`, `model.` and the like) put before every key; `prefix` is another such, and leaves out what is
+    not below it. Either fails if it changes no key. `check` sees the finished file before it takes its place, and prevents
+    that by raising. `progress` is told (bytes done, bytes in all), from any thread.
 
     The target is written whole or not at all, over an existing file only if `force`, and never over the source.
     CheckpointError names what is wrong with the input or the output; ThetaError if a |theta| is above `max_theta`.
     """
-    source, target = Path(source), Path(target)
-    options = Options(mode, max_theta, strip_prefix)
+    source, target = checkpoint_at(Path(source)), Path(target)
+    options = Options(mode, max_theta, strip_prefix, prefix)
     check_source(source)
     reader, writer = container_of(source), container_of(target)
     check_target(target, inputs=(source,), force=force)
@@ -50,7 +53,8 @@ def convert(
         with _uncollected(), reader.opened(source) as checkpoint:
             plans = plan_states(checkpoint.states, options)
             write, left_out = writer.written(checkpoint, plans)
-            conversion = Conversion(source, target, mode, tuple(plan.report for plan in plans), left_out)
+            keys = [".".join(map(str, (*plan.state.where, key))) for plan in plans for key in plan.left_out]
+            conversion = Conversion(source, target, mode, tuple(plan.report for plan in plans), (*keys, *left_out))
             with replacing(target, inputs=(source,), force=force) as new, Copy(new.file, progress) as copy:
                 write(copy)
                 copy.finish()

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from relaxify.checkpoint.container import Container
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer
+from relaxify.checkpoint.shards import INDEX, ShardsContainer
 from relaxify.checkpoint.torch_file import TorchContainer
 from relaxify.record import CheckpointError
 
-CONTAINERS: tuple[Container, ...] = (SafetensorsContainer(), TorchContainer())
+CONTAINERS: tuple[Container, ...] = (SafetensorsContainer(), TorchContainer(), ShardsContainer())
+_PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
+_IN_FOLDERS = (f"*{INDEX}", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def container_of(path: Path) -> Container:
     """The kind of file that a path names. CheckpointError if its suffix tells none."""
     for container in CONTAINERS:
-        if path.suffix.lower() in container.suffixes:
+        if path.name.lower().endswith(container.suffixes):
             return container
-    known = ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes)
+    known = ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes if suffix != INDEX)
     raise CheckpointError(f"{path} has the suffix {path.suffix!r}, which tells no format; use one of {known}.")
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint file in a folder, as save_pretrained and Accelerate's save_model write one; a file is itself.
+
+    CheckpointError if the folder has none, or several of a kind, or if the file is a part of a checkpoint.
+    """
+    if not _is_folder(path):
+        if (part := _PART.fullmatch(path.name)) and (index := path.with_name(part[1] + INDEX)).exists():
+            raise CheckpointError(f"{path} is one of several files of a checkpoint; give their index, {index.name}.")
+        return path
+    for pattern in _IN_FOLDERS:
+        found = sorted(path.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(f"{path} has {len(found)} checkpoints, such as {found[0].name}; give one of them.")
+    raise CheckpointError(f"{path} is a folder without a checkpoint in it; give the file.")
+
+
+def _is_folder(path: Path) -> bool:
+    # what the system cannot tell is told when the file is opened
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

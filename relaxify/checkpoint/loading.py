@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from relaxify.checkpoint.formats import container_of
-from relaxify.checkpoint.plan import Conversion, wrapper_prefix
+from relaxify.checkpoint.plan import Conversion
+from relaxify.checkpoint.prefixes import wrapper_prefix
 from relaxify.checkpoint.source import check_source
 from relaxify.checkpoint.state import StateDict
 from relaxify.record import CheckpointError

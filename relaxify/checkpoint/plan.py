@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from relaxify.checkpoint.prefixes import Names, changes_none, without_wrappers
 from relaxify.checkpoint.state import StateDict, StoredTerm
 from relaxify.checkpoint.terms import find_terms, fold_targets, symmetrised_targets
 from relaxify.record import CheckpointError
 
 Mode = Literal["drop", "fold"]
-
-# what DataParallel and DDP, torch.compile, Opacus and Lightning modules put before every key
-WRAPPERS = ("module.", "_orig_mod.", "_module.", "model.")
 
 
 class ThetaError(CheckpointError):
@@ -79,31 +78,38 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller of `convert` asked for. CheckpointError if it makes no sense."""
+    """What the caller of `convert` asked for. CheckpointError if it makes no sense.
+
+    `prefix`: what is before the model's keys, which lose it; keys without it are left out.
+    """
 
     mode: Mode = "drop"
     max_theta: float | None = None
     strip_prefix: bool = False
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in ("drop", "fold"):
             raise CheckpointError(f"unknown mode {self.mode!r}; pass 'drop' or 'fold'.")
         if self.max_theta is not None and not self.max_theta >= 0:
             raise CheckpointError(f"max_theta is {self.max_theta}, but it bounds |theta|; pass 0 or more.")
+        if self.strip_prefix and self.prefix:
+            raise CheckpointError(f"the prefix {self.prefix!r} is given, and to be told too; choose one of the two.")
 
 
 @dataclass(frozen=True)
 class StatePlan:
     """What is to become of one state dict: `targets` are the base keys that something is folded into.
 
-    `prefix` is what every key that stays loses.
+    `names` are the new names of keys that stay; `left_out` the keys that have none, and belong to no term.
     """
 
     state: StateDict
     terms: tuple[StoredTerm, ...]
     targets: dict[str, tuple[StoredTerm, str]]
-    prefix: str
     report: StateConversion
+    names: Names = field(default_factory=Names)
+    left_out: tuple[str, ...] = ()
 
     def load(self, key: str) -> Tensor:
         """The tensor to write for a key that stays."""
@@ -114,7 +120,7 @@ class StatePlan:
 
     def renamed(self) -> dict[str, str]:
         """The new key of every key that stays, in order."""
-        return {key: key.removeprefix(self.prefix) for key in self.report.kept}
+        return {key: new for key in self.report.kept if (new := self.names.of(key)) is not None}
 
 
 def plan_states(states: Iterable[StateDict], options: Options) -> tuple[StatePlan, ...]:
@@ -123,7 +129,21 @@ def plan_states(states: Iterable[StateDict], options: Options) -> tuple[StatePla
     if not found:
         raise CheckpointError("it holds no relaxify records, so there is nothing to convert (is it already clean?).")
     _check_theta([term for _, terms in found for term in terms], options)
-    return tuple(_plan(state, terms, options) for state, terms in found)
+    plans = tuple(_plan(state, terms, options) for state, terms in found)
+    _check_prefix(plans, options)
+    return plans
+
+
+def _check_prefix(plans: Sequence[StatePlan], options: Options) -> None:
+    """An option that changes nothing was meant otherwise."""
+    kept = [key for plan in plans for key in plan.report.kept]
+    if not (options.prefix or options.strip_prefix) or (
+        kept and not all(changes_none(plan.names, plan.report.kept) for plan in plans)
+    ):
+        return
+    keys = [key for plan in plans for key in plan.state.shapes]
+    wanted = repr(options.prefix) if options.prefix else "a wrapper's prefix"
+    raise CheckpointError(f"none of its keys begins with {wanted} (the first is {keys[0]!r}); leave the option out.")
 
 
 def _check_theta(terms: list[StoredTerm], options: Options) -> None:
@@ -140,7 +160,14 @@ def _check_theta(terms: list[StoredTerm], options: Options) -> None:
 
 def _plan(state: StateDict, terms: tuple[StoredTerm, ...], options: Options) -> StatePlan:
     removed = {key for term in terms for key in term.own_keys()}
-    kept = tuple(key for key in state.shapes if key not in removed)
+    own = [key for key in state.shapes if key not in removed]
+    names = Names(_ended(options.prefix))
+    if options.strip_prefix:
+        names = without_wrappers(own, [term.base_prefix for term in terms])
+    left_out = [key for key in own if names.of(key) is None]
+    kept = tuple(key for key in own if names.of(key) is not None)
+    if twice := [new for new, count in Counter(map(names.of, kept)).items() if count > 1]:
+        raise CheckpointError(f"two of its keys would be {twice[0]!r} without their prefixes; convert it with them.")
     report = StateConversion(
         where=state.where,
         terms=tuple(_convert_term(term, options.mode) for term in terms),
@@ -150,7 +177,11 @@ def _plan(state: StateDict, terms: tuple[StoredTerm, ...], options: Options) -> 
         parameters_after=state.size(kept),
     )
     targets = symmetrised_targets(terms) | (fold_targets(terms) if options.mode == "fold" else {})
-    return StatePlan(state, terms, targets, wrapper_prefix(kept) if options.strip_prefix else "", report)
+    return StatePlan(state, terms, targets, report, names, tuple(left_out))
+
+
+def _ended(prefix: str) -> str:
+    return f"{prefix.removesuffix('.')}." if prefix else ""
 
 
 def _convert_term(term: StoredTerm, mode: Mode) -> TermConversion:
@@ -162,15 +193,3 @@ def _convert_term(term: StoredTerm, mode: Mode) -> TermConversion:
         unfoldable = term.record.unfoldable or "its layer's parameters express none of it"
         return TermConversion(term.path, theta, norm, unfoldable=unfoldable)
     return TermConversion(term.path, theta, norm, folded=term.folded_share())
-
-
-def wrapper_prefix(keys: Iterable[str]) -> str:
-    """The wrappers' prefixes that all keys have in common.
-
-    >>> wrapper_prefix(["module._orig_mod.lin.weight", "module._orig_mod.lin.bias"])
-    'module._orig_mod.'
-    """
-    keys, prefix = list(keys), ""
-    while step := next((w for w in WRAPPERS if keys and all(key.startswith(prefix + w) for key in keys)), ""):
-        prefix += step
-    return prefix

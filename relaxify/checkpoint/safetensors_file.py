@@ -69,17 +69,27 @@ class SafetensorsFile:
         (plan,) = plans
         # anything but the format would be lost
         lost = () if self.metadata in (None, {"format": "pt"}) else (METADATA,)
-        content = OrderedDict((new, self._tensor(plan, key)) for key, new in plan.renamed().items())
+        content = OrderedDict((new, self.tensor(plan, key)) for key, new in plan.renamed().items())
         return content, lost
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
         (plan,) = plans
-        return [self._piece(plan, key, new) for key, new in plan.renamed().items()], self.metadata, ()
+        return [self.piece(plan, key, new) for key, new in plan.renamed().items()], self._clean_metadata(plan), ()
 
-    def _tensor(self, plan: StatePlan, key: str) -> TorchTensor:
+    def _clean_metadata(self, plan: StatePlan) -> dict[str, str] | None:
+        """Under the new names, without terms: save_model notes there which keys it left out, for which others."""
+        if self.metadata is None:
+            return None
+        removed = {*plan.report.removed, *plan.left_out}
+        noted = {key: text for key, text in self.metadata.items() if text in self.entries and key not in self.entries}
+        rest = {key: text for key, text in self.metadata.items() if key not in noted}
+        kept = {key: text for key, text in noted.items() if text not in removed}
+        return rest | {plan.names.of(key) or key: plan.names.of(text) or text for key, text in kept.items()}
+
+    def tensor(self, plan: StatePlan, key: str) -> TorchTensor:
         return tensor_like(self._data(plan, key), torch_dtype(key, self.entries[key].dtype), self.entries[key].shape, key)
 
-    def _piece(self, plan: StatePlan, key: str, new_key: str) -> Piece:
+    def piece(self, plan: StatePlan, key: str, new_key: str) -> Piece:
         entry = self.entries[key]
         return Piece(new_key, entry.dtype, entry.shape, self._data(plan, key), entry.begin)
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from relaxify.checkpoint.state import StateDict, StoredTerm
-from relaxify.modules.hanging import CHILD, key_of
+from relaxify.modules.hanging import CHILD, key_of, owner_prefix
 from relaxify.record import CheckpointError, Record
 
 RECORD_KEY = key_of("", "_extra_state")
@@ -129,7 +129,12 @@ def _term(state: StateDict, prefix: str, records: Mapping[str, Record]) -> Store
     record = records[prefix]
     aliases = _alias_prefixes(prefix, record)
     names = (*record.weight_keys, "theta")
-    for owner in (prefix, *(alias for alias in aliases if alias is not None and records.get(alias) == record)):
+    others = [alias for alias in aliases if alias is not None and records.get(alias) == record]
+    # a layer of several names has one record, and some files keep its tensors under one of the names alone
+    namesakes = [other for other, its in records.items() if its == record]
+    here = prefix.split(".")
+    namesakes.sort(key=lambda other: _common_tail(here[::-1], other.split(".")[::-1]), reverse=True)
+    for owner in (prefix, *others, *namesakes):
         if all(key_of(owner, name) in state.shapes for name in names):
             return StoredTerm(state, prefix, record, owner, aliases)
     missing = next(key for name in names if (key := key_of(prefix, name)) not in state.shapes)
@@ -180,7 +185,8 @@ def _check_term_shapes(term: StoredTerm) -> None:
 def _check_base_shapes(term: StoredTerm) -> None:
     shapes = term.state.shapes
     for name, wanted in term.record.base_shapes.items():
-        keys = [prefix + name for prefix in (term.base_prefix, *term.aliases) if prefix is not None]
+        own = (term.base_prefix, *term.aliases, owner_prefix(term.owner, functional=term.record.functional))
+        keys = [prefix + name for prefix in dict.fromkeys(own) if prefix is not None]
         if not any(key in shapes for key in keys):
             raise CheckpointError(f"{keys[0]} is missing though the record of its term names it; save the model again.")
         for key in keys:

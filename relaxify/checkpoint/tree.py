@@ -112,11 +112,11 @@ def state_dict_of(mapping: Mapping[Any, Any], where: Where, file_size: int) -> S
 
 def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan) -> None:
     """Take off what the plan removes, and give what stays its new name."""
-    removed = set(plan.report.removed)
+    removed = {*plan.report.removed, *plan.left_out}
     entries = [(key, value) for key, value in mapping.items() if key not in removed]
     mapping.clear()
     for key, value in entries:
-        mapping[key.removeprefix(plan.prefix) if isinstance(key, str) else key] = value
+        mapping[key if not isinstance(key, str) else plan.names.of(key) or key] = value
     metadata = getattr(mapping, "_metadata", None)
     if isinstance(metadata, dict):
         _clean_metadata(metadata, plan)
@@ -128,5 +128,5 @@ def _clean_metadata(metadata: MutableMapping[Any, Any], plan: StatePlan) -> None
     entries = [(key, value) for key, value in metadata.items() if key not in modules]
     metadata.clear()
     for key, value in entries:
-        if f"{key}.".startswith(plan.prefix):
-            metadata[f"{key}."[len(plan.prefix) : -1]] = value
+        if (new := plan.names.of(f"{key}.")) is not None:
+            metadata[new[:-1]] = value

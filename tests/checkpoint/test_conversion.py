@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from e3nn import o3
 from hypothesis import given
 from hypothesis import strategies as st
 from relaxed_states import IRREPS, VECTORS, Relaxed, assert_same, digest, load, relaxed_layer, save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
+from relaxify import project, relaxify
 from relaxify.checkpoint import ThetaError, convert
 from relaxify.record import CheckpointError
 from relaxify.representations import Block
@@ -174,7 +178,9 @@ def test_formats_can_be_changed(given: str, wanted: str, mode: str, tmp_path: Pa
 
 
 @FORMATS
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_module.", "model.", "module._orig_mod.", ""])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "_module.", "model.", "module._orig_mod.", "_forward_module.model."]
+)
 def test_wrappers_are_kept_or_stripped(suffix: str, prefix: str, tmp_path: Path) -> None:
     layer = relaxed_layer()
     source = save({f"{prefix}scale": torch.ones(2), **layer.state(f"{prefix}layers.0.lin.")}, tmp_path / f"in{suffix}")
@@ -188,11 +194,52 @@ def test_wrappers_are_kept_or_stripped(suffix: str, prefix: str, tmp_path: Path)
     )
 
 
-def test_a_prefix_that_some_keys_lack_is_not_stripped(tmp_path: Path) -> None:
+@FORMATS
+def test_a_prefix_that_some_keys_lack_is_asked_for(suffix: str, tmp_path: Path) -> None:
+    """Whether `model.` is a wrapper's or a part of the model cannot be told, and nothing is lost without a word."""
     layer = relaxed_layer()
-    source = save({"model.x": torch.ones(1), "loss.weight": torch.ones(1), **layer.state("model.lin.")}, tmp_path / "in.pt")
-    convert(source, tmp_path / "out.pt", strip_prefix=True)
-    assert set(load(tmp_path / "out.pt")) == {"model.x", "loss.weight", "model.lin.weight", "model.lin.bias"}
+    source = save(
+        {"model.x": torch.ones(1), "loss.weight": torch.ones(1), **layer.state("model.lin.")}, tmp_path / f"in{suffix}"
+    )
+    target = tmp_path / f"out{suffix}"
+    with pytest.raises(
+        CheckpointError, match=r"'loss\.weight' does not, .* give the prefix 'model\.' to keep only what is below"
+    ):
+        convert(source, target, strip_prefix=True)
+    assert not target.exists()
+    conversion = convert(source, target, prefix="model.")
+    assert conversion.left_out == ("loss.weight",)
+    assert_same(load(target), {"x": torch.ones(1), **layer.plain("lin.")})
+
+
+@FORMATS
+@pytest.mark.parametrize("option", [{"strip_prefix": True}, {"prefix": "net."}, {"prefix": "li"}])
+def test_an_option_that_changes_no_key_fails(suffix: str, option: dict[str, Any], tmp_path: Path) -> None:
+    source = save(relaxed_layer().state("lin."), tmp_path / f"in{suffix}")
+    with pytest.raises(CheckpointError, match=r"none of its keys begins with .* \(the first is 'lin\."):
+        convert(source, tmp_path / f"out{suffix}", **option)
+
+
+@FORMATS
+def test_wrappers_within_are_stripped(suffix: str, tmp_path: Path) -> None:
+    layer = relaxed_layer()
+    source = save(layer.state("_fsdp_wrapped_module.net._checkpoint_wrapped_module.lin."), tmp_path / f"in{suffix}")
+    convert(source, tmp_path / f"out{suffix}", strip_prefix=True)
+    assert_same(load(tmp_path / f"out{suffix}"), layer.plain("net.lin."))
+    twice = save(
+        {**layer.state("module.net._orig_mod.lin."), "module.net.lin.weight": torch.ones(1)}, tmp_path / f"twice{suffix}"
+    )
+    with pytest.raises(CheckpointError, match=r"two of its keys would be 'net\.lin\.weight'"):
+        convert(twice, tmp_path / f"out{suffix}", strip_prefix=True, force=True)
+
+
+def test_an_average_of_weights(tmp_path: Path) -> None:
+    model = relaxify(nn.Sequential(o3.Linear("4x1o", "4x1o")), "O(3)")
+    average = AveragedModel(model)
+    torch.save(average.state_dict(), tmp_path / "in.pt")
+    conversion = convert(tmp_path / "in.pt", tmp_path / "out.pt", strip_prefix=True)
+    assert conversion.left_out == ("n_averaged",)
+    project(model).load_state_dict(torch.load(tmp_path / "out.pt"))
 
 
 def test_a_module_of_the_model_may_be_called_relaxation(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""A checkpoint in several safetensors files, and the index that says which tensor is in which, as Accelerate writes them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from relaxify.checkpoint.container import Checkpoint, Piece
+from relaxify.checkpoint.copying import Copy
+from relaxify.checkpoint.plan import StatePlan
+from relaxify.checkpoint.safetensors_file import SafetensorsContainer, SafetensorsFile
+from relaxify.checkpoint.source import Source
+from relaxify.checkpoint.state import StateDict
+from relaxify.checkpoint.storages import TorchTensor
+from relaxify.record import CheckpointError
+
+INDEX = ".safetensors.index.json"
+# of the index, in bytes
+LARGEST = 100_000_000
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The open files, and which of them has which tensor."""
+
+    index: Source
+    files: Sequence[SafetensorsFile]
+    owners: Mapping[str, SafetensorsFile]
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        return (self.index, *(file.source for file in self.files))
+
+    @property
+    def states(self) -> Sequence[StateDict]:
+        states = {id(file): file.states[0] for file in self.files}
+        of = {key: states[id(file)] for key, file in self.owners.items()}
+        shapes = {key: state.shapes[key] for key, state in of.items()}
+
+        def load(key: str) -> Tensor:
+            return of[key].load(key)
+
+        return (StateDict(shapes, load, file_size=sum(state.file_size for state in states.values())),)
+
+    def weights(self) -> Iterator[StateDict]:
+        yield from self.states
+
+    def whole(self, plans: Sequence[StatePlan]) -> tuple[OrderedDict[str, TorchTensor], tuple[str, ...]]:
+        (plan,) = plans
+        return OrderedDict((new, self.owners[key].tensor(plan, key)) for key, new in plan.renamed().items()), ()
+
+    def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
+        (plan,) = plans
+        return [self.owners[key].piece(plan, key, new) for key, new in plan.renamed().items()], {"format": "pt"}, ()
+
+
+class ShardsContainer:
+    """One state dict; read only, since one file holds as much."""
+
+    suffixes: tuple[str, ...] = (INDEX,)
+    nested: bool = False
+
+    @contextlib.contextmanager
+    def opened(self, path: Path) -> Iterator[Shards]:
+        with contextlib.ExitStack() as stack:
+            index = stack.enter_context(Source(path))
+            named = _weight_map(index)
+            paths = {name: _beside(path, name) for name in sorted({*named.values()})}
+            files = {name: stack.enter_context(SafetensorsContainer().opened(shard)) for name, shard in paths.items()}
+            yield Shards(index, tuple(files.values()), _owners(named, files))
+
+    def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
+        raise CheckpointError("a checkpoint is written to one file; give the output a name such as model.safetensors.")
+
+
+def _weight_map(index: Source) -> dict[str, str]:
+    if index.length > LARGEST:
+        raise _invalid(f"it has {index.length:,} bytes")
+    try:
+        document: Any = json.loads(bytes(index.fetch(0, index.length)))
+        named = document["weight_map"]
+        if not all(isinstance(text, str) for pair in named.items() for text in pair):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _invalid("it has no weight_map from keys to files") from error
+    return dict(named)
+
+
+def _beside(index: Path, name: str) -> Path:
+    """A file in the index's folder, and in no other."""
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise _invalid(f"it names {name!r}, which is no safetensors file beside it")
+    path = index.with_name(name)
+    if not path.is_file():
+        raise CheckpointError(f"its file {name} is missing; copy all of the checkpoint's files.")
+    return path
+
+
+def _owners(named: Mapping[str, str], files: Mapping[str, SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    for name, file in files.items():
+        if strays := [key for key in file.entries if named.get(key) != name]:
+            raise _invalid(f"{name} has {strays[0]!r}, of which it does not say so")
+    if missing := [key for key, name in named.items() if key not in files[name].entries]:
+        raise _invalid(f"{missing[0]!r} is not in {named[missing[0]]}")
+    return {key: files[name] for key, name in named.items()}
+
+
+def _invalid(why: str) -> CheckpointError:
+    return CheckpointError(f"the index of its files is invalid: {why}; save the model again.")
