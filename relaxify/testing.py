@@ -44,6 +44,7 @@ def assert_equivariant(
     nothing, and fails.
 
     >>> import torch
+    >>> from torch import nn
     >>> assert_equivariant(nn.Linear(3, 3), "SO(3)", torch.randn(9, 3))
     Traceback (most recent call last):
     AssertionError: Linear is not equivariant under SO(3): ...

@@ -81,7 +81,7 @@ def _same(a: EquivariantMap, b: EquivariantMap) -> bool:
 
 
 def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | Rejected:
-    call = next((each for each in (call, *call.before_merging()) if _before(evidence, each).kind == "linear"), call)
+    call = _as_it_was(evidence, call)
     before, after = _before(evidence, call), evidence.of(call.node, call.shape_out)
     rejected = functools.partial(Rejected, call.path, _op(model, call), location=where(call.node))
     if before.pixels is not None and set(call.contraction.axes_in) & before.pixels.axes:
@@ -102,6 +102,13 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
     error = functools.partial(max, before.residual, after.residual)
     module = model.get_submodule(call.owner)
     return Site(call.path, module, result, error, EvidenceKind.data_flow, where(call.node))
+
+
+def _as_it_was(evidence: Evidence, call: WeightedCall) -> WeightedCall:
+    """The call on data in the shape in which the least acts on them: rows that vectors were merged into transform too."""
+    shapes = [(each, _before(evidence, each).actions) for each in (call, *call.before_merging())]
+    known = [(actions.shape[-1], number, each) for number, (each, actions) in enumerate(shapes) if actions is not None]
+    return min(known)[2] if known else call
 
 
 def _before(evidence: Evidence, call: WeightedCall) -> Transformation:

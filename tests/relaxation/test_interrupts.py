@@ -255,14 +255,22 @@ def test_a_model_is_relaxed_or_not() -> None:
     def action() -> None:
         relaxify(model, "O(3)", example_inputs=[x])
 
-    twin = copy.deepcopy(model)
-    lines = lines_of(lambda: relaxify(twin, "O(3)", example_inputs=[x]))
+    for _ in range(2):
+        # what is kept from the first time on makes later ones shorter
+        twin = copy.deepcopy(model)
+        lines = lines_of(lambda: relaxify(twin, "O(3)", example_inputs=[x]))  # noqa: B023
     for point in (*range(0, lines, lines // 3), *range(lines - 200, lines, 20)):
         where = interrupt(action, point)
         assert process_state() == process, where
-        assert anatomy(model) == before, where
+        # once it is relaxed, the one line left returns it
+        is_done = anatomy(model) == anatomy(twin)
+        assert is_done or anatomy(model) == before, where
+        if is_done:
+            assert point >= lines - 5, where
+            break
+    else:
+        action()
     assert torch.equal(model(x), expected)
-    action()
     assert anatomy(model) == anatomy(twin)
 
 

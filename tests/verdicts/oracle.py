@@ -47,7 +47,8 @@ def _error(entry: Entry, model: nn.Module, seed: int) -> float:
         return math.nan
     response = _responses(entry, model, inputs, base, seed)
     # what is smaller beside all the rest is zero, but for rounding
-    nothing = ROUNDING * max((float(value.abs().max()) for _, value in leaves(base) if value.numel()), default=0.0)
+    sizes = [value.to(torch.complex128).abs().max() for _, value in leaves(base) if value.numel()]
+    nothing = ROUNDING * max(map(float, sizes), default=0.0)
     errors = []
     for g in elements(entry.group, seed):
         moved, expected = call(model, entry.move(g, inputs)), entry.carry(g, base)
