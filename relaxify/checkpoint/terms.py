@@ -6,9 +6,10 @@ record. Prefixes are matched from their end, so that wrappers (`module.`, `_orig
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from relaxify.checkpoint.state import StateDict, StoredTerm
 from relaxify.modules.hanging import CHILD, key_of, owner_prefix
@@ -17,6 +18,8 @@ from relaxify.record import CheckpointError, Record
 RECORD_KEY = key_of("", "_extra_state")
 # one memory can be many records and many weights: together, beyond what the file has
 FREE_BYTES, TIMES_THE_FILE = 32 * 1024**2, 8
+# of one path in the model, among which one term is looked for
+NAMESAKES = 32
 
 
 def is_term_key(key: str) -> bool:
@@ -33,7 +36,11 @@ def find_terms(state: StateDict) -> tuple[StoredTerm, ...]:
     """The terms of a state dict. CheckpointError if a record is invalid, lacks its tensors, or does not fit them."""
     records = _records(state)
     _check_strays(state, records)
-    terms = tuple(_term(state, prefix, records) for prefix in records)
+    whole: defaultdict[str, list[str]] = defaultdict(list)
+    for prefix, record in records.items():
+        if _has_tensors(state, prefix, record) and len(whole[record.path]) < NAMESAKES:
+            whole[record.path].append(prefix)
+    terms = tuple(_term(state, prefix, records, whole) for prefix in records)
     _check_sizes(state, [key for term in terms for key in term.weight_keys])
     for term in terms:
         _check_term_shapes(term)
@@ -125,20 +132,28 @@ def _check_strays(state: StateDict, records: Mapping[str, Record]) -> None:
             )
 
 
-def _term(state: StateDict, prefix: str, records: Mapping[str, Record]) -> StoredTerm:
+def _has_tensors(state: StateDict, prefix: str, record: Record) -> bool:
+    return all(key_of(prefix, name) in state.shapes for name in (*record.weight_keys, "theta"))
+
+
+def _term(state: StateDict, prefix: str, records: Mapping[str, Record], whole: Mapping[str, Sequence[str]]) -> StoredTerm:
+    """`whole`: prefixes of terms that the file has all tensors of, by the paths in their records."""
     record = records[prefix]
     aliases = _alias_prefixes(prefix, record)
     names = (*record.weight_keys, "theta")
     others = [alias for alias in aliases if alias is not None and records.get(alias) == record]
-    # a layer of several names has one record, and some files keep its tensors under one of the names alone
-    namesakes = [other for other, its in records.items() if its == record]
-    here = prefix.split(".")
-    namesakes.sort(key=lambda other: _common_tail(here[::-1], other.split(".")[::-1]), reverse=True)
-    for owner in (prefix, *others, *namesakes):
-        if all(key_of(owner, name) in state.shapes for name in names):
+    for owner in itertools.chain((prefix, *others), _namesakes(prefix, records, whole)):
+        if _has_tensors(state, owner, record):
             return StoredTerm(state, prefix, record, owner, aliases)
     missing = next(key for name in names if (key := key_of(prefix, name)) not in state.shapes)
     raise CheckpointError(f"{missing} is missing though its record is there; save the relaxed model again.")
+
+
+def _namesakes(prefix: str, records: Mapping[str, Record], whole: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A layer of several names has one record, and some files keep its tensors under one name alone: the likest first."""
+    here = prefix.split(".")
+    found = [other for other in whole.get(records[prefix].path, ()) if records[other] == records[prefix]]
+    yield from sorted(found, key=lambda other: -_common_tail(here[::-1], other.split(".")[::-1]))
 
 
 def _alias_prefixes(prefix: str, record: Record) -> tuple[str | None, ...]:
