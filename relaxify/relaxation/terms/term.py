@@ -9,10 +9,8 @@ from __future__ import annotations
 import abc
 import copy
 import hashlib
-import math
 import zlib
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -28,13 +26,14 @@ from relaxify.intertwiners import add_paths, fit_updates, fold_updates, project_
 from relaxify.modules.hanging import attach, hung
 from relaxify.modules.interrupts import aside
 from relaxify.modules.sharding import whole
-from relaxify.record import MAX_SCALE, MIN_SCALE, Record
+from relaxify.record import Record
 from relaxify.relaxation.callers import is_within
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
 from relaxify.relaxation.distributed import with_zero_gradients
 from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.added_product import added_rows
+from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN, scaled, widened
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Path, Site
 
@@ -66,7 +65,7 @@ class Term(nn.Module, abc.ABC):
         self.forced: bool | None = None
         self.sketch = Sketch(config)
         # nothing seen yet: every value is below inf and above -inf
-        self.attribute_range = like.new_tensor([math.inf, -math.inf])
+        self.attribute_range = like.new_tensor(NOTHING_SEEN)
         own = dict(site.module.named_parameters(recurse=False))
         used = {path.parameter: site.module.get_parameter(path.parameter) for path in site.map.paths}
         self.base_shapes = {name: tuple(p.shape) for name, p in (own | used).items()}
@@ -210,11 +209,7 @@ class Term(nn.Module, abc.ABC):
         values = argument_of(args, kwargs, self.map.attribute.position, self.map.attribute.name)
         values = values.detach()[..., self.map.attribute.column]
         if values.numel():
-            low, high = self.attribute_range.to(values).unbind()
-            # a step with NaN is left out, as scalers do, and what it saw with it
-            finite = values.isfinite()
-            least, most = torch.where(finite, values, math.inf).amin(), torch.where(finite, values, -math.inf).amax()
-            self.attribute_range = torch.stack([torch.minimum(low, least), torch.maximum(high, most)])
+            self.attribute_range = widened(self.attribute_range, values)
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 over the last sketch, or None before training."""
@@ -224,22 +219,8 @@ class Term(nn.Module, abc.ABC):
         """The paths that `fold` may use, with a measured constant attribute in their scale, and why there are none."""
         if self.map.attribute is None:
             return self.map.paths, self.map.unfoldable
-        low, high = self.attribute_range.tolist()
-        if low > high:
-            return (), "the scalar attribute that scales this layer was never seen in training"
-        constant = (low + high) / 2
-        if constant == 0 or high - low > 1e-5 * abs(constant):
-            return (
-                (),
-                f"the scalar attribute that scales this layer is not constant (it went from {low:.3g} to {high:.3g})",
-            )
-        paths = tuple(replace(path, scale=path.scale * constant) for path in self.map.paths)
-        if not all(MIN_SCALE <= abs(path.scale) <= MAX_SCALE for path in paths):
-            return (
-                (),
-                f"the scalar attribute that scales this layer, {constant:.3g}, is too small or too large to fold",
-            )
-        return paths, self.map.unfoldable
+        paths, reason = scaled(self.map.paths, *self.attribute_range.tolist())
+        return paths, reason or self.map.unfoldable
 
     def why_not_foldable(self) -> str | None:
         """Why the layer's weights cannot take any of W; None if they can."""
@@ -349,13 +330,13 @@ class Term(nn.Module, abc.ABC):
     def _attribute_of(self, saved: Record) -> tuple[float, ...]:
         """The range of the scalar attribute before a checkpoint, which older ones do not hold."""
         if saved.attribute is not None:
-            return saved.attribute or (math.inf, -math.inf)
+            return saved.attribute or NOTHING_SEEN
         if saved.paths:
             constant = saved.paths[0].scale / self.map.paths[0].scale
             return constant, constant
         # one that was seen, and left nothing to fold by, was not constant
         largest = torch.finfo(self.theta.dtype).max / 2
-        return (-largest, largest) if saved.updates and self.map.unfoldable is None else (math.inf, -math.inf)
+        return (-largest, largest) if saved.updates and self.map.unfoldable is None else NOTHING_SEEN
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """A base checkpoint has none of this term's keys, which means W = 0."""
