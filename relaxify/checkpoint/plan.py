@@ -94,7 +94,9 @@ class Options:
         if self.max_theta is not None and not self.max_theta >= 0:
             raise CheckpointError(f"max_theta is {self.max_theta}, but it bounds |theta|; pass 0 or more.")
         if self.strip_prefix and self.prefix:
-            raise CheckpointError(f"the prefix {self.prefix!r} is given, and to be told too; choose one of the two.")
+            raise CheckpointError(
+                f"the prefix {self.prefix!r} is given, so no wrapper's is looked for; leave one of the two out."
+            )
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ def _check_prefix(plans: Sequence[StatePlan], options: Options) -> None:
         return
     keys = [key for plan in plans for key in plan.state.shapes]
     wanted = repr(options.prefix) if options.prefix else "a wrapper's prefix"
-    raise CheckpointError(f"none of its keys begins with {wanted} (the first is {keys[0]!r}); leave the option out.")
+    raise CheckpointError(
+        f"none of its keys begins with {wanted} (the first is {keys[0]!r}); give the prefix that they have, or none."
+    )
 
 
 def _check_theta(terms: list[StoredTerm], options: Options) -> None:
