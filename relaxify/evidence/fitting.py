@@ -241,6 +241,8 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> T
         if completed is None:
             return Transformation("none", axes, residual=max(fits))
         matrices = completed
+    if not all(_has_inverse(m) for m in matrices):
+        return Transformation("none", axes, residual=1.0)
     actions = _actions(group, matrices, len(axes))
     if (sign := _bracket_sign(group, actions)) is not None and sign < 0:
         return Transformation("none", axes, residual=_change(matrices, before, after), is_transposed=True)
@@ -272,6 +274,12 @@ def layouts(count: int) -> tuple[Layout, ...]:
 def dense(representation: Representation) -> Float[Tensor, "actions n n"]:
     """The generators' matrices on all features."""
     return representation.act(torch.eye(representation.dim, dtype=torch.float64)).mT.contiguous()
+
+
+def _has_inverse(matrix: Float[Tensor, "d d"]) -> bool:
+    """As each of a representation has; without one, a value that vanishes on g x would be one that transforms."""
+    sizes = torch.linalg.svdvals(matrix)
+    return bool(sizes[-1] > 1e-9 * sizes[0])
 
 
 def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor]) -> float:

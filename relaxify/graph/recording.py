@@ -199,6 +199,8 @@ class _Recorder(TorchFunctionMode):
         node = self._node(target, args, kwargs)
         if isinstance(result, Tensor):
             self._bind(result, node, clone=True)
+            if target in _UNINITIALISED:
+                node.meta["value"] = None
             return node
         node.meta["value"] = None
         for position, leaf in enumerate(pytree.tree_leaves(result)):
@@ -277,6 +279,12 @@ class _Recorder(TorchFunctionMode):
         node.meta.setdefault("parameters", ())
         node.meta.setdefault("module", "")
         node.meta.setdefault("location", "")
+
+
+_UNINITIALISED = frozenset(
+    {torch.empty, torch.empty_like, torch.empty_strided, torch.empty_permuted, Tensor.new_empty, Tensor.new_empty_strided}
+)
+"""What they make may hold anything, and something else in each run."""
 
 
 def expanded_axes(tensor: Tensor) -> tuple[int, ...]:

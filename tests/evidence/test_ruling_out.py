@@ -52,3 +52,13 @@ def test_vectors_along_one_axis_are_told_from_few_samples(layout: Layout) -> Non
 def test_what_moves_otherwise_is_not_told_from_few_samples() -> None:
     x = torch.randn(13, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert fit(SO3, [(x, [torch.roll(x, 1, dims=-1) for _ in elements(SO3)])], (-1,)).kind != "linear"
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-54])
+def test_what_vanishes_on_moved_inputs_carries_no_representation(left: float) -> None:
+    """A linear map takes the one run to the other exactly; it has no inverse."""
+    pairs = [(x, [left * run for run in runs]) for x, runs in vectors()]
+    assert [fit(SO3, pairs, axes).kind for axes in ((), (-2,))] == ["none", "none"]
+    matrix = torch.diag(torch.tensor([1.0, 1.0, left], dtype=torch.float64))
+    flattened = [(x, [torch.einsum("ij,njk->nik", matrix, run) for run in runs]) for x, runs in vectors()]
+    assert fit(SO3, flattened, (-2,)).kind == "none"

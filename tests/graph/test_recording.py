@@ -196,3 +196,17 @@ def test_what_is_written_to_has_no_value_without_copies_which_a_run_after_one_th
     for node, kept in zip(first.nodes[:-1], without.nodes[:-1], strict=True):
         assert kept.meta["value"] is None or torch.equal(node.meta["value"], kept.meta["value"])
     assert without.nodes[1].meta["value"] is None
+
+
+def test_memory_that_holds_anything_has_no_value() -> None:
+    class Filled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            made = [torch.empty(2, 3), torch.empty_like(x), x.new_empty(2, 3), torch.empty_strided((2, 3), (3, 1))]
+            for each in made:
+                each.copy_(x)
+            return made[0] + made[1] + made[2] + made[3]
+
+    recording = record(Filled(), (torch.randn(2, 3),))
+    values = [node.meta["value"] for node in recording.nodes if "empty" in node.name]
+    assert [value is None for value in values] == [True] * 4
+    assert sum(node.meta["value"] is None for node in recording.nodes) == 5
