@@ -1,11 +1,14 @@
 """What every test shares: one thread, fixed seeds, and hypothesis drawing the same examples every time."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from type_checks import checked
 
 torch.set_num_threads(1)
+jaxtyping.jaxtyped = checked
 settings.register_profile(
     "relaxify", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
 )
