@@ -20,6 +20,7 @@ from relaxify.graph.weighted_calls import WeightedCall, weighted_calls
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
 from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.measuring import Measurement
 from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Status
@@ -152,12 +153,14 @@ def analyse(
     training: bool = False,
     prepare: Callable[[nn.Module], None] | None = None,
     status: Status = Status.UNDECIDED,
+    worst: Draw | None = None,
     twin: Twin | None = None,
     whole: bool = False,
 ) -> Analysis:
     """Run the model on as many inputs near the given ones as it takes to tell how its values transform.
 
-    `prepare` is called with the copy that runs, or has been with the `twin`; `status` is what is known of its output.
+    `prepare` is called with the copy that runs, or has been with the `twin`; `status` is what is known of its output,
+    and `worst` the element on which that was farthest off.
     If `whole`, each value is to be told of, and not linear operations and outputs alone.
     """
     observer = Observer(model, group, inputs, action, training=training, prepare=prepare, twin=twin)
@@ -173,7 +176,7 @@ def analyse(
                 evidence, injected, calls = other, assumed, _operations(model, group, other.recording, claimed)[1]
                 break
         promises = Promises(evidence, sites)
-        broken = first_break(evidence, promises, observer.full_size(evidence) if status is Status.BROKEN else None)
+        broken = first_break(evidence, promises, observer.full_size(evidence, worst) if status is Status.BROKEN else None)
         # more inputs give more samples for the fits; most models need no more
         undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
         if whole and samples < SAMPLES:

@@ -97,10 +97,11 @@ class Observer:
         ]
         return Sample(base, moved)
 
-    def full_size(self, evidence: Evidence) -> FullSize:
-        """Runs on the elements that verdicts rest on."""
+    def full_size(self, evidence: Evidence, worst: Draw | None = None) -> FullSize:
+        """Runs on the elements that verdicts rest on, and on the one that was worst of all."""
         # those of the given input, and those of the one nearby
         drawn = [*draws(self.group, 0), *(draws(self.group, 1) if len(self.group.generators) else ())]
+        drawn += [] if worst is None or worst in drawn else [worst]
         inputs = [self.inputs, *(self.actions.on_inputs(g, self.inputs) for g in drawn)]
         base, *moved = [self._run(x, again, first=evidence.recording, keep=lambda tensor: True) for x in inputs]
         return FullSize(evidence, drawn, base, moved)

@@ -202,7 +202,7 @@ def _examine(
         return Examined(measured, found)
     # where a sign flips is looked for as if it were wrong
     status = Status.BROKEN if measured.verdict.reason is Reason.SIGN else measured.verdict.status
-    options |= {"status": status, "twin": measured.twin, "whole": whole}
+    options |= {"status": status, "worst": measured.worst, "twin": measured.twin, "whole": whole}
     return Examined(measured, analyse(model, group, inputs, input_action, settled, **options))
 
 

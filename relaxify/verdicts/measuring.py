@@ -17,7 +17,7 @@ from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Group
 from relaxify.verdicts.actions import InputAction, OutputAction, default_action, moves_pixels
 from relaxify.verdicts.conclusion import conclude, without_runs
-from relaxify.verdicts.draws import draws
+from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
 from relaxify.verdicts.judging import Judged, in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
@@ -46,6 +46,13 @@ class Measurement:
     def orbit(self) -> Orbit | None:
         """The runs on the given input and on what it is moved to."""
         return None if self.found is None else self.found.orbits[0]
+
+    @property
+    def worst(self) -> Draw | None:
+        """The element that broke the model most."""
+        outputs = () if self.found is None else self.found.outputs
+        runs = [run for each in outputs if each.status is Status.BROKEN for run in each.runs]
+        return max(runs, key=lambda run: run.error).g if runs else None
 
     def of(self, twin: Twin) -> OwnPrecision | None:
         """What another copy of the model does instead, held to transforming as was found and to the same response."""

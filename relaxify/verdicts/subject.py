@@ -14,6 +14,7 @@ from torch import Tensor
 from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.groups import Group
 from relaxify.verdicts.constraints import exactly
+from relaxify.verdicts.dormant import Dormant
 from relaxify.verdicts.draws import Draw, draws, small
 from relaxify.verdicts.errors import MEANINGLESS, ROUNDINGS, Setting, difference
 from relaxify.verdicts.judging import Judged, judge
@@ -28,6 +29,8 @@ STEPS = (0.05, 1e-3)
 """Sizes of the step to a nearby input, tried in turn: the model may be defined for few inputs."""
 NOTHING = 1e-6
 """Of the inputs' or the largest output's size: what is smaller and lost in rounding is zero."""
+ATTEMPTS, UNGUIDED = 12, 3
+"""Further sets of elements, for a fault that shows under few, where an operation is dormant; the first are any elements."""
 FURTHER = (0.3, 1.0, 3.0)
 """Sizes of the steps to inputs further away, tried in turn where no output responds near the given one: it may count."""
 
@@ -65,13 +68,14 @@ class Subject:
 
         `from_nearby`: the orbit of the nearby input instead. `runner` is what runs the first orbit, that of the given input.
         """
-        drawn = [draws(self.group, seed) for seed in range(2)]
+        drawn, watch = [draws(self.group, seed) for seed in range(2)], Dormant()
         if from_nearby:
             orbits = [self._nearby(drawn[1]), self._here([])]
         else:
-            orbits = [self._here(drawn[0], runner), self._nearby(drawn[1] if whole else [])]
-        found = [each for each in orbits if each is not None]
-        return self._confirmed(found if any(each.moved for each in found) else [self._here(drawn[0])])
+            orbits = [self._here(drawn[0], watch.running(runner)), self._nearby(drawn[1] if whole else [])]
+        moving = [each for each in orbits if each is not None]
+        found = self._confirmed(moving if any(each.moved for each in moving) else [self._here(drawn[0])])
+        return self._looked_for_rare_faults(found, watch) if watch.operations else found
 
     def _moved(self, inputs: Inputs) -> Inputs:
         """g x, for what an element g moves; zeros that it would move, if they were anything else, as something else."""
@@ -109,6 +113,23 @@ class Subject:
             found = self._judged([*found.orbits, further])
         if any(each.status is Status.BROKEN and each.runs for each in found.outputs):
             found = self._told_from_rounding(found)
+        return found
+
+    def _looked_for_rare_faults(self, found: Measured, watch: Dormant) -> Measured:
+        """What is sound, after further elements, up to the first that breaks it; all of a small finite group were drawn."""
+        watch.elements += [None, *(run.g for run in found.orbits[0].moved)]
+        usual = found.orbits
+        is_sound = any(each.status is Status.SOUND for each in found.outputs)
+        for attempt in range(ATTEMPTS if is_sound and len(self.group.generators) else 0):
+            is_broken = any(each.status is Status.BROKEN for each in found.outputs)
+            if is_broken or not watch.operations:
+                break
+            anywhere = [*draws(self.group, 2 * attempt + 3), *draws(self.group, 2 * attempt + 4)]
+            drawn = anywhere if attempt < UNGUIDED else watch.nearer(self.group, attempt)
+            watch.elements += [None, *drawn]
+            further = self._here(drawn, watch.running(call))
+            judged = self._confirmed([*usual, further])
+            found = replace(judged, orbits=(*found.orbits, further))
         return found
 
     def _further(self, here: Orbit) -> Orbit | None:
