@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ def tensors_of(value: Any, name: str = "input") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
         return
-    for key, item in _parts(value):
+    for key, item in held_in(value) or ():
         yield from tensors_of(item, f"{name}.{key}")
 
 
@@ -56,9 +56,9 @@ def map_tensors(function: Callable[[str, Tensor], Tensor], value: Any, name: str
     if isinstance(value, Tensor):
         return function(name, value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item, f"{name}.{key}") for key, item in _parts(value)))
+        return type(value)(*(map_tensors(function, item, f"{name}.{key}") for key, item in held_in(value) or ()))
     if isinstance(value, tuple | list):
-        return type(value)(map_tensors(function, item, f"{name}.{key}") for key, item in _parts(value))
+        return type(value)(map_tensors(function, item, f"{name}.{key}") for key, item in held_in(value) or ())
     if isinstance(value, dict):
         changed = copy.copy(value)
         changed.update({key: map_tensors(function, item, f"{name}.{key}") for key, item in value.items()})
@@ -66,28 +66,29 @@ def map_tensors(function: Callable[[str, Tensor], Tensor], value: Any, name: str
     if not any(True for _ in tensors_of(value)):
         return value
     twin = copy.copy(value)
-    for key, item in list(_parts(value)):
+    for key, item in list(held_in(value) or ()):
         _set(twin, key, map_tensors(function, item, f"{name}.{key}"))
     return twin
 
 
-def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
+def held_in(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """What a container holds, by key; None of what is none: an object's attributes need not be all that it says."""
+    if isinstance(getattr(value, "tensor", None), Tensor):
+        # escnn's GeometricTensor, beside its type
+        return [("tensor", value.tensor)]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True)
     if isinstance(value, Mapping):
-        yield from value.items()
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from zip(value._fields, value, strict=True)
-    elif isinstance(value, tuple | list):
-        yield from enumerate(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-    elif isinstance(value, types.SimpleNamespace):
-        yield from vars(value).items()
-    elif hasattr(value, "to_dict") and hasattr(value, "keys"):
+        return value.items()
+    if isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
+        return enumerate(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if hasattr(value, "to_dict") and hasattr(value, "keys"):
         # torch_geometric's Data
-        yield from value.to_dict().items()
-    elif hasattr(value, "tensor") and isinstance(getattr(value, "tensor", None), Tensor):
-        # escnn's GeometricTensor
-        yield "tensor", value.tensor
+        found: Iterable[tuple[Any, Any]] = value.to_dict().items()
+        return found
+    return vars(value).items() if isinstance(value, types.SimpleNamespace) else None
 
 
 def _set(value: Any, key: Any, item: Any) -> None:

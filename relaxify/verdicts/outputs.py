@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from relaxify.graph.inputs import held_in
 from relaxify.modules.copies import parts
 
 _SILENT = (str, bytes, type(None), torch.dtype, torch.device, torch.Size, enum.Enum, type, torch.nn.Module)
@@ -49,7 +48,7 @@ def _leaves(value: Any, name: str, above: set[int]) -> Iterator[tuple[str, Any]]
         yield name, value
     elif isinstance(value, _SILENT) or id(value) in above:
         return
-    elif (held := _parts(value)) is not None:
+    elif (held := held_in(value)) is not None:
         for key, item in held:
             yield from _leaves(item, f"{name}.{key}", above | {id(value)})
     elif _hides(value):
@@ -67,26 +66,6 @@ def _hides(value: Any) -> bool:
             seen[id(item)] = item
             waiting += [part for _, part in parts(item)]
     return False
-
-
-def _parts(value: Any) -> Iterable[tuple[Any, Any]] | None:
-    """What a container holds; None of what is none: an object's attributes need not be all that it says."""
-    if isinstance(getattr(value, "tensor", None), Tensor):
-        # escnn's GeometricTensor, beside its type
-        return [("tensor", value.tensor)]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return zip(value._fields, value, strict=True)
-    if isinstance(value, Mapping):
-        return value.items()
-    if isinstance(value, Sequence | Set):
-        return enumerate(value)
-    if dataclasses.is_dataclass(value):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    if hasattr(value, "to_dict") and hasattr(value, "keys"):
-        # torch_geometric's Data
-        found: Iterable[tuple[Any, Any]] = value.to_dict().items()
-        return found
-    return vars(value).items() if isinstance(value, types.SimpleNamespace) else None
 
 
 def _value(leaf: Any) -> Tensor:
