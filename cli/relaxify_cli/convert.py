@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +16,8 @@ from relaxify_cli.errors import ThresholdError, shown
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
+
+SHOWN_NAMES = 8
 
 
 def convert(
@@ -86,10 +88,16 @@ def _show(conversion: Conversion, verified: str | None) -> None:
             f"{state.parameters_after:,} of {state.parameters_before:,} parameters (with buffers) remain."
         )
     if conversion.left_out:
-        console.print(f"Left out: {shown(', '.join(conversion.left_out))}.")
+        console.print(f"Left out: {shown(_names(conversion.left_out))}.", soft_wrap=True)
     if verified is not None:
         console.print(f"Loads with strict=True into {shown(verified)}.")
     console.print(f"Wrote {shown(str(conversion.target))}.", soft_wrap=True)
+
+
+def _names(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = [f"and {len(names) - SHOWN_NAMES} more"] if len(names) > SHOWN_NAMES else []
+    return ", ".join([*names[:SHOWN_NAMES], *more])
 
 
 def _table(state: StateConversion, mode: str) -> Table:

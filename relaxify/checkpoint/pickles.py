@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from relaxify.record import CheckpointError
 
 MAX_INTEGER_BYTES = 64
+LONGEST_NAME = 100
 STOP = ord(".")
 
 
@@ -30,19 +31,27 @@ class Global:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        name = f"{self.module}.{self.name}"
+        return name if name.isprintable() and len(name) <= LONGEST_NAME else f"{name!r:.{LONGEST_NAME}}"
 
 
 @dataclass(eq=False)
 class Call:
     """What a pickle would call: `function(*arguments)`, or the class's __new__; and what it would do to the result."""
 
-    function: Global
+    function: Global | Call
     arguments: tuple[Any, ...]
     new: bool = False
     state: tuple[Any, ...] = ()
     items: dict[Any, Any] = field(default_factory=dict)
     appended: list[Any] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """What is called, or what that is made by."""
+        function = self.function
+        while isinstance(function, Call):
+            function = function.function
+        return str(function)
 
 
 @runtime_checkable
@@ -165,9 +174,15 @@ class _Machine:
 
     def called(self, *, new: bool) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+        if not isinstance(function, Global | Call) or not isinstance(arguments, tuple):
             raise invalid("a call of what is no function in its pickle")
         self.push(self._called(Call(function, arguments, new)))
+
+    def called_with_names(self) -> None:
+        """A call of __new__ with named arguments, too."""
+        named = self.stack.pop()
+        self.stack[-1] = (*self.stack[-1], named)
+        self.called(new=True)
 
     def _called(self, call: Call) -> Any:
         if call.function == ORDERED and not call.arguments:
@@ -213,7 +228,7 @@ class _Machine:
 
 ORDERED = Global("collections", "OrderedDict")
 ENCODE = Global("_codecs", "encode")
-_SIMPLE = (str, int, float, bytes, type(None), Global)
+_SIMPLE = (str, int, float, bytes, type(None), Global, Call)
 
 
 def _key(key: Any) -> Any:
@@ -286,6 +301,7 @@ _BY_CODE: dict[bytes, Callable[[_Machine], None]] = {
     b"\x93": _named_on_stack,
     b"R": lambda m: m.called(new=False),
     b"\x81": lambda m: m.called(new=True),
+    b"\x92": _Machine.called_with_names,
     b"b": _Machine.build,
     b"Q": lambda m: m.push(m.meaning.persistent(m.stack.pop())),
 }

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relaxify.checkpoint.calls import check_harmless, number_of
 from relaxify.checkpoint.data import Data, Made, View, contiguous_stride
 from relaxify.checkpoint.pickles import Call, Global, invalid
 from relaxify.checkpoint.pickling import Persistent
-from relaxify.record import CheckpointError
 
 _STORAGES: dict[str, torch.dtype] = {
     "DoubleStorage": torch.float64,
@@ -125,26 +125,26 @@ class Target:
 
 
 class Meanings:
-    """What the names, calls and keys in a checkpoint's pickle stand for. `find` says where a storage's bytes are."""
+    """What the names, calls and keys in a checkpoint's pickle stand for. `find` says where a storage's bytes are.
+
+    `is_plain`, as long as all that is named makes plain values or tensors.
+    """
 
     def __init__(self, find: Callable[[str], Data | None]) -> None:
         self.storages: dict[str, Storage] = {}
+        self.is_plain = True
         self._find = find
 
     def named(self, name: Global) -> Global:
-        """CheckpointError for all that does not merely make a plain value or a tensor."""
-        rebuilds = name.module == "torch._utils" and name.name.startswith("_rebuild_")
-        is_storage = name.module in _MODULES and name.name in _STORAGES
-        if not (rebuilds or is_storage or _is_constant(name) or name.name in _ALLOWED.get(name.module, ())):
-            raise CheckpointError(
-                f"reading it would run code ({name}), which convert never does; save the model's state_dict alone."
-            )
+        """A name is data, whatever it names."""
+        self.is_plain &= makes_plain_values(name)
         return name
 
     def called(self, call: Call) -> Any:
-        """A tensor where the call rebuilds a dense one; any other call as it is."""
-        if call.function not in _ARGUMENTS:
-            return call
+        """A tensor where the call rebuilds a dense one, a number where it makes numpy's; any other call as it is."""
+        check_harmless(call)
+        if not isinstance(call.function, Global) or call.function not in _ARGUMENTS:
+            return number_of(call)
         arguments, most = call.arguments, _ARGUMENTS[call.function]
         if not most - 1 <= len(arguments) <= most or not isinstance(arguments[0], Storage):
             raise invalid("a tensor without a storage in its pickle")
@@ -154,8 +154,13 @@ class Meanings:
         # what is left are bits that change how entries are to be read, as of a conjugate
         return call if len(arguments) == most and most > 4 and arguments[-1] else TorchTensor(arguments[0], view, call)
 
-    def persistent(self, key: Any) -> Storage:
-        """The storage that a key names: ("storage", its type, its key, where it was, its number of entries, ...)."""
+    def persistent(self, key: Any) -> Any:
+        """The storage that a key names: ("storage", its type, its key, where it was, its number of entries, ...).
+
+        The format of before 2020 has also ("module", a class, where its code was, and that code).
+        """
+        if isinstance(key, tuple) and len(key) == 4 and key[0] == "module":
+            return key[1]
         if not isinstance(key, tuple) or len(key) < 5 or key[0] != "storage" or any(part is not None for part in key[5:]):
             raise invalid("what its pickle refers to is no storage")
         _, kind, name, _, count = key[:5]
@@ -169,6 +174,13 @@ class Meanings:
         if (storage.kind, storage.count) != (kind, count):
             raise invalid(f"the storage {name!r} is described in two ways")
         return storage
+
+
+def makes_plain_values(name: Global) -> bool:
+    """Whether what a name stands for merely makes plain values or tensors."""
+    rebuilds = name.module == "torch._utils" and name.name.startswith("_rebuild_")
+    is_storage = name.module in _MODULES and name.name in _STORAGES
+    return rebuilds or is_storage or _is_constant(name) or name.name in _ALLOWED.get(name.module, ())
 
 
 def _is_constant(name: Global) -> bool:

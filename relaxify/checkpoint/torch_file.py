@@ -13,6 +13,7 @@ from typing import Any
 from relaxify.checkpoint.archive import is_archive, read_members, writing_members
 from relaxify.checkpoint.container import Checkpoint, Piece
 from relaxify.checkpoint.copying import Copy
+from relaxify.checkpoint.foreign import without_foreign
 from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
 from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
@@ -20,7 +21,16 @@ from relaxify.checkpoint.safetensors_header import NAMES, check_key
 from relaxify.checkpoint.source import Range, Source
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.storages import Meanings, Storage, Target, TorchTensor
-from relaxify.checkpoint.tree import Nested, clean_state_dict, leave_out_optimizers, others, state_dict_of, tensor_of, walk
+from relaxify.checkpoint.tree import (
+    Nested,
+    clean_state_dict,
+    leave_out_optimizers,
+    name_of,
+    others,
+    state_dict_of,
+    tensor_of,
+    walk,
+)
 from relaxify.record import CheckpointError
 
 # an empty list takes one byte in a pickle, and sixty in memory
@@ -43,8 +53,8 @@ class TorchContainer:
     @contextlib.contextmanager
     def opened(self, path: Path) -> Iterator[TorchFile]:
         with Source(path) as source:
-            content = _read_archive(source) if is_archive(source) else _read_legacy(source)
-            yield TorchFile(content, walk(content), (source,))
+            content, left_out = without_foreign(*(_read_archive(source) if is_archive(source) else _read_legacy(source)))
+            yield TorchFile(content, walk(content), (source,), left_out)
 
     def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
         content, lost = checkpoint.whole(plans)
@@ -76,7 +86,7 @@ def _most(source: Source) -> int:
     return FREE_OBJECTS + source.length // BYTES_PER_OBJECT
 
 
-def _read_archive(source: Source) -> Any:
+def _read_archive(source: Source) -> tuple[Any, Meanings]:
     members = read_members(source)
     if "constants.pkl" in members or any(name.startswith("code/") for name in members):
         raise CheckpointError("it is a TorchScript archive, which is code; save the model's state_dict instead.")
@@ -87,11 +97,12 @@ def _read_archive(source: Source) -> Any:
         raise invalid(f"its pickle has {pickle.size:,} bytes")
     if "byteorder" in members and bytes(members["byteorder"].read()[:6]) != b"little":
         raise CheckpointError("it was written on a big-endian machine; load and save it with torch first.")
-    content, _ = read_pickle(pickle.read(), Meanings(lambda key: members.get(f"data/{key}")), most=_most(source))
-    return content
+    meanings = Meanings(lambda key: members.get(f"data/{key}"))
+    content, _ = read_pickle(pickle.read(), meanings, most=_most(source))
+    return content, meanings
 
 
-def _read_legacy(source: Source) -> Any:
+def _read_legacy(source: Source) -> tuple[Any, Meanings]:
     """The pickles at the beginning are read with as much of the file as they turn out to need."""
     if bytes(source.fetch(0, 1)) != _PICKLE:
         raise invalid("it begins as no file of torch does")
@@ -104,7 +115,7 @@ def _read_legacy(source: Source) -> Any:
                 raise
         else:
             _locate(source, meanings, keys, begin)
-            return content
+            return content, meanings
     raise invalid("its pickles have no end")
 
 
@@ -139,11 +150,15 @@ def _locate(source: Source, meanings: Meanings, keys: Any, begin: int) -> None:
 
 @dataclass(frozen=True)
 class TorchFile:
-    """An open checkpoint, which becomes its clean self once `whole` or `pieces` is asked for."""
+    """An open checkpoint, which becomes its clean self once `whole` or `pieces` is asked for.
+
+    `left_out` names what of it only code could read.
+    """
 
     content: Any
     found: Nested
     sources: tuple[Source, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -151,6 +166,12 @@ class TorchFile:
 
     @property
     def states(self) -> Sequence[StateDict]:
+        if self.left_out and not self.found.state_dicts:
+            more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
+            raise CheckpointError(
+                f"it holds no relaxify records but for what may be in {self.left_out[0]}{more}, which only code can read; "
+                f"save the relaxed model's state_dict."
+            )
         return [state_dict_of(mapping, where, self.size) for mapping, where in self.found.state_dicts]
 
     def weights(self) -> Iterator[StateDict]:
@@ -163,7 +184,7 @@ class TorchFile:
             _fold(mappings[plan.state.where], plan)
             clean_state_dict(mappings[plan.state.where], plan)
         leave_out_optimizers(self.found)
-        return self.content, tuple(".".join(map(str, where)) for _, where in self.found.optimizers)
+        return self.content, (*self.left_out, *(name_of(where) for _, where in self.found.optimizers))
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
         mapping = {where: mapping for mapping, where in self.found.state_dicts}[plans[0].state.where]

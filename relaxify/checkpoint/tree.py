@@ -26,6 +26,17 @@ class Nested:
     optimizers: list[tuple[Any, Where]]
 
 
+def name_of(where: Where) -> str:
+    """How a place in a checkpoint is called."""
+    return ".".join(map(_key_name, where))
+
+
+def _key_name(key: Any) -> str:
+    if isinstance(key, tuple):
+        return f"({', '.join(map(_key_name, key))})"
+    return f"<{key}>" if isinstance(key, Call) else str(key)
+
+
 def walk(checkpoint: Any) -> Nested:
     """Find the state dicts and the optimizer states, each object once, in the order they come."""
     found = Nested([], [], [])
@@ -72,7 +83,8 @@ def tensor_of(value: Any) -> TorchTensor | None:
     return value if isinstance(value, TorchTensor) else None
 
 
-_PARAMETERS = {Global("torch._utils", name) for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")}
+PARAMETER = Global("torch._utils", "_rebuild_parameter")
+_PARAMETERS = {PARAMETER, Global("torch._utils", "_rebuild_parameter_with_state")}
 
 
 def leave_out_optimizers(found: Nested) -> None:
