@@ -44,7 +44,7 @@ def _find_foreign(content: Any) -> tuple[list[Any], set[int]]:
         for part in _parts(item):
             if isinstance(part, Global) and not makes_plain_values(part):
                 pending.append(id(item))
-            elif isinstance(part, _CONTAINERS):
+            elif isinstance(part, _CONTAINERS) and part:
                 parents[id(part)].append(id(item))
                 if id(part) not in seen:
                     seen.add(id(part))

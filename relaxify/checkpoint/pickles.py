@@ -16,6 +16,7 @@ from relaxify.record import CheckpointError
 
 MAX_INTEGER_BYTES = 64
 LONGEST_NAME = 100
+OBJECTS_PER_CALL = 8
 STOP = ord(".")
 
 
@@ -35,7 +36,7 @@ class Global:
         return name if name.isprintable() and len(name) <= LONGEST_NAME else f"{name!r:.{LONGEST_NAME}}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """What a pickle would call: `function(*arguments)`, or the class's __new__; and what it would do to the result."""
 
@@ -176,7 +177,10 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Global | Call) or not isinstance(arguments, tuple):
             raise invalid("a call of what is no function in its pickle")
-        self.push(self._called(Call(function, arguments, new)))
+        result = self._called(Call(function, arguments, new))
+        # with what may be done to its result, and what is noted of it
+        self.left -= OBJECTS_PER_CALL if isinstance(result, Call) else 0
+        self.push(result)
 
     def called_with_names(self) -> None:
         """A call of __new__ with named arguments, too."""

@@ -244,7 +244,7 @@ def test_an_attack_is_called_one(name: str, tmp_path: Path) -> None:
         convert(tmp_path / "in.pt", tmp_path / "out.pt")
 
 
-@pytest.mark.parametrize("data", [b"\x80\x02cm\nf\n" + b")R" * 50_000 + b".", b"\x80\x02cm\nf\n" + b"\x85" * 50_000 + b"."])
+@pytest.mark.parametrize("data", [b"\x80\x02cm\nf\n" + b")R" * 5_000 + b".", b"\x80\x02cm\nf\n" + b"\x85" * 5_000 + b"."])
 def test_deep_calls_are_refused_in_a_sentence(data: bytes, tmp_path: Path) -> None:
     with_pickle(tmp_path / "in.pt", data)
     with pytest.raises(CheckpointError, match=r"would run code \(m\.f\)|more than 100 levels"):
