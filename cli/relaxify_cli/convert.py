@@ -37,6 +37,9 @@ def convert(
     prefix: Annotated[
         str, typer.Option(metavar="TEXT", help="Keep only what is below this prefix, such as `net.`, and remove it.")
     ] = "",
+    key: Annotated[
+        str, typer.Option(metavar="NAME", help="Write the state dict under this key alone, such as `ema` or `a.b`.")
+    ] = "",
     verify: Annotated[
         str | None,
         typer.Option(metavar="PKG.MOD:FACTORY", help="Write OUT only if it loads strictly into the model this makes."),
@@ -58,6 +61,7 @@ def convert(
                 force=force,
                 strip_prefix=strip_prefix,
                 prefix=prefix,
+                key=key,
                 check=None if model is None else lambda path, done: check_loads(model, path, done),
                 progress=progress,
             )

@@ -13,6 +13,7 @@ from relaxify.checkpoint.data import Data
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.source import Source
 from relaxify.checkpoint.state import StateDict
+from relaxify.record import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Checkpoint(Protocol):
         """Every mapping from names to tensors alone, outermost first."""
         ...
 
+    def chosen(self, key: str) -> Checkpoint:
+        """The same, as if it held the state dict at or below `key` alone. CheckpointError unless there is one."""
+        ...
+
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         """All that the file held, state dicts nested as they were, with tensors that are `TorchTensor`s."""
         ...
@@ -67,3 +72,10 @@ class Container(Protocol):
     def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
         """What writes the clean checkpoint to a file of this kind, and the names of what that will lack."""
         ...
+
+
+def not_nested(key: str) -> CheckpointError:
+    """What is said to one who asks for a state dict by its key where there is one alone."""
+    return CheckpointError(
+        f"the key {key!r} is given, but it holds one state dict alone; leave the key out, or give {key + '.'!r} as a prefix."
+    )

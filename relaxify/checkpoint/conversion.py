@@ -29,6 +29,7 @@ def convert(
     force: bool = False,
     strip_prefix: bool = False,
     prefix: str = "",
+    key: str = "",
     check: Check | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -38,19 +39,21 @@ def convert(
     index of several (.safetensors.index.json), or the folder of a single checkpoint. State dicts are converted
     wherever they are nested; all else is carried over, except optimizer states. `strip_prefix` removes what wrappers
     (`module.`, `_orig_mod.`, `model.` and the like) put before every key; `prefix` is another such, and leaves out what is
-    not below it. Either fails if it changes no key. `check` sees the finished file before it takes its place, and prevents
+    not below it. Either fails if it changes no key. `key` ("ema", or "callbacks.ema.weights") chooses one of several state
+    dicts, which is then written alone. `check` sees the finished file before it takes its place, and prevents
     that by raising. `progress` is told (bytes done, bytes in all), from any thread.
 
     The target is written whole or not at all, over an existing file only if `force`, and never over the source.
     CheckpointError names what is wrong with the input or the output; ThetaError if a |theta| is above `max_theta`.
     """
     source, target = checkpoint_at(Path(source)), Path(target)
-    options = Options(mode, max_theta, strip_prefix, prefix)
+    options = Options(mode, max_theta, strip_prefix, prefix, key)
     check_source(source)
     reader, writer = container_of(source), container_of(target)
     check_target(target, inputs=(source,), force=force)
     try:
-        with _uncollected(), reader.opened(source) as checkpoint:
+        with _uncollected(), reader.opened(source) as opened:
+            checkpoint = opened.chosen(key) if key else opened
             plans = plan_states(checkpoint.states, options)
             write, left_out = writer.written(checkpoint, plans)
             keys = [".".join(map(str, (*plan.state.where, key))) for plan in plans for key in plan.left_out]

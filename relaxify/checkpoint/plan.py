@@ -80,13 +80,15 @@ class Conversion:
 class Options:
     """What the caller of `convert` asked for. CheckpointError if it makes no sense.
 
-    `prefix`: what is before the model's keys, which lose it; keys without it are left out.
+    `prefix`: what is before the model's keys, which lose it; keys without it are left out. `key`: where in the file the
+    state dict is that is wanted alone.
     """
 
     mode: Mode = "drop"
     max_theta: float | None = None
     strip_prefix: bool = False
     prefix: str = ""
+    key: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in ("drop", "fold"):
@@ -167,7 +169,7 @@ def _plan(state: StateDict, terms: tuple[StoredTerm, ...], options: Options) -> 
     own = [key for key in state.shapes if key not in removed]
     names = Names(_ended(options.prefix))
     if options.strip_prefix:
-        names = without_wrappers(own, [term.base_prefix for term in terms])
+        names = without_wrappers(own, {term.base_prefix: (term.record.path, *term.record.aliases) for term in terms})
     left_out = [key for key in own if names.of(key) is None]
     kept = tuple(key for key in own if names.of(key) is not None)
     if twice := [new for new, count in Counter(map(names.of, kept)).items() if count > 1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from relaxify.record import CheckpointError
@@ -10,14 +10,14 @@ from relaxify.record import CheckpointError
 # DataParallel, DDP and averages of weights, torch.compile, Opacus, FSDP, Accelerate's and DeepSpeed's, Lightning modules
 WRAPPERS = ("module.", "_orig_mod.", "_module.", "_fsdp_wrapped_module.", "_forward_module.", "model.")
 # before any module within the model
-INNER = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+INNER = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
 # what averages of weights keep beside the model's keys
 BESIDE = ("n_averaged",)
 
 
 @dataclass(frozen=True)
 class Names:
-    """The new names of the keys of a state dict: without `prefix`, and without wrappers' names within if `inner`."""
+    """The new names of the keys of a state dict: without wrappers' names within if `inner`, and without `prefix`."""
 
     prefix: str = ""
     inner: bool = False
@@ -28,12 +28,12 @@ class Names:
         >>> Names("module.", inner=True).of("module.net._orig_mod.weight"), Names("module.").of("n_averaged")
         ('net.weight', None)
         """
-        if not key.startswith(self.prefix):
-            return None
-        new = key.removeprefix(self.prefix)
-        for wrapper in INNER if self.inner else ():
-            new = f".{new}".replace(f".{wrapper}", ".")[1:]
-        return new
+        new = _without_inner(key) if self.inner else key
+        return new.removeprefix(self.prefix) if new.startswith(self.prefix) else None
+
+
+def _without_inner(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in INNER)
 
 
 def wrapper_prefix(keys: Iterable[str]) -> str:
@@ -48,21 +48,40 @@ def wrapper_prefix(keys: Iterable[str]) -> str:
     return prefix
 
 
-def without_wrappers(keys: Sequence[str], terms: Sequence[str]) -> Names:
-    """The names without the wrappers that all keys have in common, of which `terms` are those where a term is.
+def without_wrappers(keys: Sequence[str], terms: Mapping[str, Sequence[str]]) -> Names:
+    """The names without what wrappers put before every key.
 
-    CheckpointError if only some keys have them: whether the others are the model's too cannot be told.
+    `terms` are the prefixes of the layers that have terms, and what their records call them: what is before that is a
+    wrapper's, `net.` too. CheckpointError if only some keys have it: whether the others are the model's cannot be told.
     """
-    own = [key for key in keys if key not in BESIDE]
-    found = Names(wrapper_prefix(own), inner=True)
-    if not found.prefix and (wanted := wrapper_prefix(terms)):
-        others = [key for key in own if not key.startswith(wanted)]
+    own = [_without_inner(key) for key in keys if key not in BESIDE]
+    layers = {_without_inner(prefix): names for prefix, names in terms.items()}
+    found = _ahead_of(layers) or wrapper_prefix(own) or wrapper_prefix(layers)
+    others = [key for key in own if not key.startswith(found)]
+    if others:
         more = f" and {len(others) - 1} more do" if len(others) > 1 else " does"
         raise CheckpointError(
-            f"the terms' keys begin with {wanted!r}, and {others[0]!r}{more} not, so it cannot be told whether that is a "
-            f"wrapper's; give the prefix {wanted!r} to keep only what is below it."
+            f"the terms' keys begin with {found!r}, and {others[0]!r}{more} not, so it cannot be told whether that is a "
+            f"wrapper's; give the prefix {found!r} to keep only what is below it."
         )
-    return found
+    return Names(found, inner=True)
+
+
+def _ahead_of(layers: Mapping[str, Sequence[str]]) -> str:
+    """What is before the names of all layers; "" if they do not agree.
+
+    >>> _ahead_of({"net.lin.": ["lin"], "net.a.out.": ["first.out", "a.out"]})
+    'net.'
+    """
+    found = [{_ahead(prefix, name) for name in names} - {None} for prefix, names in layers.items()]
+    return min(filter(None, set.intersection(*found)), key=len, default="") if found else ""
+
+
+def _ahead(prefix: str, name: str) -> str | None:
+    """What is before a module's name in its prefix; None if that is another's."""
+    own = f"{name}." if name else ""
+    ahead = prefix.removesuffix(own)
+    return ahead if prefix.endswith(own) and (not ahead or ahead.endswith(".")) else None
 
 
 def changes_none(names: Names, keys: Iterable[str]) -> bool:

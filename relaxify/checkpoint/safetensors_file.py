@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from relaxify.checkpoint.container import Checkpoint, Piece
+from relaxify.checkpoint.container import Checkpoint, Piece, not_nested
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.data import Made, View, contiguous_stride
 from relaxify.checkpoint.plan import StatePlan
@@ -64,6 +64,9 @@ class SafetensorsFile:
 
     def weights(self) -> Iterator[StateDict]:
         yield from self.states
+
+    def chosen(self, key: str) -> Checkpoint:
+        raise not_nested(key)
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[OrderedDict[str, TorchTensor], tuple[str, ...]]:
         (plan,) = plans

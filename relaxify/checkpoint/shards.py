@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relaxify.checkpoint.container import Checkpoint, Piece
+from relaxify.checkpoint.container import Checkpoint, Piece, not_nested
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer, SafetensorsFile
@@ -51,6 +51,9 @@ class Shards:
 
     def weights(self) -> Iterator[StateDict]:
         yield from self.states
+
+    def chosen(self, key: str) -> Checkpoint:
+        raise not_nested(key)
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[OrderedDict[str, TorchTensor], tuple[str, ...]]:
         (plan,) = plans

@@ -23,6 +23,7 @@ from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.storages import Meanings, Storage, Target, TorchTensor
 from relaxify.checkpoint.tree import (
     Nested,
+    Where,
     clean_state_dict,
     leave_out_optimizers,
     name_of,
@@ -38,6 +39,8 @@ FREE_OBJECTS, BYTES_PER_OBJECT = 2_000_000, 64
 LARGEST_PICKLE = 2**30
 # a tensor that repeats few entries many times becomes as large as it looks
 LARGEST_EXPANDED = 128 * 2**20
+# of names in an error
+SHOWN = 8
 # torch.save's format of before 2020: four pickles, a list of keys, and the storages one after the other
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PICKLE = b"\x80"
@@ -178,6 +181,12 @@ class TorchFile:
         for mapping, where in self.found.weights:
             yield state_dict_of(mapping, where, self.size)
 
+    def chosen(self, key: str) -> TorchFile:
+        found = self.found.state_dicts or self.found.weights
+        mapping, where = _at(key, found)
+        lost = (*self.left_out, *others(self.content, where))
+        return TorchFile(mapping, Nested([(mapping, ())], [(mapping, ())], []), self.sources, lost)
+
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         mappings = {where: mapping for mapping, where in self.found.state_dicts}
         for plan in plans:
@@ -191,9 +200,29 @@ class TorchFile:
         content, lost = self.whole(plans)
         if len(plans) > 1:
             names = " and ".join(repr(plan.report.name) for plan in plans)
-            raise CheckpointError(f"it holds several state dicts ({names}), a .safetensors file one; write a .pt.")
+            raise CheckpointError(
+                f"it holds several state dicts ({names}), a .safetensors file one; choose one by its key, or write a .pt."
+            )
         pieces = [_piece(key, value) for key, value in mapping.items()]
         return pieces, None, (*lost, *others(content, plans[0].state.where))
+
+
+def _at(key: str, found: Sequence[tuple[Any, Where]]) -> tuple[Any, Where]:
+    """Of these state dicts the one at a key, or the only one below it."""
+    names = {name_of(where): (mapping, where) for mapping, where in found}
+    matching = [name for name in names if f"{name}.".startswith(f"{key}.")]
+    if key in names or len(matching) == 1:
+        return names[key if key in names else matching[0]]
+    among = matching or list(names)
+    if not among:
+        raise CheckpointError("it holds no state dict; save the relaxed model's state_dict.")
+    raise CheckpointError(f"it has {'several' if matching else 'no'} state dicts at {key!r}; give the key {_either(among)}.")
+
+
+def _either(names: Sequence[str]) -> str:
+    """Some names of which one is to be chosen; the file's own may be any."""
+    shown = [repr(name) for name in names[:SHOWN]] + ([f"one of {len(names) - SHOWN} others"] if len(names) > SHOWN else [])
+    return " or ".join(shown)
 
 
 def _fold(mapping: Any, plan: StatePlan) -> None:

@@ -195,6 +195,27 @@ def test_wrappers_are_kept_or_stripped(suffix: str, prefix: str, tmp_path: Path)
 
 
 @FORMATS
+@pytest.mark.parametrize(
+    ("before", "within"),
+    [
+        ("net.", "layers.0."),
+        ("module.net.", "layers.0."),
+        ("wrapped.inner._orig_mod.", "layers.0."),
+        ("module._orig_mod.", "layers._checkpoint_wrapped_module.0._fsdp_wrapped_module."),
+        ("_fsdp_wrapped_module.", "layers.0._fsdp_wrapped_module._orig_mod."),
+        ("", "layers._orig_mod.0."),
+        ("module.model.", "layers.0."),
+    ],
+)
+def test_a_wrapper_is_what_is_before_the_name_in_the_record(suffix: str, before: str, within: str, tmp_path: Path) -> None:
+    """Whatever it is called, and what wrappers put between."""
+    layer, own = relaxed_layer(), {"scale": torch.ones(2), "module.net.weight": torch.ones(3)}
+    state = {f"{before}{key}": value for key, value in own.items()} | layer.state(f"{before}{within}lin.")
+    convert(save(state, tmp_path / f"in{suffix}"), tmp_path / f"out{suffix}", strip_prefix=True)
+    assert_same(load(tmp_path / f"out{suffix}"), {**own, **layer.plain("layers.0.lin.")})
+
+
+@FORMATS
 def test_a_prefix_that_some_keys_lack_is_asked_for(suffix: str, tmp_path: Path) -> None:
     """Whether `model.` is a wrapper's or a part of the model cannot be told, and nothing is lost without a word."""
     layer = relaxed_layer()

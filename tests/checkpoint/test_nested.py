@@ -267,3 +267,70 @@ def test_parameters_saved_as_such(tmp_path: Path) -> None:
     found = load(tmp_path / "out.pt")
     assert isinstance(found["lin.weight"], nn.Parameter)
     assert_folded({key: value.detach() for key, value in found.items()}, layer, "lin.")
+
+
+def several() -> tuple[dict[str, Relaxed], dict[str, Any]]:
+    layers = {name: relaxed_layer(seed=seed) for seed, name in enumerate(("model", "ema", "swa", "best"))}
+    return layers, {
+        "model": layers["model"].state("lin."),
+        "state_dict_ema": layers["ema"].state("lin."),
+        "callbacks": {"averaging": {"swa": layers["swa"].state("module.lin.") | {"n_averaged": torch.tensor(3)}, "n": 3}},
+        "kept": [{"weights": layers["best"].state("lin."), "loss": 0.5}],
+        "optimizer": optimizer_state(),
+        "args": Path("x"),
+    }
+
+
+@FORMATS
+@pytest.mark.parametrize("mode", ["drop", "fold"])
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("model", "model"),
+        ("state_dict_ema", "ema"),
+        ("callbacks.averaging.swa", "swa"),
+        ("callbacks", "swa"),
+        ("kept", "best"),
+    ],
+)
+def test_one_of_several_state_dicts(key: str, name: str, mode: Any, suffix: str, tmp_path: Path) -> None:
+    layers, checkpoint = several()
+    strip = name == "swa"
+    source = save(checkpoint, tmp_path / "in.pt")
+    conversion = convert(source, tmp_path / f"out{suffix}", key=key, mode=mode, strip_prefix=strip)
+    found = load(tmp_path / f"out{suffix}")
+    if mode == "drop":
+        assert_same(found, layers[name].plain("lin."))
+    else:
+        assert_folded(found, layers[name], "lin.")
+    own = {"model": "model", "ema": "state_dict_ema", "swa": "callbacks", "best": "kept"}[name]
+    assert {*checkpoint} - {own} <= {*conversion.left_out}
+    assert ("n_averaged" in conversion.left_out) == strip
+    assert ("kept.0.loss" in conversion.left_out) == (name == "best")
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("emma", r"no state dicts at 'emma'; give the key 'model' or 'state_dict_ema' or 'callbacks\.averaging\.swa' or"),
+        ("mod", "no state dicts at 'mod'"),
+        ("", r"several state dicts \('model' and 'state_dict_ema' and .*choose one by its key"),
+    ],
+)
+def test_a_key_of_nothing_lists_what_there_is(key: str, why: str, tmp_path: Path) -> None:
+    source = save(several()[1], tmp_path / "in.pt")
+    with pytest.raises(CheckpointError, match=why):
+        convert(source, tmp_path / "out.safetensors", key=key)
+
+
+def test_a_key_of_several_lists_them(tmp_path: Path) -> None:
+    source = save({"ema": {"fast": relaxed_layer().state(), "slow": relaxed_layer().state()}}, tmp_path / "in.pt")
+    with pytest.raises(CheckpointError, match=r"several state dicts at 'ema'; give the key 'ema\.fast' or 'ema\.slow'"):
+        convert(source, tmp_path / "out.pt", key="ema")
+
+
+def test_a_key_where_there_is_one_state_dict_alone(tmp_path: Path) -> None:
+    source = save(relaxed_layer().state("ema.lin."), tmp_path / "in.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds one state dict alone; leave the key out, or give 'ema\.' as a prefix"):
+        convert(source, tmp_path / "out.pt", key="ema")
+    convert(source, tmp_path / "out.pt", prefix="ema.")
