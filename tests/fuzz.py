@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from relaxed_states import IRREPS, relaxed_layer
@@ -61,6 +62,10 @@ ARRAYS = _bytes_of(lambda buffer: np.savez(buffer, X=np.ones((4, 3)), Y=np.zeros
 LOG = b"step,layer,quantity,value\n" + b"".join(b"%d,lin,share,0.5\n" % step for step in range(9))
 with zipfile.ZipFile(io.BytesIO(TORCH)) as _archive:
     PICKLE = _archive.read("archive/data.pkl")
+with tempfile.TemporaryDirectory() as _folder, warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    dcp.save({"model": STATE, "list": [1, torch.ones(2)]}, checkpoint_id=_folder, no_dist=True)
+    METADATA, PARTS = ((Path(_folder) / name).read_bytes() for name in (".metadata", "__0_0.distcp"))
 
 
 @st.composite
@@ -154,6 +159,19 @@ def converted(data: bytes, suffix: str) -> None:
         assert time.process_time() - start < SLOW
 
 
+def distributed(metadata: bytes) -> None:
+    """The same of a folder of torch.distributed.checkpoint with other metadata."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, target = Path(name) / "in", Path(name) / "out.pt"
+        folder.mkdir()
+        (folder / "__0_0.distcp").write_bytes(PARTS)
+        (folder / ".metadata").write_bytes(metadata)
+        start = time.process_time()
+        said = _refused(lambda: convert(folder, target))
+        assert target.exists() is (said is None)
+        assert time.process_time() - start < SLOW
+
+
 def decoded(text: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -175,6 +193,7 @@ KINDS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[bytes], None]]] = {
     "deflated archive": (damaged(_deflated(TORCH)), lambda data: converted(data, ".pt")),
     "pickle": (damaged(PICKLE).map(rezipped), lambda data: converted(data, ".pt")),
     "legacy": (damaged(LEGACY), lambda data: converted(data, ".pt")),
+    "distributed": (damaged(METADATA), distributed),
     "record": (records(), decoded),
     "record in a file": ((records() | damaged(RECORD)).map(with_record), lambda data: converted(data, ".safetensors")),
     "npz": (damaged(ARRAYS), lambda data: read(data, ".npz")),

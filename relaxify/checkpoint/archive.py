@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.data import Data
-from relaxify.checkpoint.source import CHUNK, Range, Source, damaged
+from relaxify.checkpoint.source import CHUNK, Source, damaged
 from relaxify.record import CheckpointError
 
 ALIGNMENT = 64
@@ -135,7 +135,7 @@ def _member(source: Source, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, en
     if entry.file_size != entry.compress_size:
         raise _broken(f"{name!r} has {entry.compress_size} bytes and says {entry.file_size}")
     # where torch is asked not to compute checksums, it writes 0
-    return Range(source, begin, entry.file_size, entry.CRC or None)
+    return source.range(begin, entry.file_size, entry.CRC or None)
 
 
 def _broken(why: str) -> CheckpointError:

@@ -6,14 +6,15 @@ import re
 from pathlib import Path
 
 from relaxify.checkpoint.container import Container
+from relaxify.checkpoint.distributed_folder import METADATA, DistributedContainer
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer
 from relaxify.checkpoint.shards import INDEX, ShardsContainer
 from relaxify.checkpoint.torch_file import TorchContainer
 from relaxify.record import CheckpointError
 
-CONTAINERS: tuple[Container, ...] = (SafetensorsContainer(), TorchContainer(), ShardsContainer())
+CONTAINERS: tuple[Container, ...] = (SafetensorsContainer(), TorchContainer(), ShardsContainer(), DistributedContainer())
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
-_IN_FOLDERS = (f"*{INDEX}", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+_IN_FOLDERS = (METADATA, f"*{INDEX}", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def container_of(path: Path) -> Container:
@@ -21,7 +22,7 @@ def container_of(path: Path) -> Container:
     for container in CONTAINERS:
         if path.name.lower().endswith(container.suffixes):
             return container
-    known = ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes if suffix != INDEX)
+    known = ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes if suffix not in (INDEX, METADATA))
     raise CheckpointError(f"{path} has the suffix {path.suffix!r}, which tells no format; use one of {known}.")
 
 

@@ -83,6 +83,10 @@ class Source(io.RawIOBase):
         if count < len(buffer):
             raise SourceChangedError("it was cut short while it was read; convert it once it has been saved.")
 
+    def range(self, begin: int, size: int, crc: int | None = None) -> Range:
+        """These of its bytes."""
+        return Range(self, begin, size, crc)
+
     def fileno(self) -> int:
         return self._file.fileno()
 
@@ -111,6 +115,44 @@ class Source(io.RawIOBase):
     def _state(self) -> tuple[int, ...]:
         found = os.fstat(self._file.fileno())
         return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+class Slice(Source):
+    """A part of a file that is a file itself; its ranges are the whole file's."""
+
+    def __init__(self, whole: Source, begin: int, length: int) -> None:
+        if not 0 <= begin <= begin + length <= whole.length:
+            raise CheckpointError(f"{whole.path.name} ends before byte {begin + length}; save or copy it again.")
+        self.path, self.length = whole.path, length
+        self._whole, self._begin, self._at = whole, begin, 0
+
+    def fill(self, begin: int, buffer: memoryview) -> None:
+        self._whole.fill(self._begin + begin, buffer)
+
+    def range(self, begin: int, size: int, crc: int | None = None) -> Range:
+        return self._whole.range(self._begin + begin, size, crc)
+
+    def check_unchanged(self) -> None:
+        self._whole.check_unchanged()
+
+    def fileno(self) -> int:
+        return self._whole.fileno()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.length}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        size = min(len(buffer), max(0, self.length - self._at))
+        self.fill(self._at, memoryview(buffer)[:size])
+        self._at += size
+        return size
+
+    def close(self) -> None:
+        """Whoever opened the whole file closes it."""
 
 
 @dataclass(frozen=True)

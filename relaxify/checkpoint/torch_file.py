@@ -18,7 +18,7 @@ from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pick
 from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.safetensors_header import NAMES, check_key
-from relaxify.checkpoint.source import Range, Source
+from relaxify.checkpoint.source import Source
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.storages import Meanings, Storage, Target, TorchTensor
 from relaxify.checkpoint.tree import (
@@ -56,7 +56,7 @@ class TorchContainer:
     @contextlib.contextmanager
     def opened(self, path: Path) -> Iterator[TorchFile]:
         with Source(path) as source:
-            content, left_out = without_foreign(*(_read_archive(source) if is_archive(source) else _read_legacy(source)))
+            content, left_out = without_foreign(*read_torch(source))
             yield TorchFile(content, walk(content), (source,), left_out)
 
     def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
@@ -83,6 +83,11 @@ def write_torch(copy: Copy, content: Any) -> None:
         for storage, key in storages.items():
             members.add(f"data/{key}", storage.written)
         members.add("version", b"3\n")
+
+
+def read_torch(source: Source) -> tuple[Any, Meanings]:
+    """What torch.save wrote, with names and calls of what only code can read as data, and what was found in it."""
+    return _read_archive(source) if is_archive(source) else _read_legacy(source)
 
 
 def _most(source: Source) -> int:
@@ -147,7 +152,7 @@ def _locate(source: Source, meanings: Meanings, keys: Any, begin: int) -> None:
         size = count * storage.width
         if begin + 8 + size > source.length:
             raise invalid("it is cut short")
-        storage.put(Range(source, begin + 8, size))
+        storage.put(source.range(begin + 8, size))
         begin += 8 + size
 
 
