@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,63 @@ def write_whole(target: Path, content: bytes, *, inputs: Sequence[Path] = (), fo
     """Write a small file. CheckpointError as `check_target`; OSError if the system does not let it."""
     with replacing(target, inputs=inputs, force=force) as new:
         new.file.write(content)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, *, inputs: Sequence[Path] = ()) -> Iterator[NewFolder]:
+    """A folder that becomes `target` if the block succeeds, and vanishes if not.
+
+    CheckpointError if there is something already: what is in a folder cannot be replaced at once, so it never is.
+    """
+    check_new_folder(target)
+    _remove_orphans(target.parent)
+    new = NewFolder(target, _mode(*inputs))
+    try:
+        yield new
+        new.publish()
+    finally:
+        new.close()
+    _sync_folder(target.parent)
+
+
+def check_new_folder(target: Path) -> None:
+    """CheckpointError unless a folder can be made there."""
+    if not target.parent.is_dir():
+        raise CheckpointError(f"cannot write {target}: its folder does not exist; create it first.")
+    if os.path.lexists(target):
+        raise CheckpointError(f"{target} exists, and a folder is never overwritten; choose another name, or remove it.")
+
+
+class NewFolder:
+    """A folder in the making, which has a temporary name until it is complete."""
+
+    def __init__(self, target: Path, mode: int) -> None:
+        self.target, self._mode = target, mode
+        self.path = target.with_name(f".relaxify-{secrets.token_hex(8)}")
+        self.path.mkdir()
+        # for as long as it is open, the next writer does not take it for an orphan
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        _lock(self._descriptor)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[BinaryIO]:
+        """A new file in it, which is on the disk when the block ends."""
+        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, self._mode)
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self) -> None:
+        """Give it its place, at once; CheckpointError if something has come there meanwhile."""
+        _sync_folder(self.path)
+        check_new_folder(self.target)
+        self.path.rename(self.target)
+
+    def close(self) -> None:
+        # where that fails, the next writer does it
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._descriptor)
 
 
 @contextlib.contextmanager
@@ -158,15 +216,16 @@ def _mode(*paths: Path) -> int:
 
 
 def _remove_orphans(folder: Path) -> None:
-    """Remove temporary files of writers that were killed: of those that still write, the file is locked."""
+    """Remove temporary files and folders of writers that were killed: those of writers that still write are locked."""
     for path in folder.glob(".relaxify-*"):
-        if not _TEMPORARY.fullmatch(path.name) or not stat.S_ISREG(path.lstat().st_mode):
-            continue
         with contextlib.suppress(OSError):
+            kind = path.lstat().st_mode
+            if not _TEMPORARY.fullmatch(path.name) or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                continue
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 if _lock(descriptor):
-                    path.unlink()
+                    path.unlink() if stat.S_ISREG(kind) else shutil.rmtree(path)
             finally:
                 os.close(descriptor)
 

@@ -21,8 +21,13 @@ SHOWN_NAMES = 8
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of a relaxed model: .safetensors or .pt.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The plain model's checkpoint.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Checkpoint of a relaxed model: .safetensors, .pt, an index, or a folder.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT", help="The plain model's checkpoint; without a suffix, a new folder."),
+    ],
     mode: Annotated[
         Literal["drop", "fold"], typer.Option(help="Leave the terms out, or first add to the layers what these can express.")
     ] = "drop",
@@ -40,6 +45,10 @@ def convert(
     key: Annotated[
         str, typer.Option(metavar="NAME", help="Write the state dict under this key alone, such as `ema` or `a.b`.")
     ] = "",
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The most that a file in the folder OUT may have, such as 200MB (5GB)."),
+    ] = None,
     verify: Annotated[
         str | None,
         typer.Option(metavar="PKG.MOD:FACTORY", help="Write OUT only if it loads strictly into the model this makes."),
@@ -62,6 +71,7 @@ def convert(
                 strip_prefix=strip_prefix,
                 prefix=prefix,
                 key=key,
+                max_shard_size=max_shard_size,
                 check=None if model is None else lambda path, done: check_loads(model, path, done),
                 progress=progress,
             )

@@ -137,7 +137,7 @@ def _import_file(path: Path) -> ModuleType:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load the first state dict of a checkpoint that fits, with strict=True. ValueError if none does."""
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no checkpoint {path}; give the path of a .safetensors or .pt file.")
     try:
         checkpoint.load_weights(model, path)

@@ -10,11 +10,12 @@ import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from relaxify.checkpoint.copying import FULL, Copy, Progress
-from relaxify.checkpoint.formats import checkpoint_at, container_of
+from relaxify.checkpoint.copying import FULL, Progress
+from relaxify.checkpoint.destination import destination_of
+from relaxify.checkpoint.formats import INDICES, checkpoint_at, container_of
 from relaxify.checkpoint.plan import Conversion, Mode, Options, plan_states
 from relaxify.checkpoint.source import check_source
-from relaxify.output import TargetExistsError, check_target, replacing
+from relaxify.output import TargetExistsError
 from relaxify.record import CheckpointError
 
 Check = Callable[[Path, Conversion], None]
@@ -30,6 +31,7 @@ def convert(
     strip_prefix: bool = False,
     prefix: str = "",
     key: str = "",
+    max_shard_size: int | str | None = None,
     check: Check | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -46,25 +48,26 @@ def convert(
     The target is written whole or not at all, over an existing file only if `force`, and never over the source.
     CheckpointError names what is wrong with the input or the output; ThetaError if a |theta| is above `max_theta`.
     """
-    source, target = checkpoint_at(Path(source)), Path(target)
+    given, target = Path(source), Path(target)
+    source = checkpoint_at(given)
     options = Options(mode, max_theta, strip_prefix, prefix, key)
+    texts = source.parent if source != given or source.name.endswith(INDICES) else None
+    destination = destination_of(target, max_shard_size, texts, force=force)
     check_source(source)
-    reader, writer = container_of(source), container_of(target)
-    check_target(target, inputs=(source,), force=force)
+    reader = container_of(source)
+    destination.check((source,))
     try:
         with _uncollected(), reader.opened(source) as opened:
             checkpoint = opened.chosen(key) if key else opened
             plans = plan_states(checkpoint.states, options)
-            write, left_out = writer.written(checkpoint, plans)
+            parts, left_out = destination.parts(checkpoint, plans)
             keys = [".".join(map(str, (*plan.state.where, key))) for plan in plans for key in plan.left_out]
             conversion = Conversion(source, target, mode, tuple(plan.report for plan in plans), (*keys, *left_out))
-            with replacing(target, inputs=(source,), force=force) as new, Copy(new.file, progress) as copy:
-                write(copy)
-                copy.finish()
+            with destination.filled(parts, [read.path for read in checkpoint.sources], progress) as written:
                 for read in checkpoint.sources:
                     read.check_unchanged()
                 if check is not None:
-                    check(new.named(), conversion)
+                    check(written(), conversion)
             return conversion
     except TargetExistsError:
         raise

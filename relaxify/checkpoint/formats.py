@@ -8,13 +8,20 @@ from pathlib import Path
 from relaxify.checkpoint.container import Container
 from relaxify.checkpoint.distributed_folder import METADATA, DistributedContainer
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer
-from relaxify.checkpoint.shards import INDEX, ShardsContainer
+from relaxify.checkpoint.shards import INDEX, TORCH_INDEX, ShardsContainer, TorchShardsContainer
 from relaxify.checkpoint.torch_file import TorchContainer
 from relaxify.record import CheckpointError
 
-CONTAINERS: tuple[Container, ...] = (SafetensorsContainer(), TorchContainer(), ShardsContainer(), DistributedContainer())
-_PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
-_IN_FOLDERS = (METADATA, f"*{INDEX}", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+CONTAINERS: tuple[Container, ...] = (
+    SafetensorsContainer(),
+    TorchContainer(),
+    ShardsContainer(),
+    TorchShardsContainer(),
+    DistributedContainer(),
+)
+INDICES = (INDEX, TORCH_INDEX, METADATA)
+_PART = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
+_IN_FOLDERS = (METADATA, f"*{INDEX}", f"*{TORCH_INDEX}", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def container_of(path: Path) -> Container:
@@ -22,7 +29,9 @@ def container_of(path: Path) -> Container:
     for container in CONTAINERS:
         if path.name.lower().endswith(container.suffixes):
             return container
-    known = ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes if suffix not in (INDEX, METADATA))
+    known = ", ".join(
+        suffix for container in CONTAINERS for suffix in container.suffixes if suffix not in (INDEX, TORCH_INDEX, METADATA)
+    )
     raise CheckpointError(f"{path} has the suffix {path.suffix!r}, which tells no format; use one of {known}.")
 
 
@@ -32,7 +41,7 @@ def checkpoint_at(path: Path) -> Path:
     CheckpointError if the folder has none, or several of a kind, or if the file is a part of a checkpoint.
     """
     if not _is_folder(path):
-        if (part := _PART.fullmatch(path.name)) and (index := path.with_name(part[1] + INDEX)).exists():
+        if (part := _PART.fullmatch(path.name)) and (index := path.with_name(f"{part[1]}{part[2]}.index.json")).exists():
             raise CheckpointError(f"{path} is one of several files of a checkpoint; give their index, {index.name}.")
         return path
     for pattern in _IN_FOLDERS:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from relaxify.checkpoint.formats import container_of
+from relaxify.checkpoint.formats import checkpoint_at, container_of
 from relaxify.checkpoint.plan import Conversion
 from relaxify.checkpoint.prefixes import wrapper_prefix
 from relaxify.checkpoint.source import check_source
@@ -34,6 +34,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key.
     """
     reason = "it holds no state dict"
+    path = checkpoint_at(path)
     check_source(path)
     with _naming(path), container_of(path).opened(path) as checkpoint:
         for state in checkpoint.weights():
@@ -45,6 +46,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
     """LoadError unless every converted state dict in the file `path` loads with strict=True, but for wrappers' prefixes."""
+    path = checkpoint_at(path)
     container = container_of(path)
     with _naming(path), container.opened(path) as checkpoint:
         found = {state.where: state for state in checkpoint.weights()}
@@ -70,12 +72,20 @@ def _load(model: nn.Module, state: StateDict) -> str | None:
     state_dict = {key: state.load(key) for key in state.shapes}
     for attempt in _without_wrappers(state_dict):
         try:
-            model.load_state_dict(attempt, strict=True)
+            model.load_state_dict(_with_shared(model, attempt), strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
         else:
             return None
     return reason
+
+
+def _with_shared(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """With what the model has under several names under all of them: some libraries save it under one."""
+    own = model.state_dict(keep_vars=True)
+    saved = {id(value): key for key, value in own.items() if key in state_dict}
+    missing = {key: saved[id(value)] for key, value in own.items() if key not in state_dict and id(value) in saved}
+    return state_dict | {key: state_dict[other] for key, other in missing.items()}
 
 
 def _without_wrappers(state_dict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

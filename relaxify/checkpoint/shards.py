@@ -1,4 +1,7 @@
-"""A checkpoint in several safetensors files, and the index that says which tensor is in which, as Accelerate writes them."""
+"""A checkpoint in several files and an index that says which tensor is in which, as transformers and Accelerate write it.
+
+The files are safetensors, or torch.save's (pytorch_model.bin.index.json).
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,11 @@ from relaxify.checkpoint.safetensors_file import SafetensorsContainer, Safetenso
 from relaxify.checkpoint.source import Source
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.storages import TorchTensor
+from relaxify.checkpoint.torch_file import TorchContainer, TorchFile
+from relaxify.checkpoint.tree import walk
 from relaxify.record import CheckpointError
 
-INDEX = ".safetensors.index.json"
+INDEX, TORCH_INDEX = ".safetensors.index.json", ".bin.index.json"
 # of the index, in bytes
 LARGEST = 100_000_000
 
@@ -65,7 +70,7 @@ class Shards:
 
 
 class ShardsContainer:
-    """One state dict; read only, since one file holds as much."""
+    """One state dict; written by `sharding.py`, with what else is in its folder."""
 
     suffixes: tuple[str, ...] = (INDEX,)
     nested: bool = False
@@ -75,12 +80,45 @@ class ShardsContainer:
         with contextlib.ExitStack() as stack:
             index = stack.enter_context(Source(path))
             named = _weight_map(index)
-            paths = {name: _beside(path, name) for name in sorted({*named.values()})}
+            paths = {name: _beside(path, name, ".safetensors") for name in sorted({*named.values()})}
             files = {name: stack.enter_context(SafetensorsContainer().opened(shard)) for name, shard in paths.items()}
-            yield Shards(index, tuple(files.values()), _owners(named, files))
+            _check_owners(named, {name: file.entries for name, file in files.items()})
+            yield Shards(index, tuple(files.values()), {key: files[name] for key, name in named.items()})
 
     def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
-        raise CheckpointError("a checkpoint is written to one file; give the output a name such as model.safetensors.")
+        raise _goes_to_a_folder()
+
+
+class TorchShardsContainer:
+    """One state dict, whose tensors are in several of torch.save's files."""
+
+    suffixes: tuple[str, ...] = (TORCH_INDEX,)
+    nested: bool = True
+
+    @contextlib.contextmanager
+    def opened(self, path: Path) -> Iterator[TorchFile]:
+        with contextlib.ExitStack() as stack:
+            index = stack.enter_context(Source(path))
+            named = _weight_map(index)
+            paths = {name: _beside(path, name, TorchContainer.suffixes) for name in sorted({*named.values()})}
+            files = {name: stack.enter_context(TorchContainer().opened(shard)) for name, shard in paths.items()}
+            _check_owners(named, {name: _entries(name, file) for name, file in files.items()})
+            content = OrderedDict((key, files[name].content[key]) for key, name in named.items())
+            left_out = tuple(name for file in files.values() for name in file.left_out)
+            yield TorchFile(content, walk(content), (index, *(file.sources[0] for file in files.values())), left_out)
+
+    def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
+        raise _goes_to_a_folder()
+
+
+def _entries(name: str, file: TorchFile) -> dict[Any, Any]:
+    if not isinstance(file.content, dict):
+        raise _invalid(f"{name} holds no state dict")
+    return file.content
+
+
+def _goes_to_a_folder() -> CheckpointError:
+    return CheckpointError("an index is written with its files, to a folder; give the output a name without a suffix.")
 
 
 def _weight_map(index: Source) -> dict[str, str]:
@@ -96,23 +134,23 @@ def _weight_map(index: Source) -> dict[str, str]:
     return dict(named)
 
 
-def _beside(index: Path, name: str) -> Path:
+def _beside(index: Path, name: str, suffixes: str | tuple[str, ...]) -> Path:
     """A file in the index's folder, and in no other."""
-    if Path(name).name != name or not name.endswith(".safetensors"):
-        raise _invalid(f"it names {name!r}, which is no safetensors file beside it")
+    if Path(name).name != name or not name.endswith(suffixes):
+        raise _invalid(f"it names {name!r}, which is no safetensors file beside it, or none of torch.save's")
     path = index.with_name(name)
     if not path.is_file():
         raise CheckpointError(f"its file {name} is missing; copy all of the checkpoint's files.")
     return path
 
 
-def _owners(named: Mapping[str, str], files: Mapping[str, SafetensorsFile]) -> dict[str, SafetensorsFile]:
-    for name, file in files.items():
-        if strays := [key for key in file.entries if named.get(key) != name]:
+def _check_owners(named: Mapping[str, str], files: Mapping[str, Mapping[str, Any]]) -> None:
+    """CheckpointError unless every file has just the keys that the index says."""
+    for name, keys in files.items():
+        if strays := [key for key in keys if named.get(key) != name]:
             raise _invalid(f"{name} has {strays[0]!r}, of which it does not say so")
-    if missing := [key for key, name in named.items() if key not in files[name].entries]:
+    if missing := [key for key, name in named.items() if key not in files[name]]:
         raise _invalid(f"{missing[0]!r} is not in {named[missing[0]]}")
-    return {key: files[name] for key, name in named.items()}
 
 
 def _invalid(why: str) -> CheckpointError:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, load_checkpoint_in_model
 from e3nn import o3
+from huggingface_hub import load_torch_model
 from relaxed_states import digest
 from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
 from relaxify import project, relaxify
-from relaxify.checkpoint import CheckpointError, convert
+from relaxify.checkpoint import CheckpointError, Conversion, check_loads, convert, load_weights
 
 
 class Twice(nn.Module):
@@ -78,7 +79,7 @@ def test_what_can_be_wrong_with_shards(saved: Path, tmp_path: Path) -> None:
         assert not target.exists()
 
     refused(shard, "one of several files of a checkpoint; give their index, model.safetensors.index.json")
-    with pytest.raises(CheckpointError, match="written to one file"):
+    with pytest.raises(CheckpointError, match="written with its files, to a folder"):
         convert(index, tmp_path / "out.safetensors.index.json")
     key = next(key for key, name in document["weight_map"].items() if name == shard.name)
     for changed, why in (
@@ -126,3 +127,110 @@ def test_one_memory_under_one_name_as_save_model_writes_it(mode: str, tmp_path: 
     for found, wanted in zip(clean.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(found, wanted)
     assert clean.second is clean.first
+
+
+def pretrained(folder: Path, *, safe: bool = True) -> Path:
+    """What save_pretrained leaves in a folder: shards, their index, settings; and what a trainer puts beside."""
+    Accelerator(cpu=True).save_model(relaxed(), folder, max_shard_size="1KB", safe_serialization=safe)
+    (folder / "config.json").write_text('{"width": 4}')
+    (folder / "optimizer.bin").write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize(("size", "several"), [("0.1KB", True), (90, True), (None, False), ("1 MiB", False)])
+def test_shards_become_shards_that_libraries_load(safe: bool, size: str | int | None, several: bool, tmp_path: Path) -> None:
+    source, target = pretrained(tmp_path / "in", safe=safe), tmp_path / "out"
+    before = {path: digest(path) for path in source.iterdir()}
+    conversion = convert(source, target, max_shard_size=size)
+    assert {path: digest(path) for path in source.iterdir()} == before
+    names = {path.name for path in target.iterdir()}
+    assert ("model.safetensors.index.json" in names) == several
+    assert "config.json" in names
+    assert (target / "config.json").read_text() == '{"width": 4}'
+    assert conversion.left_out == ("optimizer.bin",)
+    expected = project(relaxed())
+    # of a layer under two names, safetensors keep one
+    for load_folder in (
+        lambda model: load_checkpoint_in_model(model, str(target), strict=not safe),
+        lambda model: load_torch_model(model, target, strict=not safe),
+    ):
+        found = Twice()
+        for parameter in found.parameters():
+            parameter.data.zero_()
+        load_folder(found)
+        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
+    if several and size is not None:
+        for path in target.glob("*.safetensors"):
+            tensors = load_file(path).values()
+            assert len(tensors) == 1 or sum(value.nbytes for value in tensors) <= 100
+
+
+def test_an_index_of_torch_files_becomes_one_file(tmp_path: Path) -> None:
+    source = pretrained(tmp_path / "in", safe=False)
+    state = project(relaxed()).state_dict()
+    for target in (tmp_path / "out.pt", tmp_path / "out.safetensors"):
+        convert(source / "pytorch_model.bin.index.json", target)
+        found = torch.load(target) if target.suffix == ".pt" else load_file(target)
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], state[key]) for key in state)
+    shard = min(source.glob("pytorch_model-*.bin"))
+    with pytest.raises(CheckpointError, match=r"give their index, pytorch_model\.bin\.index\.json"):
+        convert(shard, tmp_path / "more.pt")
+    torch.save([1], shard)
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        convert(source, tmp_path / "more.pt")
+
+
+def test_a_folder_is_whole_or_absent_and_never_overwritten(saved: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    def stop(path: Path, _: Conversion) -> None:
+        assert (path / "model.safetensors.index.json").exists()
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        convert(saved, target, max_shard_size=100, check=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    target.mkdir()
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match=r"out exists, and a folder is never overwritten; choose another name"):
+            convert(saved, target, force=force)
+    target.rmdir()
+    with pytest.raises(CheckpointError, match=r"out\.pt is the name of one file; give several the name of a folder"):
+        convert(saved, tmp_path / "out.pt", max_shard_size="1KB")
+    for size in ("many", "0", -1, "1PB"):
+        with pytest.raises(CheckpointError, match=r"the size .* is none; give a number of bytes"):
+            convert(saved, target, max_shard_size=size)
+    with pytest.raises(CheckpointError, match="its folder does not exist"):
+        convert(saved, tmp_path / "no" / "out")
+
+
+def test_a_shard_is_an_input_too(saved: Path) -> None:
+    shard = min(saved.glob("*.safetensors"))
+    before = digest(shard)
+    with pytest.raises(CheckpointError, match="which is never overwritten"):
+        convert(saved, shard, force=True)
+    assert digest(shard) == before
+
+
+def test_a_folder_left_by_a_writer_that_was_killed_is_removed(saved: Path, tmp_path: Path) -> None:
+    orphan = tmp_path / f".relaxify-{'0' * 16}"
+    orphan.mkdir()
+    (orphan / "model.safetensors").write_bytes(b"x")
+    convert(saved, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "saved"]
+
+
+def test_progress_adds_up_over_files(saved: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    convert(saved, tmp_path / "out", max_shard_size=100, progress=lambda done, total: seen.append((done, total)))
+    done = [count for count, _ in seen]
+    assert done == sorted(done)
+    assert done[-1] == 2 * sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert all(count <= total for count, total in seen)
+
+
+def test_a_model_is_verified_in_a_folder(saved: Path, tmp_path: Path) -> None:
+    convert(saved, tmp_path / "out", check=lambda path, done: check_loads(Twice(), path, done))
+    load_weights(Twice(), tmp_path / "out")
