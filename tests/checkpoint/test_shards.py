@@ -150,9 +150,9 @@ def test_shards_become_shards_that_libraries_load(safe: bool, size: str | int | 
     assert (target / "config.json").read_text() == '{"width": 4}'
     assert conversion.left_out == ("optimizer.bin",)
     expected = project(relaxed())
-    # of a layer under two names, safetensors keep one
+    # of a layer under two names safetensors keep one, and not every shard has all
     for load_folder in (
-        lambda model: load_checkpoint_in_model(model, str(target), strict=not safe),
+        lambda model: load_checkpoint_in_model(model, str(target), strict=not (safe or several)),
         lambda model: load_torch_model(model, target, strict=not safe),
     ):
         found = Twice()
