@@ -135,7 +135,7 @@ class ConvolutionTerm(StandInTerm):
     def _nearest(
         self, matrix: Float[Tensor, "c_out group_in"], moment: Float[Tensor, "n n"] | None = None
     ) -> tuple[Float[Tensor, "_"], Float[Tensor, "c_out group_in"]]:
-        return nearest_parameter(self._whole_layer(), self.convolution, matrix, moment)
+        return nearest_parameter(self._whole_layer(), self.map, matrix, moment)
 
     def _whole_layer(self) -> nn.Module:
         """The layer, or a copy gathered from all processes if it is sharded."""

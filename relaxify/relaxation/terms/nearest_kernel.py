@@ -1,12 +1,11 @@
 """Fold for convolutions: the kernel nearest to theta * K among those that the layer's own weights can express.
 
 A layer's kernel E(w) is linear in its weights, so w = argmin |E(w) - theta K|^2 is least squares, or, weighted with the
-second moment C of the patches, argmin tr((E(w) - theta K) C (E(w) - theta K)^T). Solved in float64 without forming E.
+second moment C of the patches, argmin tr((E(w) - theta K) C (E(w) - theta K)^T). Solved in float64 without forming E: by
+iterations, or, weighted, where C makes them slow, by normal equations if E is a table of blocks.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,15 +13,19 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, lsqr
 from torch import Tensor, nn
 
-from relaxify.grids.kernels import Convolution
 from relaxify.modules.hanging import probe
+from relaxify.relaxation.terms.field_gram import field_problems, pivoted_cholesky
+from relaxify.relaxation.terms.kernel_fields import Linear, kernel_fields, kinds_of
+from relaxify.sites import EquivariantMap
 
-Linear = Callable[[Tensor], Tensor]
+# of the gradient where it starts, what is left where it is as small as float64 allows
+_FLAT = 1e-10
+_MOST_STEPS = 5
 
 
 def nearest_parameter(
     layer: nn.Module,
-    convolution: Convolution,
+    map_: EquivariantMap,
     matrix: Float[Tensor, "c_out group_in"],
     moment: Float[Tensor, "n n"] | None = None,
 ) -> tuple[Float[Tensor, "_"], Float[Tensor, "c_out group_in"]]:
@@ -30,17 +33,53 @@ def nearest_parameter(
 
     With a moment: nearest on patches of this moment, from the unweighted solution on, so that it is never further there.
     """
+    convolution = map_.convolution
+    assert convolution is not None
     twin, target = probe(layer), matrix.detach().to("cpu", torch.float64)
     shape = twin.get_parameter(convolution.kernel.parameter).shape
 
     def expand(parameter: Tensor) -> Tensor:
         return convolution.as_matrix(convolution.kernel.of(twin, parameter.reshape(shape)))
 
+    def on_patches(parameter: Tensor) -> Tensor:
+        return convolution.blocks(expand(parameter))
+
     found = _least_squares(expand, target, torch.zeros(shape.numel(), dtype=torch.float64))
     if moment is not None:
-        root = _root(moment.detach().to("cpu", torch.float64))
-        found = _least_squares(lambda p: convolution.blocks(expand(p)) @ root, convolution.blocks(target) @ root, found)
+        root = _root(moment)
+        wanted = convolution.blocks(target)
+        found, is_flat = _by_fields(on_patches, map_, wanted, root @ root.mT, found)
+        if not is_flat:
+            found = _least_squares(lambda p: on_patches(p) @ root, wanted @ root, found)
     return found, expand(found)
+
+
+def _by_fields(
+    linear: Linear, map_: EquivariantMap, target: Tensor, moment: Float[Tensor, "n n"], start: Float[Tensor, " p"]
+) -> tuple[Float[Tensor, " p"], bool]:
+    """argmin_p tr((linear(p) - target) C (linear(p) - target)^T) by normal equations, and whether its gradient vanishes.
+
+    The start, and no, if the map is no table of blocks. Each step corrects the rounding errors of the one before.
+    """
+    transposed = _transposed(linear, start)
+    fields = kernel_fields(linear, transposed, len(start), kinds_of(map_.rep_out), kinds_of(map_.rep_in))
+    problems = None if fields is None else field_problems(fields, moment)
+    if problems is None:
+        return start, False
+    found, slope = start, (target - linear(start)) @ moment
+    steepness = first = float(transposed(target @ moment).norm())
+    for _ in range(_MOST_STEPS):
+        nearer = found.clone()
+        for problem in problems:
+            problem.add_step(slope, nearer)
+        slope = (target - linear(nearer)) @ moment
+        left = float(transposed(slope).norm())
+        if left < steepness:
+            found = nearer
+        if left <= _FLAT * first or left > steepness / 2:
+            break
+        steepness = left
+    return found, min(left, steepness) <= 1e-8 * first
 
 
 def _least_squares(linear: Linear, target: Tensor, start: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -64,6 +103,8 @@ def _transposed(linear: Linear, like: Float[Tensor, " n"]) -> Linear:
     return lambda y: torch.autograd.grad(value, point, y, retain_graph=True)[0]
 
 
-def _root(moment: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    values, vectors = torch.linalg.eigh((moment + moment.mT) / 2)
-    return vectors * values.clamp(min=0).sqrt()
+def _root(moment: Tensor) -> Float[Tensor, "n rank"]:
+    """R with R R^T = C, up to what rounding in the precision that C was summed in made of it, negative squares included."""
+    c = moment.detach().to("cpu", torch.float64)
+    factor, order = pivoted_cholesky((c + c.mT) / 2, torch.finfo(moment.dtype).eps)
+    return factor.mT[order.argsort()]
