@@ -50,8 +50,14 @@ def cases() -> list[Case]:
         Case("low rank 16, n_L = 8 + I", 28, 16, low_rank, functional, 1.6),
         Case("grid, the same everywhere", 28, 16, LConv(Grid.random(9, stencil), CHANNELS, CHANNELS), functional),
         Case("grid, own weights", 28, 16, LConv(Grid.random(9, stencil, space=(28, 28)), CHANNELS, CHANNELS), functional),
-        Case("so(2), spectral", 28, 16, LConv(ImageAlgebra(), CHANNELS, CHANNELS), functional),
-        Case("so(2), bilinear", 28, 16, LConv(ImageAlgebra(derivative="bilinear"), CHANNELS, CHANNELS), functional),
+        Case("so(2), spectral", 28, 16, LConv(ImageAlgebra(), CHANNELS, CHANNELS, space=(28, 28)), functional),
+        Case(
+            "so(2), bilinear",
+            28,
+            16,
+            LConv(ImageAlgebra(derivative="bilinear"), CHANNELS, CHANNELS, space=(28, 28)),
+            functional,
+        ),
     ]
 
 

@@ -10,6 +10,7 @@ import torch
 from beartype import beartype
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float, TypeCheckError
+from networks import unchecked
 from torch import Tensor
 from type_checks import checked, has_shapes
 
@@ -57,6 +58,11 @@ def test_wrong_types_are_seen_without_shapes() -> None:
     function(torch.ones(3), ["x"])
     with pytest.raises(BeartypeCallHintViolation, match="names"):
         function(torch.ones(3), [1])
+
+
+def test_checks_can_be_left_out() -> None:
+    with unchecked():
+        assert checked(plain, typechecker=beartype)(torch.ones(3), [1]) == {}
 
 
 def test_relaxify_is_checked_both_ways() -> None:

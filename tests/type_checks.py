@@ -10,7 +10,7 @@ import builtins
 import inspect
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from types import FunctionType
 from typing import Any, ForwardRef, Literal, ParamSpec, get_args, get_origin
 
@@ -24,9 +24,16 @@ def checked(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """In place of `jaxtyping.jaxtyped`, as its import hook uses it."""
     if function is None:
         return partial(checked, typechecker=typechecker)
-    if isinstance(function, FunctionType) and not has_shapes(function):
-        return typechecker(function)
-    return _with_shapes(function, typechecker=typechecker)
+    if not isinstance(function, FunctionType) or has_shapes(function):
+        return _with_shapes(function, typechecker=typechecker)
+    with_types = typechecker(function)
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        # `networks.unchecked` turns off both
+        return (function if jaxtyping.config.jaxtyping_disable else with_types)(*args, **kwargs)
+
+    return called
 
 
 def has_shapes(function: FunctionType) -> bool:

@@ -79,7 +79,7 @@ def swaps(
         raise ValueError(f"rank={rank}: generators of no rank are zero; pass at least 1.")
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     model, example_inputs = opened(model, example_inputs)
-    check_model(model)
+    check_model(model, "lconvify")
     found = list(_candidates(model))
     check_patterns({"include": include, "exclude": exclude}, found)
     observed = Observed() if example_inputs is None else observe(model, tuple(example_inputs))
@@ -124,7 +124,7 @@ def lconvify(
     True
     """
     model, example_inputs = opened(model, example_inputs)
-    check_model(model)
+    check_model(model, "lconvify")
     model = model if inplace else copied(model)
     if isinstance(model, fx.GraphModule):
         with_layers(model)
@@ -161,7 +161,8 @@ def _free_shifts(layer: LConv, shape: tuple[int, ...] | None) -> None:
     shifts: Any = layer.generators
     space = None if shape is None else shape[len(shape) - shifts.ndim :]
     layer.generators = Grid.of_shifts(shifts, space=space).to(layer.weight)
-    layer.weight = nn.Parameter(shifts.per_generator(layer.weight, layer.groups).contiguous())
+    weight = shifts.per_generator(layer.weight, layer.groups).contiguous()
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.lconv.operators import Generators, Points, Shifts, exponential_action
-from relaxify.lconv.operators.family import mix_channels
+from relaxify.lconv.operators.family import Space, mix_channels
 
 
 class LConv(nn.Module):
@@ -22,7 +22,9 @@ class LConv(nn.Module):
     learned. `identity=False` leaves L_0 out, as generators between two spaces require and as a convolution's shifts, which
     hold the identity, do. `activation` is any function.
 
-    Weights start Gaussian, such that the output's variance is the input's times `gain`^2 when inputs are independent.
+    Weights start Gaussian, such that the output's variance is the input's times `gain`^2 when inputs are independent. Where
+    that depends on the size of the images (`ImageAlgebra`, whose rotation grows with it), `space` says which: ValueError
+    without.
 
     >>> from relaxify.lconv import LowRank
     >>> layer = LConv(LowRank.random(8, (28, 28), rank=16), 1, 32, activation=torch.relu, gain=2**0.5)
@@ -41,6 +43,7 @@ class LConv(nn.Module):
         identity: bool = True,
         activation: Callable[[Tensor], Tensor] | None = None,
         gain: float = 1.0,
+        space: Space | None = None,
     ) -> None:
         super().__init__()
         _check(generators, in_channels, out_channels, groups, identity)
@@ -51,12 +54,12 @@ class LConv(nn.Module):
         shape = (out_channels, in_channels // groups)
         self.identity_weight = nn.Parameter(torch.empty(shape)) if identity else None
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.reset_parameters(gain)
+        self.reset_parameters(gain, space)
 
     @torch.no_grad()
-    def reset_parameters(self, gain: float = 1.0) -> None:
+    def reset_parameters(self, gain: float = 1.0, space: Space | None = None) -> None:
         """Gaussian W of variance gain^2 / (fan-in * (1 + sum_i |row of L_i|^2)), and no bias."""
-        power = float(self.generators.power().sum()) + (self.identity_weight is not None)
+        power = float(self.generators.power(space).sum()) + (self.identity_weight is not None)
         std = gain / math.sqrt(power * self.in_channels / self.groups) if power > 0 else 0.0
         for weight in (self.weight, self.identity_weight):
             if weight is not None:
@@ -114,7 +117,9 @@ class LinearLConv(nn.Module):
     def forward(self, h: Float[Tensor, "*shape"]) -> Tensor:
         if type(self.generators) is Points:
             return nn.functional.linear(h, self.weight, self.bias)
-        out = self.generators.mix(h.reshape(-1, self.channels, *(self.generators.space or ())), self.weight)
+        out = self.generators.mix(
+            h.reshape(math.prod(h.shape[:-1]), self.channels, *(self.generators.space or ())), self.weight
+        )
         out = out.reshape(*h.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias
 

@@ -1,10 +1,12 @@
 """What keeps learned generators near a Lie algebra (LC sec. 3, App. F.2): closure, and orthogonality under the Killing form.
 
-Both are measured on a few random probe vectors z: brackets [L_i, L_j] z and products f L_k z cost 2 n_L^2 applications of
-one generator, and no matrix is formed.
+Both are measured on probe vectors z: brackets [L_i, L_j] z and products f L_k z cost 2 n_L^2 applications of one generator,
+and no matrix is formed. In small spaces the unit vectors are the probes, which is the definition itself.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -16,9 +18,13 @@ from relaxify.lconv.operators import Generators
 # keeps the fit of structure constants defined where generators are dependent, far above rounding and below any effect
 RIDGE = 1e-6
 
+# points of a space whose unit vectors are all probes, and how many random ones serve a larger space
+LARGEST_WHOLE = 64
+FEW = 8
+
 
 def closure_penalty(
-    generators: Generators, *, probes: int = 4, generator: torch.Generator | None = None
+    generators: Generators, *, probes: int | None = None, generator: torch.Generator | None = None
 ) -> Float[Tensor, ""]:
     """sum_ij |[L_i, L_j] - f_ij^k L_k|^2 / sum_ij |L_i L_j|^2 with the best f: 0 where the L_i span a Lie algebra.
 
@@ -32,7 +38,7 @@ def closure_penalty(
 
 
 def killing_penalty(
-    generators: Generators, *, probes: int = 4, generator: torch.Generator | None = None
+    generators: Generators, *, probes: int | None = None, generator: torch.Generator | None = None
 ) -> Float[Tensor, ""]:
     """The share of the Killing form K_ij = f_il^m f_jm^l off its diagonal: 0 where the L_i are orthogonal under it.
 
@@ -45,12 +51,12 @@ def killing_penalty(
     return torch.where(total > 1e-8, off / total.clamp(min=1e-8), torch.zeros_like(off))
 
 
-def _measure(generators: Generators, probes: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _measure(generators: Generators, probes: int | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """The closure residual and the structure constants f_ij^k of the normalised generators, on random probes."""
     space = generators.space_of(None)
     if generators.space_out() != space:
         raise ValueError(f"generators from {space} to {generators.space_out()} have no bracket; use ones of one space.")
-    z = torch.randn(1, probes, *space, generator=generator).to(generators.numbers)
+    z = _probes(math.prod(space), probes, generator).reshape(1, -1, *space).to(generators.numbers)
     once = generators.act(z)
     size = _or_one(once.flatten(1).norm(dim=1).detach() / z.norm())
     size = size.reshape(-1, *(1,) * (once.dim() - 1))
@@ -62,6 +68,13 @@ def _measure(generators: Generators, probes: int, generator: torch.Generator | N
     rest = brackets - torch.einsum("ijk,ks->ijs", constants, once.flatten(1))
     scale = products.square().sum()
     return rest.square().sum() / _or_one(scale), constants
+
+
+def _probes(d: int, probes: int | None, generator: torch.Generator | None) -> Float[Tensor, "probes d"]:
+    """Random ones if their number is given or the space is large, else the unit vectors."""
+    if probes is None and d <= LARGEST_WHOLE:
+        return torch.eye(d)
+    return torch.randn(probes or FEW, d, generator=generator)
 
 
 def _fit(values: Float[Tensor, "many size"], basis: Float[Tensor, "n size"]) -> Float[Tensor, "many n"]:

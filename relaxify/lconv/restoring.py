@@ -70,4 +70,5 @@ def _kernel(layer: LConv) -> nn.Parameter | None:
     if not torch.equal(taps, taps[..., :1].expand_as(taps)):
         return None
     per_tap = torch.einsum("nk,noc->koc", taps[..., 0], layer.weight.detach())
-    return nn.Parameter(generators.stencil.pack(per_tap, layer.groups))
+    kernel = generators.stencil.pack(per_tap, layer.groups)
+    return nn.Parameter(kernel, requires_grad=layer.weight.requires_grad)

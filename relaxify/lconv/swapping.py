@@ -42,7 +42,7 @@ class Origin:
 
 def is_candidate(module: nn.Module) -> bool:
     """Whether `module` is of a kind that has an L-conv at all."""
-    if type(module) in CONVOLUTIONS or type(module) is nn.Linear or _is_gcn(module):
+    if isinstance(module, (*CONVOLUTIONS, nn.Linear)) or _is_gcn(module):
         return True
     parts = _plain_gcn_parts(module)
     if parts is None or not isinstance(getattr(module, parts[0]), nn.Linear):
@@ -74,9 +74,9 @@ def swap(module: nn.Module, mode: Mode, *, space: Space | None, flattened: Space
 
 
 def _twin(module: nn.Module, mode: Mode, space: Space | None, flattened: Space | None, rank: int) -> nn.Module:
-    if type(module) is nn.Linear:
+    if isinstance(module, nn.Linear):
         return _linear(module, mode, flattened, rank)
-    if type(module) in CONVOLUTIONS:
+    if isinstance(module, tuple(CONVOLUTIONS)):
         return _convolution(module, mode, space, rank)
     if mode != "exact":
         raise NoLConvError("its generator is the graph's, which comes with every call and cannot be learned")
@@ -85,11 +85,35 @@ def _twin(module: nn.Module, mode: Mode, space: Space | None, flattened: Space |
 
 def _unswappable(module: nn.Module) -> str | None:
     for child in module.modules():
+        if derived := _derived(child):
+            return f"its {derived} is computed from other tensors, and would no longer be"
         if any(getattr(child, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
             return "it has hooks, which a swap would lose"
-        if hasattr(child, "parametrizations"):
-            return "its weight is computed from other parameters"
-    return None
+        if "forward" in vars(child):
+            return "its forward was replaced"
+    return None if _is_gcn(module) else _other_function(module)
+
+
+def _derived(module: nn.Module) -> str | None:
+    """The parameter that a parametrisation, weight norm or pruning makes anew, if there is one."""
+    if isinstance(parametrised := getattr(module, "parametrizations", None), nn.ModuleDict):
+        return next(iter(parametrised), None)
+    return next((name for name in ("weight", "bias") if isinstance(vars(module).get(name), Tensor)), None)
+
+
+def _other_function(module: nn.Module) -> str | None:
+    """Why a subclass of a layer may compute something else than the layer; None of one that adds nothing to the function."""
+    kind = type(module)
+    base = next((each for each in kind.__mro__ if each in (*CONVOLUTIONS, nn.Linear)), kind)
+    if kind is base:
+        return None
+    if kind.__module__.partition(".")[0] == "torch":
+        return f"a {kind.__name__} is not called as a layer, its weight is read"
+    methods = ("forward", "_conv_forward", "__call__")
+    if changed := [name for name in methods if getattr(kind, name, None) is not getattr(base, name, None)]:
+        return f"its class {kind.__name__} has its own {changed[0]}, and may compute something else than a {base.__name__}"
+    own = sorted(dict(module.named_parameters()).keys() - {"weight", "bias"})
+    return f"its class {kind.__name__} has parameters of its own ({', '.join(own)})" if own else None
 
 
 def _convolution(module: nn.Module, mode: Mode, space: Space | None, rank: int) -> LConv:
@@ -129,8 +153,9 @@ def _linear(module: nn.Linear, mode: Mode, flattened: Space | None, rank: int) -
 
 
 def _is_gcn(module: nn.Module) -> bool:
-    kind = type(module)
-    return kind.__name__ == "GCNConv" and kind.__module__.partition(".")[0] == "torch_geometric"
+    """Whether it is torch_geometric's GCNConv, or of a class made of that; what such a class computes is proved."""
+    kinds = type(module).__mro__
+    return any(kind.__name__ == "GCNConv" and kind.__module__.partition(".")[0] == "torch_geometric" for kind in kinds)
 
 
 def _gcn(module: nn.Module) -> GraphLConv:
@@ -143,7 +168,8 @@ def _gcn(module: nn.Module) -> GraphLConv:
     edges = torch.tensor([[0, 1, 1, 2, 3, 3, 4, 5], [1, 0, 2, 3, 3, 4, 0, 2]])
     # without weights, some versions of the library make loops differently
     for weights in (torch.linspace(0.5, 2, 8, dtype=torch.float64), None):
-        x = torch.randn(7, conv.in_channels, dtype=torch.float64, generator=generator)
+        # a layer that was lazy has -1 for its channels
+        x = torch.randn(7, conv.lin.weight.shape[1], dtype=torch.float64, generator=generator)
         _prove(module, layer, generator, x, edges, weights)
     return layer
 
@@ -190,6 +216,12 @@ def _plain_gcn(module: nn.Module) -> AdjacencyLConv:
 def _prove(module: nn.Module, layer: nn.Module, generator: torch.Generator, *inputs: Tensor | None) -> None:
     """NoLConvError unless the L-conv computes what the layer does, in float64 on random inputs and weights."""
     ours, theirs = (copied(m).double().eval() for m in (layer, module))
+    if [p.shape for p in ours.parameters()] != [p.shape for p in theirs.parameters()]:
+        raise NoLConvError("it has parameters of its own")
+    # a graph that it has kept is not the one that it is tried on
+    for name in ("_cached_edge_index", "_cached_adj_t"):
+        if hasattr(theirs, name):
+            setattr(theirs, name, None)
     with torch.no_grad():
         for ours_parameter, theirs_parameter in zip(ours.parameters(), theirs.parameters(), strict=True):
             theirs_parameter.normal_(generator=generator)

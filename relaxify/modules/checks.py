@@ -16,33 +16,34 @@ _WRAPPERS = {
     "DataParallel": "DataParallel",
     "FullyShardedDataParallel": "FullyShardedDataParallel",
 }
+_CHANGES = {"relaxify": "hooks added", "lconvify": "layers swapped"}
 _HELD_AS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module, caller: str = "relaxify") -> None:
     """ValueError if the model is compiled, wrapped for parallel training, scripted, lazy, or on the meta device."""
-    check_is_module(model)
+    check_is_module(model, caller)
     for path, module in model.named_modules():
         kind = next((_WRAPPERS[base.__name__] for base in type(module).__mro__ if base.__name__ in _WRAPPERS), None)
         if kind is None and module._compiled_call_impl is not None:
             kind = "compile()"
         if kind is not None:
             raise ValueError(
-                f"{_where(path)} is already wrapped by {kind}, which would ignore hooks added now; "
-                f"call relaxify(model, ...) on the bare model first and {kind} after it."
+                f"{_where(path)} is already wrapped by {kind}, which would ignore {_CHANGES[caller]} now; "
+                f"call {caller}(model, ...) on the bare model first and {kind} after it."
             )
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("the model is a TorchScript module, which takes no hooks; relaxify the Python model instead.")
-    check_has_values(model)
+        raise ValueError(f"the model is a TorchScript module, which takes no hooks; {caller} the Python model instead.")
+    check_has_values(model, caller)
 
 
-def check_is_module(model: object) -> None:
+def check_is_module(model: object, caller: str = "relaxify") -> None:
     """ValueError for what is no module."""
     if not isinstance(model, nn.Module):
-        raise ValueError(f"relaxify takes an nn.Module, not {type(model).__name__}; pass the model itself.")
+        raise ValueError(f"{caller} takes an nn.Module, not {type(model).__name__}; pass the model itself.")
 
 
-def check_has_values(model: nn.Module) -> None:
+def check_has_values(model: nn.Module, caller: str = "relaxify") -> None:
     """ValueError if a parameter is lazy, on the meta device, or an input of the graph that is to have it."""
     if isinstance(model, fx.GraphModule) and (lifted := _lifted(model)):
         raise ValueError(
@@ -51,7 +52,7 @@ def check_has_values(model: nn.Module) -> None:
         )
     for path, parameter in model.named_parameters():
         if is_lazy(parameter):
-            raise ValueError(f"parameter {path!r} is lazy: it has no shape yet; run one forward pass before relaxify.")
+            raise ValueError(f"parameter {path!r} is lazy: it has no shape yet; run one forward pass before {caller}.")
         if parameter.is_meta:
             raise ValueError(f"parameter {path!r} is on the meta device: it has no values; load or initialise it first.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import unchecked
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch_geometric.nn import GCN, GATConv, GCNConv
 
 from relaxify import relaxify
@@ -505,7 +507,7 @@ def test_other_kinds_of_layers_are_left() -> None:
     normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
     model = nn.Sequential(Own(1, 1, 3), hooked, normed, nn.Conv2d(1, 1, 3))
     reasons = {entry.path: entry.reason for entry in swaps(model)}
-    assert reasons == {"1": "it has hooks, which a swap would lose", "3": None}
+    assert reasons == {"0": None, "1": "it has hooks, which a swap would lose", "2": DERIVED, "3": None}
     assert {entry.path: entry.reason for entry in swaps(nn.Sequential(nn.Conv2d(1, 1, 1)), mode="grid")} == {
         "0": "its kernel is one point, so there is no generator to learn"
     }
@@ -561,3 +563,100 @@ def test_a_relaxed_model_is_left_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 13), o3.Linear("4x0e+3x1o", "1x0e"))
     relaxify(model, "O(3)", include=["1"])
     assert [s.path for s in swaps(model)] == ["0"]
+
+
+class Named(nn.Conv2d):
+    """A class of one's own that computes what its base does."""
+
+
+class Centred(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean())
+
+
+class Scaled(nn.Linear):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+class Doubled(GCNConv):
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return 2 * super().forward(*args, **kwargs)
+
+
+def replaced_forward() -> nn.Module:
+    layer = nn.Linear(3, 2)
+    layer.forward = lambda x: x  # type: ignore[method-assign]
+    return layer
+
+
+DERIVED = "its weight is computed from other tensors, and would no longer be"
+STAY: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "weight norm": (lambda: nn.utils.weight_norm(nn.Conv2d(1, 2, 3)), DERIVED),
+    "weight norm, parametrised": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), DERIVED),
+    "spectral norm": (lambda: nn.utils.spectral_norm(nn.Linear(3, 2)), DERIVED),
+    "pruned": (lambda: prune.l1_unstructured(nn.Conv2d(1, 2, 3), "weight", amount=0.5), DERIVED),
+    "another forward": (lambda: Centred(1, 2, 3), "its class Centred has its own forward, and may compute something else"),
+    "another parameter": (lambda: Scaled(3, 2), r"its class Scaled has parameters of its own \(scale\)"),
+    "a forward that was replaced": (replaced_forward, "its forward was replaced"),
+    "another graph convolution": (lambda: Doubled(4, 4), "something other than A_hat x Theta"),
+}
+
+
+@pytest.mark.parametrize("name", STAY)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_what_may_compute_something_else_stays_with_its_reason(name: str) -> None:
+    make, reason = STAY[name]
+    first, second = swaps(nn.Sequential(make(), nn.Linear(2, 2)))
+    assert re.search(reason, str(first.reason))
+    assert second.reason is None
+
+
+def test_attention_reads_its_layers_weight() -> None:
+    (found,) = swaps(nn.MultiheadAttention(4, 2))
+    assert "is not called as a layer" in str(found.reason)
+
+
+def test_a_class_of_ones_own_that_computes_the_same_is_swapped_and_put_back() -> None:
+    model = nn.Sequential(Named(1, 2, 3), nn.ReLU()).double()
+    converted = lconvify(model)
+    x = noise(2, 1, 6, 6)
+    assert largest(converted(x), model(x)) < EXACT
+    assert type(unlconvify(converted)[0]) is Named  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["lazy", "cached", "of a class of one's own"])
+def test_graph_convolutions_that_have_run(kind: str) -> None:
+    own = type("Own", (GCNConv,), {})
+    layer = {"lazy": GCNConv(-1, 4), "cached": GCNConv(4, 4, cached=True)}.get(kind) or own(4, 4)
+    x, edges = torch.randn(5, 4), torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
+    expected = layer(x, edges)
+    assert largest(lconvify(layer)(x, edges), expected) < 1e-6
+
+
+def test_lazy_models_are_refused_in_the_words_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="run one forward pass before lconvify"):
+        lconvify(GCNConv(-1, 4))
+    with pytest.raises(ValueError, match=r"call lconvify\(model, \.\.\.\) on the bare model"):
+        lconvify(nn.DataParallel(nn.Linear(2, 2)))
+
+
+def test_what_is_frozen_stays_frozen_when_generators_are_freed() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    model[0].weight.requires_grad_(False)
+    freed = free(lconvify(model))
+    learned = {name: parameter.requires_grad for name, parameter in freed.named_parameters()}
+    assert learned == {"0.weight": False, "0.bias": True, "0.generators.taps": True}
+    assert {name: p.requires_grad for name, p in unlconvify(freed).named_parameters()} == {"0.weight": False, "0.bias": True}
+
+
+@pytest.mark.parametrize("mode", ["exact", "low_rank", "grid"])
+def test_empty_batches(mode: Any) -> None:
+    convolution = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=2))
+    model = lconvify(convolution, mode=mode, example_inputs=(torch.ones(1, 2, 6, 6),))
+    assert model(torch.ones(0, 2, 6, 6)).shape == (0, 4, 6, 6)
+    assert free(lconvify(convolution))(torch.ones(0, 2, 6, 6)).shape == (0, 4, 6, 6)
+    if mode != "grid":
+        linear = lconvify(nn.Sequential(nn.Linear(6, 3)), mode=mode)
+        assert linear(torch.ones(0, 6)).shape == (0, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from relaxify.lconv import Dense, Flow, Generators, Grid, LConv, LinearLConv, LowRank, Points, Shifts, algebra, graph
+from relaxify.algebras import killing_form, structure_constants
+from relaxify.lconv import (
+    Dense,
+    Flow,
+    Generators,
+    Grid,
+    ImageAlgebra,
+    LConv,
+    LinearLConv,
+    LowRank,
+    Points,
+    Shifts,
+    algebra,
+    graph,
+)
 from relaxify.lconv.regularisers import closure_penalty, killing_penalty
 
 
@@ -68,6 +83,20 @@ def test_the_init_keeps_variance(name: str, gain: float) -> None:
     h = torch.randn(16, 64, *(layer.generators.space or ()))
     with torch.no_grad():
         assert float(layer(h).var()) == pytest.approx(gain**2, rel=0.15)
+
+
+@pytest.mark.parametrize("derivative", ["spectral", "bilinear"])
+@pytest.mark.parametrize("size", [(16, 16), (9, 28)])
+def test_the_init_keeps_variance_on_images(size: tuple[int, int], derivative: Any) -> None:
+    torch.manual_seed(0)
+    layer = LConv(ImageAlgebra(("rotation", "scaling"), derivative), 64, 64, space=size)
+    with torch.no_grad():
+        assert float(layer(torch.randn(16, 64, *size)).var()) == pytest.approx(1, rel=0.15)
+
+
+def test_the_size_of_images_must_be_known_to_the_init() -> None:
+    with pytest.raises(ValueError, match=r"say which, as space=\(height, width\)"):
+        LConv(ImageAlgebra(), 2, 2)
 
 
 def test_the_init_keeps_variance_through_many_layers() -> None:
@@ -209,3 +238,13 @@ def test_bad_input_is_one_sentence() -> None:
         Flow(algebra("so(2)"), steps=0)
     with pytest.raises(ValueError, match="coefficients have shape"):
         Flow(algebra("so(2)"), coefficients=torch.ones(2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_killing_form_of_what_is_no_algebra_is_that_of_the_definition(seed: int) -> None:
+    """f_ij^k of the brackets' projections on the span, by all entries of the matrices."""
+    generators = Dense(noise(4, 5, 5, seed=seed))
+    matrices = generators.matrices / generators.matrices.flatten(1).norm(dim=1)[:, None, None]
+    killing = killing_form(structure_constants(matrices.detach()))
+    off = killing.square().sum() - killing.diagonal().square().sum()
+    assert float(killing_penalty(generators)) == pytest.approx(float(off / killing.square().sum()), rel=1e-4)

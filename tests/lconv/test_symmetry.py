@@ -316,3 +316,37 @@ def test_bad_input_is_one_sentence() -> None:
         generators(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="span no algebra"):
         generators(LConv(Dense(noise(2, 3, 4).float()), 1, 1, identity=False))
+
+
+def test_a_module_is_judged_as_a_copy_in_eval_mode() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    symmetries_of_model(model, torch.randn(200, 3))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+
+
+def test_arrays_and_integers_are_samples() -> None:
+    X = torch.randn(400, 3, dtype=torch.float64)
+    assert symmetries_of_model(lambda x: x.square().sum(-1), X.numpy()).name == "so(3)"
+    assert symmetries_of_model(lambda x: x.square().sum(-1), (10 * X).round().long()).name == "so(3)"
+
+
+UNSUITED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "detached": (lambda x: x.detach().sum(-1), "no gradient with respect to X; leave out what ends it"),
+    "compared": (lambda x: (x > 0).sum(-1), "no gradient with respect to X"),
+    "numpy": (lambda x: x.detach().numpy(), "returns a ndarray; return a tensor"),
+    "one number": (lambda x: x.sum(), "one row for each"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUITED)
+def test_a_function_without_gradients_is_told_so(name: str) -> None:
+    function, says = UNSUITED[name]
+    with pytest.raises(ValueError, match=says):
+        symmetries_of_model(function, torch.randn(100, 3))
+
+
+def test_samples_have_rows() -> None:
+    with pytest.raises(ValueError, match=r"shape \(400,\); pass samples in rows"):
+        symmetries_of_model(lambda x: x, torch.randn(400))

@@ -87,11 +87,13 @@ class Generators(nn.Module):
         basis = torch.eye(d_in, dtype=dtype, device=self.numbers.device).reshape(1, d_in, *space)
         return self.act(basis).reshape(self.count, d_in, d_out).mT
 
-    def power(self) -> Float[Tensor, " count"]:
-        """The mean squared norm of each L_i's rows: how much L_i multiplies the variance of independent inputs."""
-        if self.space is None:
-            return torch.ones(self.count)
-        noise = torch.randn(1, 32, *self.space, generator=torch.Generator().manual_seed(0)).to(self.numbers)
+    def power(self, space: Space | None = None) -> Float[Tensor, " count"]:
+        """The mean squared norm of each L_i's rows: how much L_i multiplies the variance of independent inputs.
+
+        `space`, the input's, is needed where the family acts on any and its rows are not alike on all.
+        """
+        space = self.space_of(space)
+        noise = torch.randn(1, 32, *space, generator=torch.Generator().manual_seed(0)).to(self.numbers)
         return self.act(noise).detach().flatten(1).square().mean(1).to(torch.get_default_dtype())
 
     @property
@@ -127,9 +129,9 @@ def mix_channels(
 ) -> Float[Tensor, "batch channels_out *out"]:
     """sum_i W^i (L_i h), W^i on channels (in `groups` blocks, as in a convolution)."""
     count, batch, channels, *out = stack.shape
-    blocks = stack.reshape(count, batch, groups, channels // groups, -1)
-    kernels = weight.reshape(count, groups, -1, channels // groups)
-    return torch.einsum("nbgcs,ngoc->bgos", blocks, kernels).reshape(batch, -1, *out)
+    blocks = stack.reshape(count, batch, groups, channels // groups, math.prod(out))
+    kernels = weight.unflatten(1, (groups, weight.shape[1] // groups))
+    return torch.einsum("nbgcs,ngoc->bgos", blocks, kernels).reshape(batch, weight.shape[1], *out)
 
 
 def check_size(count: int, d_out: int, d_in: int, dtype: torch.dtype, limit: int) -> None:

@@ -78,7 +78,7 @@ class Grid(Generators):
     def space_out(self, space: Space | None = None) -> Space:
         return self.stencil.space_out(self.space_of(space))
 
-    def power(self) -> Float[Tensor, " count"]:
+    def power(self, space: Space | None = None) -> Float[Tensor, " count"]:
         if self.space is not None:
-            return super().power()
+            return super().power(space)
         return self.taps.detach().square().sum(1).to(torch.get_default_dtype())

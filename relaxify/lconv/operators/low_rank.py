@@ -67,9 +67,9 @@ class LowRank(Generators):
         batch, channels = h.shape[:2]
         latent = self.flat(h) @ self.down.flatten(0, 1).mT
         blocks = latent.reshape(batch, groups, channels // groups, self.count, self.rank)
-        kernels = weight.reshape(self.count, groups, -1, channels // groups)
-        mixed = torch.einsum("bgcnr,ngoc->bgonr", blocks, kernels).reshape(batch, -1, self.count * self.rank)
-        return (mixed @ self.up.transpose(1, 2).flatten(0, 1)).reshape(batch, -1, *self.space_out())
+        kernels = weight.unflatten(1, (groups, weight.shape[1] // groups))
+        mixed = torch.einsum("bgcnr,ngoc->bgonr", blocks, kernels).flatten(3, 4).flatten(1, 2)
+        return (mixed @ self.up.transpose(1, 2).flatten(0, 1)).unflatten(2, self.space_out())
 
     def transpose(self, space: Space | None = None) -> LowRank:
         return LowRank(

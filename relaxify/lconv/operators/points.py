@@ -43,5 +43,5 @@ class Points(Generators):
     def per_generator(self, weight: Tensor, groups: int = 1) -> Float[Tensor, "count channels_out group_in"]:
         return weight.reshape(len(weight), -1, self.count).movedim(2, 0)
 
-    def power(self) -> Float[Tensor, " count"]:
+    def power(self, space: Space | None = None) -> Float[Tensor, " count"]:
         return torch.ones(self.count)

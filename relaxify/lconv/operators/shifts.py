@@ -114,7 +114,7 @@ class Shifts(Generators):
         """The convolution's weight from one matrix for each tap: what `per_generator` undoes."""
         return self.geometry.in_groups(groups).as_kernel(per_generator.movedim(0, -1).flatten(1))
 
-    def power(self) -> Float[Tensor, " count"]:
+    def power(self, space: Space | None = None) -> Float[Tensor, " count"]:
         # a tap of a transposed convolution reaches only one output point in stride^ndim
         return torch.ones(self.count) / (math.prod(self.geometry.stride) if self.geometry.transposed else 1)
 

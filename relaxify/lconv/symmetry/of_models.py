@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from relaxify.algebras import closure_residual
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, cut
+from relaxify.modules.copies import copied
 
 # a direction of gl(d) that is broken less than this share of a random one may be a symmetry ...
 LARGEST_DEFECT = 0.2
@@ -25,7 +28,7 @@ SMALLEST_GENERATOR = 0.05
 
 def symmetries_of_model(
     f: Callable[[Tensor], Tensor],
-    X: Tensor,
+    X: Tensor | npt.NDArray[Any],
     *,
     equivariant: bool = False,
     largest_defect: float = LARGEST_DEFECT,
@@ -38,18 +41,21 @@ def symmetries_of_model(
     report's `output_generators`. Samples are weighted alike whatever the size of their gradient. Half of them find the
     algebra, the other half measure its defect.
 
+    A module is run as a copy in eval mode, so that nothing of it changes and no sample has a say in another's output.
+
     A symmetry is found if directions are broken less than `largest_defect` of a random direction and the next ones
-    `smallest_gap` times more, and if the brackets stay in the span. ValueError for fewer than 2 d^2 samples, or an f that
+    `smallest_gap` times more, and if the brackets stay in the span. ValueError for fewer than 4 d^2 samples, or an f that
     gives no finite gradient.
 
     >>> X = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     >>> symmetries_of_model(lambda x: x.square().sum(-1), X).name
     'so(3)'
     """
+    X = _samples(X)
     d = X.shape[-1]
     if len(X) < 4 * d * d:
         raise ValueError(f"{len(X)} samples are too few for {d * d} unknowns; pass at least {4 * d * d}.")
-    rows, sizes = _equations(f, X, equivariant)
+    rows, sizes = _equations(copied(f).eval() if isinstance(f, nn.Module) else f, X, equivariant)
     c = sizes[1]
     half = len(rows) // 2
     spectrum, directions = _null_space(rows[:half].flatten(0, 1))
@@ -72,14 +78,16 @@ def symmetries_of_model(
 
 
 def _equations(
-    f: Callable[[Tensor], Tensor], X: Tensor, equivariant: bool
+    f: Callable[[Tensor], Any], X: Tensor, equivariant: bool
 ) -> tuple[Float[Tensor, "samples outputs unknowns"], tuple[int, int]]:
     """For each sample and output the coefficients of L (and of L_c), of norm about one."""
     x = X.detach().clone().requires_grad_()
     with torch.enable_grad():
         y = f(x)
+        if not isinstance(y, Tensor) or not y.requires_grad or y.shape[:1] != X.shape[:1]:
+            raise ValueError(_no_gradient(y, len(X)))
         out = y.reshape(len(X), -1)
-        gradients = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in out.T]
+        gradients = [torch.autograd.grad(column.sum(), x, retain_graph=True, materialize_grads=True)[0] for column in out.T]
     each = torch.stack(gradients, 1).double().reshape(len(X), out.shape[1], -1, X.shape[-1])
     inputs = X.detach().double().reshape(len(X), -1, X.shape[-1])
     rows = torch.einsum("naci,ncj->naij", each, inputs).flatten(2)
@@ -94,6 +102,24 @@ def _equations(
         raise ValueError("the function has no finite gradient that is not zero at these samples; look at f and X.")
     # samples of nearly no gradient hold nothing but noise
     return rows / (size + 1e-3 * size.mean())[:, None, None], (X.shape[-1], c)
+
+
+def _samples(X: Tensor | npt.NDArray[Any]) -> Tensor:
+    found = torch.as_tensor(X)
+    if found.dim() < 2:
+        raise ValueError(f"X has shape {tuple(found.shape)}; pass samples in rows, (n, d) or (n, vectors, d).")
+    return found if found.is_floating_point() else found.to(torch.get_default_dtype())
+
+
+def _no_gradient(y: object, count: int) -> str:
+    if not isinstance(y, Tensor):
+        return f"the function returns a {type(y).__name__}; return a tensor, with one row for each of the {count} samples."
+    if y.requires_grad:
+        return f"the function returns shape {tuple(y.shape)} for {count} samples; return one row for each."
+    return (
+        f"the function's output ({y.dtype}) has no gradient with respect to X; leave out what ends it "
+        "(detach, no_grad, numpy, rounding or comparison)."
+    )
 
 
 def _null_space(rows: Float[Tensor, "equations unknowns"]) -> tuple[Tensor, Tensor]:
