@@ -84,15 +84,15 @@ def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None
 
 
 def _known(names: list[str], d: int) -> dict[str, Any]:
-    from relaxify import Group
+    from relaxify.lconv.symmetry.classical import named
 
-    groups = {name: Group.parse(name) for name in names}
-    for name, group in groups.items():
-        if group.dim != d:
-            raise ValueError(
-                f"--against {name} acts on {group.dim} dimensions and the samples have {d}; name one that fits."
-            )
-    return groups
+    found = {}
+    for name in names:
+        try:
+            found[name] = named(name, d)
+        except ValueError as error:
+            raise ValueError(f"--against {name}: {error}") from error
+    return found
 
 
 def _draw(found: Symmetry, X: Tensor) -> Figure:

@@ -87,7 +87,7 @@ def written(folder: Path, text: bytes) -> str:
         (lambda folder: [saved(folder, X=normal(3, 4))], "needs more samples"),
         (lambda folder: [saved(folder, X=normal(9, 2), Y=normal(8, 1))], "one row for each in both"),
         (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "so(3)"], "acts on 3 dimensions"),
-        (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "nonsense"], "unknown group 'nonsense'"),
+        (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "nonsense"], "'nonsense' names no algebra"),
         (lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "5"], "cannot tell chance"),
         (
             lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "0", "--pictures", str(folder / "a.png")],

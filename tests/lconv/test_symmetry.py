@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from relaxify.lconv import (
     symmetries_of_model,
     symmetries_of_moments,
 )
+from relaxify.lconv.symmetry.classical import named, names_of
 from relaxify.lconv.symmetry.moments import SecondMoments, regression, roots
 from relaxify.lconv.symmetry.subspaces import overlap
 
@@ -350,3 +351,43 @@ def test_a_function_without_gradients_is_told_so(name: str) -> None:
 def test_samples_have_rows() -> None:
     with pytest.raises(ValueError, match=r"shape \(400,\); pass samples in rows"):
         symmetries_of_model(lambda x: x, torch.randn(400))
+
+
+NAMES = {
+    "so(3) + so(2)": 5, "so(3) + scaling": 3, "scaling": 4, "so(2) + scaling": 2, "so(4) + scaling": 4, "so(3) + so(3)": 6,
+    "so(3) + so(2) + scaling": 5, "so(1,3) + scaling": 4, "su(2) + scaling": 4, "sp(4) + scaling": 4, "u(2)": 4, "u(3)": 6,
+    "gl(2)": 2, "gl(3)": 3, "so(1,1)": 2, "so(1,1) + scaling": 2, "sl(2) + so(2)": 4, "e(2)": 3, "so(3)": 6, "sp(4)": 4,
+    "so(3) + so(1,1)": 5, "so(5)": 5, "so(2,3)": 5, "su(3)": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=5)
+def test_a_named_algebra_has_its_name_in_any_basis(name: str, seed: int) -> None:
+    matrices = named(name, NAMES[name])
+    generator = torch.Generator().manual_seed(seed)
+    frame = torch.eye(NAMES[name]).double() + 0.3 * torch.randn(*matrices.shape[1:], generator=generator).double()
+    mixed = torch.randn(len(matrices), len(matrices), generator=generator).double() + 2 * torch.eye(len(matrices)).double()
+    moved = torch.einsum("kn,nab->kab", mixed, frame @ matrices @ torch.linalg.inv(frame))
+    assert names_of(moved)[0] == name
+
+
+def test_sums_are_of_parts_and_of_how_the_centre_acts() -> None:
+    """Isomorphic to u(2), all three."""
+    so3, unit = named("so(3)", 6), torch.eye(6, dtype=torch.float64)
+    turn = torch.kron(torch.tensor([[0.0, -1.0], [1.0, 0.0]]).double(), torch.eye(3).double())
+    assert names_of(torch.cat([so3, turn[None]])) == ("so(3) + so(2)",)
+    assert names_of(torch.cat([so3, unit[None]])) == ("so(3) + scaling",)
+    assert names_of(named("u(2)", 4)) == ("u(2)",)
+
+
+@pytest.mark.parametrize("name", ["abelian(2)", "so(0)", "sp(3)", "C(4)", "so(3) + nothing", ""])
+def test_names_of_no_algebra_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="names no algebra"):
+        named(name, 3)
+
+
+def test_names_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="acts on 3 dimensions, and there are 5"):
+        named("so(3)", 5)

@@ -1,14 +1,18 @@
-"""Names of algebras: so(n), so(p,q), sl(n), sp(n), u(n), su(n), gl(n), e(n), abelian, and sums of these.
+"""Names of algebras: so(n), so(p,q), sl(n), sp(n), u(n), su(n), gl(n), e(n), scaling, abelian, and sums of these.
 
 An algebra is recognised by numbers that do not depend on its basis: dimension, dimensions of its centre and of its derived
 algebra, and the signature of its Killing form. Where these leave several names (so(3) is su(2)), the trace form of the
-matrices over the Killing form says which of them the matrices define.
+matrices over the Killing form says which of them the matrices define. What commutes with all, as scaling does, is named by
+how it acts: so(3) + scaling is isomorphic to u(2), and nobody would call it that.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.algebras import Signature, brackets, killing_form, orthonormal, signature, structure_constants
+from relaxify.groups import Group
 
 # Eigenvalues and singular values below a share of the largest count as zero: this many times the closure residual, but
 # at least what rounding leaves and at most a tenth.
@@ -25,8 +30,12 @@ SMALLEST_ZERO, LARGEST_ZERO = 1e-6, 0.1
 # a span whose brackets leave it by more than this is not an algebra
 LARGEST_CLOSURE_RESIDUAL = 0.1
 
+# of the largest singular value: what matrices reach less is noise
+SMALLEST_REACH = 0.01
+
 LARGEST_NAMED = 45
 LARGEST_SPLIT = 21
+LARGEST_BY_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -69,12 +78,67 @@ def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str,
     matrices = orthonormal(matrices.double())
     found = invariants(matrices, noise)
     if found.derived == 0:
-        return (_one_parameter(matrices[0]),) if n == 1 else (f"abelian({n})",)
+        return (_abelian(matrices),)
+    centre = _centre(matrices, noise)
     candidates = [(name, make) for name, size, make in _catalogue(n) if size == n]
     matching = [(name, make()) for name, make in candidates if _known_invariants(name, make) == found]
-    if matching:
-        return tuple(name for name, _ in sorted(matching, key=lambda entry: _misfit(matrices, *entry)))
-    return _sum_of_ideals(matrices, noise) if n <= LARGEST_SPLIT else ()
+    matching = [(name, known) for name, known in matching if not len(centre) or _acts_as_in(name, centre[0])]
+    names = tuple(name for name, _ in sorted(matching, key=lambda entry: _misfit(matrices, *entry)))
+    if n > LARGEST_SPLIT or any(_is_made_of(matrices, *entry) for entry in matching):
+        return names
+    return _sum_of_ideals(matrices, noise) or names
+
+
+def named(name: str, d: int) -> Float[Tensor, "n d d"]:
+    """The algebra of a name, or of a sum of names, on R^d: each on coordinates of its own, in turn, and scaling on all.
+
+    One that fits several times is repeated: so(3) on R^6 turns two vectors together. ValueError for other sizes, and for
+    names that do not say how they act.
+
+    >>> named("so(3) + scaling", 3).shape, named("so(3) + so(2)", 5).shape, named("so(3)", 6).shape
+    (torch.Size([4, 3, 3]), torch.Size([4, 5, 5]), torch.Size([3, 6, 6]))
+    """
+    parts = [part.strip() for part in name.lower().split("+")]
+    known = [_by_name(part) for part in parts if part != "scaling"]
+    sizes = [matrices.shape[-1] for matrices in known]
+    copies = d // sizes[0] if len(sizes) == 1 and d % sizes[0] == 0 else 1
+    if sizes and sum(sizes) * copies != d:
+        raise ValueError(f"{name} acts on {sum(sizes)} dimensions, and there are {d}; name one that fits, or a sum.")
+    found, begin = [torch.zeros(0, d, d, dtype=torch.float64)], 0
+    for matrices, size in zip(known, sizes, strict=True):
+        repeated = torch.stack([torch.block_diag(*[matrix] * copies) for matrix in matrices])
+        end = d - begin - size * copies
+        found.append(torch.nn.functional.pad(repeated, (begin, end, begin, end)))
+        begin += size * copies
+    if "scaling" in parts:
+        found.append(torch.eye(d, dtype=torch.float64)[None])
+    return torch.cat(found)
+
+
+def _by_name(name: str) -> Float[Tensor, "n d d"]:
+    match = re.fullmatch(r"(so|sl|sp|su|gl|u|e)\((\d+)(?:,(\d+))?\)", name.replace(" ", ""))
+    sizes = [int(size) for size in match.groups()[1:] if size] if match else []
+    kind = match[1] if match else ""
+    is_known = sizes and 1 <= sum(sizes) <= LARGEST_BY_NAME and (len(sizes) == 1 or kind == "so")
+    if not is_known or (kind == "sp" and sizes[0] % 2):
+        with suppress(ValueError):
+            if len(found := Group.parse(name).generators):
+                return found
+        raise ValueError(
+            f"{name!r} names no algebra that acts in one known way; known are so(n), so(p,q), sl(n), sp(2n), u(n), su(n), "
+            "gl(n), e(n), scaling, and sums such as so(3) + so(2)."
+        )
+    n = sizes[0]
+    makers: dict[str, Callable[[], Tensor]] = {
+        "so": lambda: _orthogonal(*sizes) if len(sizes) > 1 else _orthogonal(0, n),
+        "sl": lambda: _special_linear(n),
+        "sp": lambda: _symplectic(n // 2),
+        "su": lambda: _unitary(n, special=True),
+        "gl": lambda: _general_linear(n),
+        "u": lambda: _unitary(n),
+        "e": lambda: _euclidean(n),
+    }
+    return makers[kind]()
 
 
 def _constants(matrices: Tensor, noise: float) -> Tensor:
@@ -83,7 +147,10 @@ def _constants(matrices: Tensor, noise: float) -> Tensor:
     products = torch.einsum("iab,jbc->ijac", matrices, matrices)
     inside, whole = constants.norm(), brackets(matrices).norm()
     outside = (whole.square() - inside.square()).clamp(min=0).sqrt()
-    negligible = inside <= max(1e-9, noise) * products.norm() or (noise > 1e-9 and inside <= 2 * outside)
+    # products of translations are zero, and their brackets rounding
+    negligible = inside <= max(1e-9 * len(matrices), max(1e-9, noise) * products.norm()) or (
+        noise > 1e-9 and inside <= 2 * outside
+    )
     return torch.zeros_like(constants) if negligible else constants
 
 
@@ -96,15 +163,58 @@ def _rank(matrix: Tensor, zero: float) -> int:
     return int((values > zero * values[0]).sum())
 
 
+def _centre(matrices: Float[Tensor, "n d d"], noise: float) -> Float[Tensor, "k d d"]:
+    """What commutes with all of an algebra, as an orthonormal basis."""
+    u, values, _ = torch.linalg.svd(_constants(matrices, noise).flatten(1))
+    size = len(matrices) - int((values > _zero(noise) * values[0]).sum())
+    return torch.einsum("nk,nab->kab", u[:, len(matrices) - size :], matrices)
+
+
+def _acts_as_in(name: str, central: Float[Tensor, "d d"]) -> bool:
+    """Whether an algebra with this centre is the one of the name: in u(n) it is the complex unit, in gl(n) scaling."""
+    if name.startswith("u("):
+        square = central @ central
+        return float((square - torch.trace(square) / len(square) * torch.eye(len(square)).to(square)).norm()) < (
+            LARGEST_ZERO * float(square.norm())
+        ) and bool(torch.trace(square) < 0)
+    return _is_scaling(central) if name.startswith("gl(") else True
+
+
+def _is_scaling(matrix: Float[Tensor, "d d"]) -> bool:
+    """Whether it is a multiple of a projection."""
+    square, trace = matrix @ matrix, torch.trace(matrix)
+    if trace.abs() < LARGEST_ZERO * matrix.norm():
+        return False
+    factor = torch.trace(square) / trace
+    return float((square - factor * matrix).norm()) < LARGEST_ZERO * float(square.norm())
+
+
+def _abelian(matrices: Float[Tensor, "n d d"]) -> str:
+    """Scaling of all that moves, by its name, beside the rest."""
+    n = len(matrices)
+    if n == 1:
+        return _one_parameter(matrices[0])
+    moved = _moved(matrices)
+    scaling = moved @ moved.mT / math.sqrt(moved.shape[1])
+    share = torch.einsum("nab,ab->n", matrices, scaling)
+    if 1 - float(share.norm()) > LARGEST_ZERO:
+        return f"abelian({n})"
+    rest = torch.linalg.svd(share[None]).Vh[1:]
+    return f"{_abelian(torch.einsum('kn,nab->kab', rest, matrices))} + scaling"
+
+
 def _one_parameter(matrix: Float[Tensor, "d d"]) -> str:
-    """so(2) for closed or quasi-periodic orbits, so(1,1) for hyperbolic ones, else just one dimension."""
+    """so(2) for closed or quasi-periodic orbits, so(1,1) for hyperbolic ones, scaling, else just one dimension."""
+    if _is_scaling(matrix):
+        return "scaling"
     eigenvalues = torch.linalg.eigvals(matrix)
     size = eigenvalues.abs().max()
     if size < 1e-6 * matrix.norm():
         return "abelian(1)"
     if eigenvalues.real.abs().max() < LARGEST_ZERO * size:
         return "so(2)"
-    return "so(1,1)" if eigenvalues.imag.abs().max() < LARGEST_ZERO * size else "abelian(1)"
+    is_balanced = eigenvalues.real.sum().abs() < LARGEST_ZERO * size
+    return "so(1,1)" if is_balanced and eigenvalues.imag.abs().max() < LARGEST_ZERO * size else "abelian(1)"
 
 
 def _misfit(matrices: Tensor, name: str, known: Tensor) -> tuple[bool, float, bool, int]:
@@ -115,11 +225,29 @@ def _misfit(matrices: Tensor, name: str, known: Tensor) -> tuple[bool, float, bo
     return no_copies, round(copies, 1), matrices.shape[-1] != known.shape[-1], order.index(name[:2])
 
 
+def _is_made_of(matrices: Tensor, name: str, known: Tensor) -> bool:
+    """Whether these may be copies of the name's own matrices: as so(4) + so(4) on R^8, and not so(3) + so(3) on R^6."""
+    no_copies, copies, *_ = _misfit(matrices, name, known)
+    return not no_copies and len(_moved(matrices).mT) == round(copies) * len(_moved(known).mT)
+
+
+def _moved(matrices: Float[Tensor, "n d d"]) -> Float[Tensor, "d k"]:
+    """An orthonormal basis, in columns, of what the matrices reach."""
+    u, values, _ = torch.linalg.svd(matrices.mT.flatten(0, 1).mT)
+    return u[:, : int((values > SMALLEST_REACH * values[0]).sum())]
+
+
 def _index(matrices: Float[Tensor, "n d d"]) -> float:
-    """The Dynkin index: tr(L_i L_j) over the Killing form."""
-    traces = torch.einsum("iab,jba->ij", matrices, matrices)
-    killing = killing_form(structure_constants(matrices))
-    return float((traces * killing).sum() / killing.square().sum().clamp(min=1e-300))
+    """The Dynkin index: tr(L_i L_j) over the Killing form, on what brackets reach unless that form is zero there."""
+    constants = structure_constants(matrices)
+    _, values, vectors = torch.linalg.svd(constants.flatten(0, 1), full_matrices=False)
+    derived = torch.einsum("kn,nab->kab", vectors[values > SMALLEST_REACH * values[0]], matrices)
+    killing = killing_form(structure_constants(derived))
+    if killing.norm() < SMALLEST_REACH * constants.norm():
+        derived, killing = matrices, killing_form(constants)
+    traces = torch.einsum("iab,jba->ij", derived, derived)
+    inverse = torch.linalg.pinv(killing, rtol=SMALLEST_REACH, hermitian=True)
+    return float((inverse * traces).sum() / (inverse * killing).sum().clamp(min=1e-9))
 
 
 def _sum_of_ideals(matrices: Tensor, noise: float) -> tuple[str, ...]:
@@ -127,16 +255,14 @@ def _sum_of_ideals(matrices: Tensor, noise: float) -> tuple[str, ...]:
     constants = _constants(matrices, noise)
     _, values, vectors = torch.linalg.svd(constants.flatten(0, 1), full_matrices=False)
     derived = torch.einsum("kn,nab->kab", vectors[values > _zero(noise) * values[0]], matrices)
-    u, values, _ = torch.linalg.svd(constants.flatten(1))
-    centre_size = len(matrices) - int((values > _zero(noise) * values[0]).sum())
-    if len(derived) + centre_size != len(matrices):
+    centre = _centre(matrices, noise)
+    if len(derived) + len(centre) != len(matrices):
         return ()
-    centre = torch.einsum("nk,nab->kab", u[:, len(matrices) - centre_size :], matrices)
-    whole = names_of(derived, noise)[:1] if centre_size else ()
+    whole = names_of(derived, noise)[:1] if len(centre) else ()
     parts = whole or tuple(name for ideal in _ideals(derived, noise) for name in names_of(ideal, noise)[:1] or ("?",))
     if not parts or "?" in parts:
         return ()
-    rest = (_one_parameter(centre[0]) if centre_size == 1 else f"abelian({centre_size})",) if centre_size else ()
+    rest = (_abelian(centre),) if len(centre) else ()
     return (" + ".join((*sorted(parts), *rest)),)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from relaxify.algebras import Signature, closure_residual, exponential, orthonormal, structure_constants
 from relaxify.groups import Group
 from relaxify.lconv.operators import Dense, Generators
-from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, names_of
+from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, named, names_of
 from relaxify.lconv.symmetry.forms import InvariantForm, invariant_form
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
 
@@ -109,9 +109,13 @@ class Symmetry:
         return orthonormal(torch.linalg.solve(self.frame, self.generators @ self.frame))
 
     def overlap(self, known: Group | str | Tensor) -> Overlap:
-        """With another algebra: a named one, a Group, or matrices (n, d, d); with the level that chance reaches."""
-        matrices = known if isinstance(known, Tensor) else Group.parse(known).generators
-        return overlap(self.generators, matrices)
+        """With another algebra: a named one, or a sum of such as reports name them, a Group, or matrices (n, d, d).
+
+        With the level that chance reaches. ValueError for a name of none, or of another size.
+        """
+        if isinstance(known, str):
+            known = named(known, self.generators.shape[-1])
+        return overlap(self.generators, known if isinstance(known, Tensor) else known.generators)
 
     def as_operators(self) -> Generators:
         """The generators as a frozen family, to build an L-conv on. ValueError if there are none."""
