@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from relaxify.lconv import (
     symmetries_of_model,
     symmetries_of_moments,
 )
+from relaxify.lconv.symmetry.angular import _gegenbauer, angular
 from relaxify.lconv.symmetry.classical import named, names_of
 from relaxify.lconv.symmetry.moments import SecondMoments, regression, roots
 from relaxify.lconv.symmetry.subspaces import overlap
@@ -391,3 +393,64 @@ def test_names_of_no_algebra_are_refused(name: str) -> None:
 def test_names_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="acts on 3 dimensions, and there are 5"):
         named("so(3)", 5)
+
+
+def ring(k: int, count: int, seed: int, spread: float = 0.15) -> Tensor:
+    """k clusters on a circle."""
+    generator = torch.Generator().manual_seed(seed)
+    angle = 2 * torch.pi * torch.randint(k, (count,), generator=generator).double() / k
+    return torch.stack([angle.cos(), angle.sin()], 1) + spread * noise(count, 2, seed=seed + 1)
+
+
+def logistic(count: int, seed: int) -> Tensor:
+    u = uniform(count, 3, seed=seed)
+    return (u / (1 - u)).log()
+
+
+@pytest.mark.parametrize("k", [3, 6, 8, 12])
+@pytest.mark.parametrize("statistics", ["second_moments", "distribution"])
+def test_clusters_on_a_ring_are_no_circle(k: int, statistics: Any) -> None:
+    for seed in range(2):
+        found = symmetries_of(ring(k, 2000, seed) @ noise(2, 2, seed=seed), statistics=statistics, resamplings=99)
+        assert not found.found
+        if k > 6 and statistics == "second_moments":
+            assert f"at angular frequency {k}" in found.reason
+            assert f"discrete C({k}) at most" in found.reason
+
+
+def test_labels_of_high_frequency_break_a_circle() -> None:
+    angle = 2 * torch.pi * uniform(2000, 1)
+    circle = torch.cat([angle.cos(), angle.sin()], 1)
+    assert symmetries_of(circle, resamplings=99).name == "so(2)"
+    assert not symmetries_of(circle, (8 * angle).sin(), resamplings=99).found
+
+
+def test_nearly_round_distributions_need_many_samples() -> None:
+    """Independent logistic coordinates: their kurtosis is 4.2, a Gaussian's 3."""
+    for seed in range(5):
+        x = logistic(4000, seed)
+        assert angular(x, None, regression(SecondMoments.of(x)), seed=seed).p_value <= 0.002
+
+
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_chance_alone_breaks_no_rotation(d: int) -> None:
+    """At the level of .05 in 30 draws of three kinds."""
+    rejected = 0
+    for seed in range(30):
+        x = noise(300, d, seed=seed)
+        if seed % 3:
+            x = x / x.norm(dim=1, keepdim=True) * (uniform(300, 1, seed=seed + 60) if seed % 3 == 1 else 1)
+        rejected += angular(x, None, regression(SecondMoments.of(x)), seed=seed).p_value <= 0.05
+    assert rejected <= 5
+
+
+@given(st.integers(2, 7), st.floats(-0.99, 0.99))
+def test_zonal_functions_are_those_of_the_gegenbauer_polynomials(d: int, t: float) -> None:
+    angle = torch.tensor(t, dtype=torch.float64, requires_grad=True)
+    for k, (value, slope) in enumerate(_gegenbauer(angle, d, 9)):
+        lam = d / 2 - 1
+        expected = scipy.special.eval_chebyt(k, t) if d == 2 else scipy.special.eval_gegenbauer(k, lam, t)
+        scale = 1.0 if d == 2 else scipy.special.eval_gegenbauer(k, lam, 1.0)
+        assert float(value.detach()) == pytest.approx(expected / scale, abs=1e-9)
+        derivative = torch.autograd.grad(value, angle, retain_graph=True)[0] if k else torch.zeros(())
+        assert float(slope.detach()) == pytest.approx(float(derivative), abs=1e-8)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relaxify.algebras import closure_residual
 from relaxify.lconv.operators.family import LARGEST_DENSE, check_size
+from relaxify.lconv.symmetry.angular import Angular, angular
 from relaxify.lconv.symmetry.bootstrap import LARGEST_ALGEBRA, Bootstrap, bootstrap
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, regression
@@ -18,6 +19,8 @@ from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry
 
 LEVEL = 0.01
+# of the moments of high angular frequency, beside those of low ones
+ANGULAR_LEVEL = 0.002
 FEWEST = 99
 # standard errors of the statistics above which a clear break would not show: about 800 samples are below
 LARGEST_NOISE = 0.026
@@ -37,7 +40,8 @@ def symmetries_of(
 
     - `statistics="second_moments"`: LC Theorem 1. The generators are all L with L H + H L^T = 0, H^(1/2) so(d) H^(-1/2),
       and with labels those for which an L_c has L_c C + C L^T = 0. Every data set has such an algebra. So the report's
-      `found` says whether the *distribution* keeps it, by its characteristic function; only then is it named.
+      `found` says whether the *distribution* keeps it, by its characteristic function and by angular frequencies up to
+      16, so that clusters on a ring are not taken for a circle; only then is it named.
     - `statistics="distribution"`: the directions of that algebra which the distribution keeps, and nothing else.
 
     The mean is not removed (a constant column makes the regression affine). `resamplings` of the samples give the
@@ -111,7 +115,7 @@ def _samples(name: str, given: object) -> Tensor:
 
 
 def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None, count: int) -> Symmetry:
-    found, reason = _judge(fit, chance)
+    found, reason = _judge(fit, chance, _angular(X, Y, fit, chance))
     basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
     source = "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)"
     return Symmetry(
@@ -127,7 +131,14 @@ def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Boo
     )
 
 
-def _judge(fit: Regression, chance: Bootstrap | None) -> tuple[bool, str]:
+def _angular(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None) -> Angular | None:
+    """None where no evidence is looked for, or there is nothing that turns."""
+    if chance is None or chance.noise > LARGEST_NOISE or not len(fit.whitened):
+        return None
+    return angular(X, Y, fit, seed=0)
+
+
+def _judge(fit: Regression, chance: Bootstrap | None, turns: Angular | None) -> tuple[bool, str]:
     allowed = f"every data set of this kind has {fit.names[0] or 'nothing'} in its second moments"
     if chance is None:
         return False, f"{allowed}; whether the distribution keeps it was not tested."
@@ -137,14 +148,24 @@ def _judge(fit: Regression, chance: Bootstrap | None) -> tuple[bool, str]:
     if p <= LEVEL:
         advice = "statistics='distribution' finds what it keeps"
         return False, f"{allowed}, and the distribution does not keep it (p = {p:.2g}): {advice}."
+    if turns is not None and turns.p_value <= ANGULAR_LEVEL:
+        return False, f"{allowed}, and {_broken(turns, fit)}."
     return True, f"{allowed}, and the distribution keeps it as far as its characteristic function tells (p = {p:.2g})."
+
+
+def _broken(turns: Angular, fit: Regression) -> str:
+    """In the plane what breaks it has a name."""
+    k, p = turns.degree, turns.p_value
+    words = f"the distribution does not keep it: it varies with the direction at angular frequency {k} (p = {p:.2g})"
+    is_plane = len(fit.root) == 2 and fit.outputs is None
+    return f"{words}, which leaves the discrete C({k}) at most" if is_plane else words
 
 
 def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap, count: int) -> Symmetry:
     fit = fit.combined(chance.kept(LEVEL))
     values = torch.linalg.svdvals(chance.statistics).flip(0)
     spectrum = values / values.square().mean().sqrt().clamp(min=1e-300)
-    found, reason = _judge_kept(chance, fit.whitened, spectrum)
+    found, reason = _judge_kept(chance, fit, spectrum, _angular(X, Y, fit, chance))
     basis, together = orthonormal_pair(fit.generators, fit.outputs)
     return Symmetry(
         basis,
@@ -159,16 +180,18 @@ def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, chance: Boots
     )
 
 
-def _judge_kept(chance: Bootstrap, whitened: Tensor, spectrum: Tensor) -> tuple[bool, str]:
-    kept, allowed = len(whitened), len(spectrum)
-    words = f"of the {allowed} dimensions that second moments allow the distribution keeps {len(whitened)}"
+def _judge_kept(chance: Bootstrap, fit: Regression, spectrum: Tensor, turns: Angular | None) -> tuple[bool, str]:
+    kept, allowed = len(fit.whitened), len(spectrum)
+    words = f"of the {allowed} dimensions that second moments allow the distribution keeps {kept}"
     if chance.noise > LARGEST_NOISE:
         return False, f"{words}, but there are too few samples to tell."
     if not kept:
         return False, f"{words}: no symmetry."
     if kept < allowed and (gap := float(spectrum[kept] / spectrum[kept - 1])) < SMALLEST_GAP:
         return False, f"{words}, but the next is broken only {gap:.2g} times more: that is no clear symmetry."
-    residual = closure_residual(whitened)
+    if turns is not None and turns.p_value <= ANGULAR_LEVEL:
+        return False, f"{words} at low frequencies, but {_broken(turns, fit)}."
+    residual = closure_residual(fit.whitened)
     if residual > LARGEST_CLOSURE_RESIDUAL:
         return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are not an algebra."
     return True, f"{words}, at a level of {LEVEL:.0%}, and their brackets stay in the span."
