@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from relaxify.checkpoint.archive import is_archive, read_members, writing_member
 from relaxify.checkpoint.container import Checkpoint, Piece
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.foreign import without_foreign
+from relaxify.checkpoint.optimizers import keep_groups, parameters_of, without_terms
 from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
 from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
@@ -25,8 +26,9 @@ from relaxify.checkpoint.tree import (
     Nested,
     Where,
     clean_state_dict,
-    leave_out_optimizers,
+    leave_out_optimizer,
     name_of,
+    optimizer_at,
     others,
     state_dict_of,
     tensor_of,
@@ -190,15 +192,29 @@ class TorchFile:
         found = self.found.state_dicts or self.found.weights
         mapping, where = _at(key, found)
         lost = (*self.left_out, *others(self.content, where))
-        return TorchFile(mapping, Nested([(mapping, ())], [(mapping, ())], []), self.sources, lost)
+        return TorchFile(mapping, Nested([(mapping, ())], [(mapping, ())]), self.sources, lost)
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         mappings = {where: mapping for mapping, where in self.found.state_dicts}
+        lost = self._clean_optimizers(mappings, plans)
         for plan in plans:
             _fold(mappings[plan.state.where], plan)
             clean_state_dict(mappings[plan.state.where], plan)
-        leave_out_optimizers(self.found)
-        return self.content, (*self.left_out, *(name_of(where) for _, where in self.found.optimizers))
+        return self.content, (*self.left_out, *lost)
+
+    def _clean_optimizers(self, mappings: Mapping[Where, Any], plans: Sequence[StatePlan]) -> list[str]:
+        """Take the terms out of optimizer states, or these where it cannot be told how; the names of those."""
+        relaxed = [parameters_of(mappings[plan.state.where], plan) for plan in plans]
+        plain = [parameters_of(mapping, None) for mapping, where in self.found.weights if where not in mappings]
+        places = [(parent, where, optimizer_at(parent, where[-1])) for parent, where in self.found.optimizers]
+        each = {id(optimizer): optimizer for *_, optimizer in places}
+        stay = {key: without_terms(optimizer, relaxed, plain, plans) for key, optimizer in each.items()}
+        lost = [(parent, where) for parent, where, optimizer in places if stay[id(optimizer)] is None]
+        for parent, where in reversed(lost):
+            leave_out_optimizer(parent, where[-1])
+        for scheduler in self.found.schedulers:
+            keep_groups(scheduler, [groups for groups in stay.values() if groups is not None])
+        return [name_of(where) for _, where in lost]
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
         mapping = {where: mapping for mapping, where in self.found.state_dicts}[plans[0].state.where]

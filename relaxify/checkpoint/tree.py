@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from relaxify.checkpoint.pickles import Call, Global
@@ -19,11 +19,15 @@ Where = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Nested:
-    """What a walk over a checkpoint finds: mappings that hold terms' keys, or tensors; parents of optimizer states."""
+    """What a walk over a checkpoint finds: mappings that hold terms' keys, or tensors; parents of optimizer states.
 
-    state_dicts: list[tuple[MutableMapping[Any, Any], Where]]
-    weights: list[tuple[MutableMapping[Any, Any], Where]]
-    optimizers: list[tuple[Any, Where]]
+    `schedulers` are the states of learning rate schedulers.
+    """
+
+    state_dicts: list[tuple[MutableMapping[Any, Any], Where]] = field(default_factory=list)
+    weights: list[tuple[MutableMapping[Any, Any], Where]] = field(default_factory=list)
+    optimizers: list[tuple[Any, Where]] = field(default_factory=list)
+    schedulers: list[dict[Any, Any]] = field(default_factory=list)
 
 
 def name_of(where: Where) -> str:
@@ -39,7 +43,7 @@ def _key_name(key: Any) -> str:
 
 def walk(checkpoint: Any) -> Nested:
     """Find the state dicts and the optimizer states, each object once, in the order they come."""
-    found = Nested([], [], [])
+    found = Nested()
     seen: set[int] = set()
     pending: list[tuple[Any, Where]] = [(checkpoint, ())]
     while pending:
@@ -63,6 +67,8 @@ def _note(item: dict[Any, Any], where: Where, found: Nested) -> None:
         found.state_dicts.append((item, where))
     if len(tensors) == len(item):
         found.weights.append((item, where))
+    if "_last_lr" in item or "base_lrs" in item:
+        found.schedulers.append(item)
 
 
 def children(item: Any) -> Iterator[tuple[Any, Any]]:
@@ -87,19 +93,27 @@ PARAMETER = Global("torch._utils", "_rebuild_parameter")
 _PARAMETERS = {PARAMETER, Global("torch._utils", "_rebuild_parameter_with_state")}
 
 
-def leave_out_optimizers(found: Nested) -> None:
-    """Optimizer states count parameters, the terms' among them: the plain model's parameters would get the wrong ones."""
-    for parent, where in reversed(found.optimizers):
-        if isinstance(parent, dict | list):
-            del parent[where[-1]]
-        elif isinstance(parent, tuple):
-            parent[where[-1]].clear()
-        else:
-            parent.items.pop(where[-1], None)
+def optimizer_at(parent: Any, key: Any) -> dict[Any, Any]:
+    """The optimizer state that is under a key of what `walk` noted as its parent."""
+    found: dict[Any, Any] = dict(children(parent))[key]
+    return found
+
+
+def leave_out_optimizer(parent: Any, key: Any) -> None:
+    """Take it out; places of a tuple stay, empty."""
+    if isinstance(parent, dict | list):
+        del parent[key]
+    elif isinstance(parent, tuple):
+        parent[key].clear()
+    else:
+        parent.items.pop(key, None)
 
 
 def _is_optimizer_state(item: Any) -> bool:
-    return isinstance(item, dict) and {"state", "param_groups"} <= item.keys()
+    if not isinstance(item, dict) or "param_groups" not in item:
+        return False
+    groups = item["param_groups"]
+    return "state" in item or (isinstance(groups, list) and all(isinstance(g, dict) and "params" in g for g in groups))
 
 
 def others(checkpoint: Any, where: Where) -> Iterator[str]:
