@@ -49,6 +49,10 @@ def convert(
         str | None,
         typer.Option(metavar="SIZE", help="The most that a file in the folder OUT may have, such as 200MB (5GB)."),
     ] = None,
+    relax: Annotated[
+        str | None,
+        typer.Option(metavar="PKG.MOD:FACTORY", help="The other way: add the terms of the relaxed model this makes."),
+    ] = None,
     verify: Annotated[
         str | None,
         typer.Option(metavar="PKG.MOD:FACTORY", help="Write OUT only if it loads strictly into the model this makes."),
@@ -59,6 +63,11 @@ def convert(
     from relaxify.checkpoint import convert as convert_checkpoint
     from relaxify_cli.loading import build_model, check_loads
 
+    if relax is not None:
+        if mode == "fold" or max_theta is not None or prefix or verify is not None:
+            raise ValueError("--relax adds terms, and checks them; leave --mode, --max-theta, --prefix and --verify out.")
+        _relax(source, output, relax, force=force, strip_prefix=strip_prefix, key=key, max_shard_size=max_shard_size)
+        return
     model = None if verify is None else build_model(verify)
     try:
         with _bar() as progress:
@@ -80,6 +89,27 @@ def convert(
     _show(conversion, verified=verify)
 
 
+def _relax(
+    source: Path, output: Path, factory: str, *, force: bool, strip_prefix: bool, key: str, max_shard_size: str | None
+) -> None:
+    from relaxify.checkpoint import relax
+    from relaxify_cli.loading import build_model
+
+    model = build_model(factory)
+    with _bar() as progress:
+        conversion = relax(
+            source,
+            output,
+            model,
+            force=force,
+            strip_prefix=strip_prefix,
+            key=key,
+            max_shard_size=max_shard_size,
+            progress=progress,
+        )
+    _show(conversion, verified=factory)
+
+
 @contextlib.contextmanager
 def _bar() -> Iterator[Callable[[int, int], None] | None]:
     """A bar with bytes, rate and time left, where errors go to a terminal."""
@@ -97,10 +127,11 @@ def _show(conversion: Conversion, verified: str | None) -> None:
     console = Console()
     for state in conversion.states:
         console.print(_table(state, conversion.mode))
-        console.print(
-            f"{len(state.kept)} keys kept, {len(state.removed)} removed; "
-            f"{state.parameters_after:,} of {state.parameters_before:,} parameters (with buffers) remain."
-        )
+        changed = f"{len(state.added)} added" if state.added else f"{len(state.removed)} removed"
+        before, after = (f"{count:,}" for count in (state.parameters_before, state.parameters_after))
+        counts = f"{before} became {after}" if state.added else f"{after} of {before}"
+        rest = "" if state.added else " remain"
+        console.print(f"{len(state.kept)} keys kept, {changed}; {counts} parameters (with buffers){rest}.")
     if conversion.left_out:
         console.print(f"Left out: {shown(_names(conversion.left_out))}.", soft_wrap=True)
     if verified is not None:
@@ -124,6 +155,6 @@ def _table(state: StateConversion, mode: str) -> Table:
 def _outcome(term: TermConversion, mode: str) -> str:
     if term.note is not None:
         return term.note
-    if mode == "drop":
-        return "dropped"
+    if mode != "fold":
+        return "dropped" if mode == "drop" else "added"
     return "nothing to fold" if term.folded is None else f"{term.folded:.1%} folded"

@@ -3,7 +3,7 @@
 This is the room's face: other rooms and the command line import from here alone.
 """
 
-from relaxify.checkpoint.conversion import convert
+from relaxify.checkpoint.conversion import convert, relax
 from relaxify.checkpoint.loading import LoadError, check_loads, load_weights
 from relaxify.checkpoint.plan import Conversion, StateConversion, TermConversion, ThetaError
 from relaxify.checkpoint.source import SourceChangedError
@@ -23,4 +23,5 @@ __all__ = [
     "check_loads",
     "convert",
     "load_weights",
+    "relax",
 ]

@@ -11,7 +11,7 @@ from torch import nn
 
 from relaxify.checkpoint.formats import checkpoint_at, container_of
 from relaxify.checkpoint.plan import Conversion
-from relaxify.checkpoint.prefixes import wrapper_prefix
+from relaxify.checkpoint.prefixes import BESIDE, wrapper_prefix
 from relaxify.checkpoint.source import check_source
 from relaxify.checkpoint.state import StateDict
 from relaxify.record import CheckpointError
@@ -68,16 +68,27 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _load(model: nn.Module, state: StateDict) -> str | None:
     """Load it as it is, or without its wrappers' prefixes; or else what torch said last."""
-    reason: str | None = None
-    state_dict = {key: state.load(key) for key in state.shapes}
-    for attempt in _without_wrappers(state_dict):
+    prefix, reason = load_fitting(model, state)
+    return None if prefix is not None else reason
+
+
+def load_fitting(model: nn.Module, state: StateDict) -> tuple[str | None, str]:
+    """The prefix without which a state dict loads; None, and what torch said, if there is none.
+
+    What averages of weights keep beside the model's keys does not count.
+    """
+    reason = "it holds no tensors"
+    state_dict = {key: state.load(key) for key in state.shapes if key not in BESIDE}
+    for prefix in _wrappers(state_dict):
+        attempt = {key.removeprefix(prefix): value for key, value in state_dict.items()}
         try:
             model.load_state_dict(_with_shared(model, attempt), strict=True)
-        except RuntimeError as error:
+        # a term's record may be another's
+        except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
         else:
-            return None
-    return reason
+            return prefix, ""
+    return None, reason
 
 
 def _with_shared(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -88,10 +99,10 @@ def _with_shared(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]
     return state_dict | {key: state_dict[other] for key, other in missing.items()}
 
 
-def _without_wrappers(state_dict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The state dict as it is, and without one more of its wrappers' prefixes each time."""
+def _wrappers(state_dict: Mapping[str, Any]) -> Iterator[str]:
+    """Nothing, and what wrappers put before the keys, one more each time."""
     prefix = ""
-    yield dict(state_dict)
+    yield prefix
     for part in wrapper_prefix(state_dict).split(".")[:-1]:
         prefix += f"{part}."
-        yield {key.removeprefix(prefix): value for key, value in state_dict.items()}
+        yield prefix

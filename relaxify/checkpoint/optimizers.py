@@ -127,7 +127,11 @@ def without_terms(
     It may be of any of these state dicts, with terms or without, that are in the same file.
     """
     groups, state = optimizer.get("param_groups"), optimizer.setdefault("state", {})
-    if not isinstance(groups, list) or not all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups):
+    if (
+        not isinstance(groups, list)
+        or not groups
+        or not all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+    ):
         return None
     if not isinstance(state, dict):
         return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from relaxify.checkpoint.terms import find_terms, fold_targets, symmetrised_targ
 from relaxify.record import CheckpointError
 
 Mode = Literal["drop", "fold"]
+T = TypeVar("T")
 
 
 class ThetaError(CheckpointError):
@@ -49,6 +50,7 @@ class TermConversion:
 class StateConversion:
     """What became of one state dict: `where` are the keys that lead to it in the checkpoint, () if it is all of it.
 
+    `kept` and `removed` are keys of the source, `added` the terms' in the target where there were none.
     The parameter counts are the entries of its tensors without theta and records. They include buffers, which a
     checkpoint does not tell from parameters.
     """
@@ -59,6 +61,7 @@ class StateConversion:
     removed: tuple[str, ...]
     parameters_before: int
     parameters_after: int
+    added: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,11 +70,11 @@ class StateConversion:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` did. `left_out` names what else the target lacks, such as optimizer states."""
+    """What `convert` or `relax` did. `left_out` names what else the target lacks, such as optimizer states."""
 
     source: Path
     target: Path
-    mode: Mode
+    mode: Mode | Literal["relax"]
     states: tuple[StateConversion, ...]
     left_out: tuple[str, ...] = ()
 
@@ -105,7 +108,8 @@ class Options:
 class StatePlan:
     """What is to become of one state dict: `targets` are the base keys that something is folded into.
 
-    `names` are the new names of keys that stay; `left_out` the keys that have none, and belong to no term.
+    `names` are the new names of keys that stay; `left_out` the keys that have none, and belong to no term. `added` are
+    entries that the source has not, `order` the places of the new names.
     """
 
     state: StateDict
@@ -114,6 +118,8 @@ class StatePlan:
     report: StateConversion
     names: Names = field(default_factory=Names)
     left_out: tuple[str, ...] = ()
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+    order: Mapping[str, int] = field(default_factory=dict)
 
     def load(self, key: str) -> Tensor:
         """The tensor to write for a key that stays."""
@@ -125,6 +131,12 @@ class StatePlan:
     def renamed(self) -> dict[str, str]:
         """The new key of every key that stays, in order."""
         return {key: new for key in self.report.kept if (new := self.names.of(key)) is not None}
+
+    def with_added(self, kept: Mapping[str, T], make: Callable[[str, Tensor], T]) -> dict[str, T]:
+        """What stays, by its new name, and what is made of what is added, in order."""
+        entries = {**kept, **{key: make(key, value) for key, value in self.added.items()}}
+        last = len(self.order)
+        return dict(sorted(entries.items(), key=lambda item: self.order.get(item[0], last))) if self.order else entries
 
 
 def plan_states(states: Iterable[StateDict], options: Options) -> tuple[StatePlan, ...]:

@@ -15,14 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from relaxify.checkpoint.container import Checkpoint, Piece, not_nested
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.data import Made, View, contiguous_stride
 from relaxify.checkpoint.plan import StatePlan
-from relaxify.checkpoint.safetensors_header import METADATA, Entry, check_key, read_header, torch_dtype
+from relaxify.checkpoint.safetensors_header import METADATA, NAMES, Entry, check_key, read_header, torch_dtype
 from relaxify.checkpoint.source import Range, Source
 from relaxify.checkpoint.state import StateDict
-from relaxify.checkpoint.storages import TorchTensor, tensor_like
+from relaxify.checkpoint.storages import TorchTensor, made_tensor, tensor_like
+
+# among the ranks of a file's pieces
+LAST = 2**62
 
 
 def write_pieces(copy: Copy, pieces: Sequence[Piece], metadata: dict[str, str] | None) -> None:
@@ -43,6 +48,12 @@ def write_pieces(copy: Copy, pieces: Sequence[Piece], metadata: dict[str, str] |
     copy.write(struct.pack("<Q", len(text)) + text)
     for piece in placed:
         copy.copy(piece.data)
+
+
+def made_piece(key: str, tensor: Tensor) -> Piece:
+    """Of a tensor in memory; behind what is copied, wide dtypes first."""
+    data = Made(tensor.nbytes, lambda: tensor)
+    return Piece(key, NAMES[tensor.dtype], tuple(tensor.shape), data, LAST - tensor.dtype.itemsize)
 
 
 @dataclass(frozen=True)
@@ -72,12 +83,13 @@ class SafetensorsFile:
         (plan,) = plans
         # anything but the format would be lost
         lost = () if self.metadata in (None, {"format": "pt"}) else (METADATA,)
-        content = OrderedDict((new, self.tensor(plan, key)) for key, new in plan.renamed().items())
-        return content, lost
+        kept = {new: self.tensor(plan, key) for key, new in plan.renamed().items()}
+        return OrderedDict(plan.with_added(kept, made_tensor)), lost
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
         (plan,) = plans
-        return [self.piece(plan, key, new) for key, new in plan.renamed().items()], self._clean_metadata(plan), ()
+        kept = {new: self.piece(plan, key, new) for key, new in plan.renamed().items()}
+        return list(plan.with_added(kept, made_piece).values()), self._clean_metadata(plan), ()
 
     def _clean_metadata(self, plan: StatePlan) -> dict[str, str] | None:
         """Under the new names, without terms: save_model notes there which keys it left out, for which others."""

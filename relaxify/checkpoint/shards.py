@@ -18,10 +18,10 @@ from torch import Tensor
 from relaxify.checkpoint.container import Checkpoint, Piece, not_nested
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.plan import StatePlan
-from relaxify.checkpoint.safetensors_file import SafetensorsContainer, SafetensorsFile
+from relaxify.checkpoint.safetensors_file import SafetensorsContainer, SafetensorsFile, made_piece
 from relaxify.checkpoint.source import Source
 from relaxify.checkpoint.state import StateDict
-from relaxify.checkpoint.storages import TorchTensor
+from relaxify.checkpoint.storages import TorchTensor, made_tensor
 from relaxify.checkpoint.torch_file import TorchContainer, TorchFile
 from relaxify.checkpoint.tree import walk
 from relaxify.record import CheckpointError
@@ -62,11 +62,13 @@ class Shards:
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[OrderedDict[str, TorchTensor], tuple[str, ...]]:
         (plan,) = plans
-        return OrderedDict((new, self.owners[key].tensor(plan, key)) for key, new in plan.renamed().items()), ()
+        kept = {new: self.owners[key].tensor(plan, key) for key, new in plan.renamed().items()}
+        return OrderedDict(plan.with_added(kept, made_tensor)), ()
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
         (plan,) = plans
-        return [self.owners[key].piece(plan, key, new) for key, new in plan.renamed().items()], {"format": "pt"}, ()
+        kept = {new: self.owners[key].piece(plan, key, new) for key, new in plan.renamed().items()}
+        return list(plan.with_added(kept, made_piece).values()), {"format": "pt"}, ()
 
 
 class ShardsContainer:

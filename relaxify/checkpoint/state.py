@@ -35,6 +35,10 @@ class StateDict:
     same_as: Mapping[str, str] = field(default_factory=dict)
     file_size: int = 0
 
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.where))
+
     def size(self, keys: Iterable[str]) -> int:
         """Number of entries of these tensors, shared ones once."""
         return sum(math.prod(self.shapes[key]) for key in {self.same_as.get(key, key) for key in keys})

@@ -228,3 +228,8 @@ def tensor_like(data: Data, dtype: torch.dtype, shape: tuple[int, ...], key: str
     if name:
         return TorchTensor(storage, view, Call(_TENSOR_V2, arguments))
     return TorchTensor(storage, view, Call(_TENSOR_V3, (*arguments, Global("torch", str(dtype).removeprefix("torch.")))))
+
+
+def made_tensor(key: str, tensor: Tensor) -> TorchTensor:
+    """The same of a tensor in memory."""
+    return tensor_like(Made(tensor.nbytes, lambda: tensor), tensor.dtype, tuple(tensor.shape), key)

@@ -195,20 +195,26 @@ class TorchFile:
         return TorchFile(mapping, Nested([(mapping, ())], [(mapping, ())]), self.sources, lost)
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
-        mappings = {where: mapping for mapping, where in self.found.state_dicts}
+        mappings = self._mappings()
         lost = self._clean_optimizers(mappings, plans)
         for plan in plans:
             _fold(mappings[plan.state.where], plan)
             clean_state_dict(mappings[plan.state.where], plan)
         return self.content, (*self.left_out, *lost)
 
+    def _mappings(self) -> dict[Where, Any]:
+        return {where: mapping for mapping, where in (*self.found.weights, *self.found.state_dicts)}
+
     def _clean_optimizers(self, mappings: Mapping[Where, Any], plans: Sequence[StatePlan]) -> list[str]:
         """Take the terms out of optimizer states, or these where it cannot be told how; the names of those."""
         relaxed = [parameters_of(mappings[plan.state.where], plan) for plan in plans]
-        plain = [parameters_of(mapping, None) for mapping, where in self.found.weights if where not in mappings]
+        planned = {plan.state.where for plan in plans}
+        plain = [parameters_of(mapping, None) for mapping, where in self.found.weights if where not in planned]
+        # what is relaxed now has parameters that no optimizer has seen
+        known = not any(plan.added for plan in plans)
         places = [(parent, where, optimizer_at(parent, where[-1])) for parent, where in self.found.optimizers]
         each = {id(optimizer): optimizer for *_, optimizer in places}
-        stay = {key: without_terms(optimizer, relaxed, plain, plans) for key, optimizer in each.items()}
+        stay = {key: without_terms(each[key], relaxed, plain, plans) if known else None for key in each}
         lost = [(parent, where) for parent, where, optimizer in places if stay[id(optimizer)] is None]
         for parent, where in reversed(lost):
             leave_out_optimizer(parent, where[-1])
@@ -217,7 +223,7 @@ class TorchFile:
         return [name_of(where) for _, where in lost]
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
-        mapping = {where: mapping for mapping, where in self.found.state_dicts}[plans[0].state.where]
+        mapping = self._mappings()[plans[0].state.where]
         content, lost = self.whole(plans)
         if len(plans) > 1:
             names = " and ".join(repr(plan.report.name) for plan in plans)

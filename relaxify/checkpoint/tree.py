@@ -10,7 +10,7 @@ from relaxify.checkpoint.pickles import Call, Global
 from relaxify.checkpoint.pickling import MAX_DEPTH
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.state import StateDict
-from relaxify.checkpoint.storages import TorchTensor
+from relaxify.checkpoint.storages import TorchTensor, made_tensor
 from relaxify.checkpoint.terms import is_term_key
 from relaxify.record import CheckpointError
 
@@ -139,13 +139,16 @@ def state_dict_of(mapping: Mapping[Any, Any], where: Where, file_size: int) -> S
 def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan) -> None:
     """Take off what the plan removes, and give what stays its new name."""
     removed = {*plan.report.removed, *plan.left_out}
-    entries = [(key, value) for key, value in mapping.items() if key not in removed]
+    kept = {_new_name(key, plan): value for key, value in mapping.items() if key not in removed}
     mapping.clear()
-    for key, value in entries:
-        mapping[key if not isinstance(key, str) else plan.names.of(key) or key] = value
+    mapping.update(plan.with_added(kept, made_tensor))
     metadata = getattr(mapping, "_metadata", None)
     if isinstance(metadata, dict):
         _clean_metadata(metadata, plan)
+
+
+def _new_name(key: Any, plan: StatePlan) -> Any:
+    return plan.names.of(key) or key if isinstance(key, str) else key
 
 
 def _clean_metadata(metadata: MutableMapping[Any, Any], plan: StatePlan) -> None:
