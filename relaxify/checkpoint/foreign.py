@@ -14,10 +14,9 @@ from typing import Any
 from relaxify.checkpoint.pickles import Call, Global
 from relaxify.checkpoint.pickling import MAX_DEPTH
 from relaxify.checkpoint.storages import Meanings, makes_plain_values
-from relaxify.checkpoint.tree import PARAMETER, Where, name_of, tensor_of
+from relaxify.checkpoint.tree import FROM_TYPE, PARAMETER, Where, name_of, tensor_of
 from relaxify.record import CheckpointError
 
-_FROM_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
 _LEFT_OUT = object()
 _CONTAINERS = (dict, list, tuple, set, frozenset, Call)
 
@@ -27,7 +26,7 @@ def without_foreign(content: Any, meanings: Meanings) -> tuple[Any, tuple[str, .
     if meanings.is_plain:
         return content, ()
     alive, foreign = _find_foreign(content)
-    rest = _Rest(meanings, foreign)
+    rest = _Rest(foreign)
     kept = rest.of(content, ())
     if kept is _LEFT_OUT:
         raise _nothing_stays(content)
@@ -70,7 +69,6 @@ def _parts(value: Any) -> Iterator[Any]:
 class _Rest:
     """What stays of each value, with the names of what does not; what was one value stays one."""
 
-    meanings: Meanings
     foreign: set[int]
     left_out: list[str] = field(default_factory=list)
     found: dict[int, Any] = field(default_factory=dict)
@@ -128,7 +126,7 @@ class _Rest:
             self._entries(call.items, where)
             self._elements(call.appended, where)
             return call
-        if (tensor := self._tensor(call)) is not None:
+        if (tensor := _plain_tensor(call)) is not None:
             self.left_out.append(f"{name_of(where)} (but for its tensor)")
             return tensor
         stays: Any = call.items or call.appended
@@ -139,16 +137,12 @@ class _Rest:
         # the plain dictionary or list of one of a class of its own
         return self._entries(stays, where) if isinstance(stays, dict) else self._elements(stays, where)
 
-    def _tensor(self, call: Call) -> Any:
-        """The plain tensor, of one with a class or attributes of its own."""
-        if tensor_of(call) is not None:
-            return Call(PARAMETER, call.arguments[:3])
-        if call.function != _FROM_TYPE or len(call.arguments) != 4:
-            return None
-        rebuild, _, arguments, _ = call.arguments
-        if not isinstance(rebuild, Global) or not isinstance(arguments, tuple) or self._is_foreign(arguments):
-            return None
-        return self.meanings.called(Call(rebuild, arguments)) if _is_plain(rebuild) else None
+
+def _plain_tensor(call: Call) -> Any:
+    """The plain tensor, of one with a class or attributes of its own."""
+    if call.function == FROM_TYPE:
+        return tensor_of(call)
+    return None if tensor_of(call) is None else Call(PARAMETER, call.arguments[:3])
 
 
 def _is_plain(value: Any) -> bool:

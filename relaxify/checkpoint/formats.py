@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from relaxify.checkpoint.container import Container
+from relaxify.checkpoint.deepspeed_folder import FIRST, MODEL, DeepSpeedContainer, tagged
 from relaxify.checkpoint.distributed_folder import METADATA, DistributedContainer
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer
 from relaxify.checkpoint.shards import INDEX, TORCH_INDEX, ShardsContainer, TorchShardsContainer
@@ -14,14 +15,15 @@ from relaxify.record import CheckpointError
 
 CONTAINERS: tuple[Container, ...] = (
     SafetensorsContainer(),
+    DeepSpeedContainer(),
     TorchContainer(),
     ShardsContainer(),
     TorchShardsContainer(),
     DistributedContainer(),
 )
-INDICES = (INDEX, TORCH_INDEX, METADATA)
+INDICES = (INDEX, TORCH_INDEX, METADATA, MODEL)
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
-_IN_FOLDERS = (METADATA, f"*{INDEX}", f"*{TORCH_INDEX}", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+_IN_FOLDERS = (METADATA, *FIRST, f"*{INDEX}", f"*{TORCH_INDEX}", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def container_of(path: Path) -> Container:
@@ -44,6 +46,7 @@ def checkpoint_at(path: Path) -> Path:
         if (part := _PART.fullmatch(path.name)) and (index := path.with_name(f"{part[1]}{part[2]}.index.json")).exists():
             raise CheckpointError(f"{path} is one of several files of a checkpoint; give their index, {index.name}.")
         return path
+    path = tagged(path)
     for pattern in _IN_FOLDERS:
         found = sorted(path.glob(pattern))
         if len(found) == 1:

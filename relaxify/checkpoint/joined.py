@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -24,21 +26,27 @@ class Joined:
     parts: tuple[Data, ...]
     crc: int | None = None
 
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        """Where each part begins, and where the last ends."""
+        return [0, *itertools.accumulate(part.size for part in self.parts)]
+
     @property
     def size(self) -> int:
-        return sum(part.size for part in self.parts)
+        return self.starts[-1]
 
     def read(self, begin: int = 0, size: int | None = None) -> bytearray:
         wanted = self if size is None else self.part(begin, size)
         return bytearray().join(part.read() for part in wanted.parts)
 
     def part(self, begin: int, size: int) -> Joined:
-        found, start = [], 0
-        for part in self.parts:
+        found, index = [], bisect.bisect_right(self.starts, begin) - 1
+        while index < len(self.parts) and self.starts[index] < begin + size:
+            part, start = self.parts[index], self.starts[index]
             low, high = max(begin - start, 0), min(begin + size - start, part.size)
             if low < high:
                 found.append(part.part(low, high - low))
-            start += part.size
+            index += 1
         return Joined(tuple(found))
 
     def chunks(self) -> Iterator[bytearray | memoryview]:

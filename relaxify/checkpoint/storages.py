@@ -143,16 +143,7 @@ class Meanings:
     def called(self, call: Call) -> Any:
         """A tensor where the call rebuilds a dense one, a number where it makes numpy's; any other call as it is."""
         check_harmless(call)
-        if not isinstance(call.function, Global) or call.function not in _ARGUMENTS:
-            return number_of(call)
-        arguments, most = call.arguments, _ARGUMENTS[call.function]
-        if not most - 1 <= len(arguments) <= most or not isinstance(arguments[0], Storage):
-            raise invalid("a tensor without a storage in its pickle")
-        if len(arguments) > 4 and not (isinstance(arguments[4], bool) and arguments[5] == OrderedDict()):
-            raise invalid("a tensor with hooks in its pickle")
-        view = _view(call)
-        # what is left are bits that change how entries are to be read, as of a conjugate
-        return call if len(arguments) == most and most > 4 and arguments[-1] else TorchTensor(arguments[0], view, call)
+        return rebuilt(call) if call.function in _ARGUMENTS else number_of(call)
 
     def persistent(self, key: Any) -> Any:
         """The storage that a key names: ("storage", its type, its key, where it was, its number of entries, ...).
@@ -174,6 +165,20 @@ class Meanings:
         if (storage.kind, storage.count) != (kind, count):
             raise invalid(f"the storage {name!r} is described in two ways")
         return storage
+
+
+def rebuilt(call: Call) -> TorchTensor | Call:
+    """The dense tensor that a call of one of torch's functions for these makes; another call as it is."""
+    if not isinstance(call.function, Global) or call.function not in _ARGUMENTS:
+        return call
+    arguments, most = call.arguments, _ARGUMENTS[call.function]
+    if not most - 1 <= len(arguments) <= most or not isinstance(arguments[0], Storage):
+        raise invalid("a tensor without a storage in its pickle")
+    if len(arguments) > 4 and not (isinstance(arguments[4], bool) and arguments[5] == OrderedDict()):
+        raise invalid("a tensor with hooks in its pickle")
+    view = _view(call)
+    # what is left are bits that change how entries are to be read, as of a conjugate
+    return call if len(arguments) == most and most > 4 and arguments[-1] else TorchTensor(arguments[0], view, call)
 
 
 def makes_plain_values(name: Global) -> bool:

@@ -10,7 +10,7 @@ from relaxify.checkpoint.pickles import Call, Global
 from relaxify.checkpoint.pickling import MAX_DEPTH
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.state import StateDict
-from relaxify.checkpoint.storages import TorchTensor, made_tensor
+from relaxify.checkpoint.storages import TorchTensor, made_tensor, rebuilt
 from relaxify.checkpoint.terms import is_term_key
 from relaxify.record import CheckpointError
 
@@ -83,12 +83,16 @@ def children(item: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def tensor_of(value: Any) -> TorchTensor | None:
-    """The tensor that a value is, a parameter's too; None if it is another thing, or a tensor of another layout."""
+    """The tensor that a value is, a parameter's too, or one's with attributes; None if it is another thing."""
     if isinstance(value, Call) and value.function in _PARAMETERS and value.arguments:
         value = value.arguments[0]
+    elif isinstance(value, Call) and value.function == FROM_TYPE and len(value.arguments) == 4:
+        rebuild, _, arguments, _ = value.arguments
+        value = rebuilt(Call(rebuild, arguments)) if isinstance(arguments, tuple) else None
     return value if isinstance(value, TorchTensor) else None
 
 
+FROM_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
 PARAMETER = Global("torch._utils", "_rebuild_parameter")
 _PARAMETERS = {PARAMETER, Global("torch._utils", "_rebuild_parameter_with_state")}
 
