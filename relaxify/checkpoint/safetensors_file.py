@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from relaxify.checkpoint.container import Checkpoint, Piece, not_nested
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.data import Made, View, contiguous_stride
 from relaxify.checkpoint.plan import StatePlan
-from relaxify.checkpoint.safetensors_header import METADATA, NAMES, Entry, check_key, read_header, torch_dtype
+from relaxify.checkpoint.safetensors_header import METADATA, Entry, check_key, in_safetensors, in_torch, read_header
 from relaxify.checkpoint.source import Range, Source
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.storages import TorchTensor, made_tensor, tensor_like
@@ -53,7 +54,7 @@ def write_pieces(copy: Copy, pieces: Sequence[Piece], metadata: dict[str, str] |
 def made_piece(key: str, tensor: Tensor) -> Piece:
     """Of a tensor in memory; behind what is copied, wide dtypes first."""
     data = Made(tensor.nbytes, lambda: tensor)
-    return Piece(key, NAMES[tensor.dtype], tuple(tensor.shape), data, LAST - tensor.dtype.itemsize)
+    return Piece(key, *in_safetensors(key, tensor.dtype, tuple(tensor.shape)), data, LAST - tensor.dtype.itemsize)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class SafetensorsFile:
         return rest | {plan.names.of(key) or key: plan.names.of(text) or text for key, text in kept.items()}
 
     def tensor(self, plan: StatePlan, key: str) -> TorchTensor:
-        return tensor_like(self._data(plan, key), torch_dtype(key, self.entries[key].dtype), self.entries[key].shape, key)
+        return tensor_like(self._data(plan, key), *self._in_torch(key), key)
 
     def piece(self, plan: StatePlan, key: str, new_key: str) -> Piece:
         entry = self.entries[key]
@@ -118,8 +119,11 @@ class SafetensorsFile:
         return Range(self.source, entry.begin, entry.end - entry.begin)
 
     def _view(self, key: str) -> View:
-        entry = self.entries[key]
-        return View(torch_dtype(key, entry.dtype), entry.shape, contiguous_stride(entry.shape))
+        dtype, shape = self._in_torch(key)
+        return View(dtype, shape, contiguous_stride(shape))
+
+    def _in_torch(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        return in_torch(key, self.entries[key].dtype, self.entries[key].shape)
 
 
 class SafetensorsContainer:

@@ -42,7 +42,7 @@ DTYPES: dict[str, tuple[str, int]] = {
     "U8": ("uint8", 8),
     "BOOL": ("bool", 8),
 }
-NAMES = {getattr(torch, name): ours for ours, (name, bits) in DTYPES.items() if hasattr(torch, name) and bits >= 8}
+NAMES = {getattr(torch, name): ours for ours, (name, _) in DTYPES.items() if name and hasattr(torch, name)}
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,23 @@ def read_header(source: Source) -> tuple[dict[str, Entry], dict[str, str] | None
     return entries, metadata
 
 
-def torch_dtype(key: str, name: str) -> torch.dtype:
-    """The dtype to compute with. CheckpointError if this version of torch has none."""
+def in_torch(key: str, name: str, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
+    """The dtype and shape to compute with. CheckpointError if this version of torch has none.
+
+    torch counts numbers of 4 bits in pairs along the last axis.
+    """
     found, bits = getattr(torch, DTYPES[name][0], None), DTYPES[name][1]
-    if not isinstance(found, torch.dtype) or bits < 8:
+    if not isinstance(found, torch.dtype) or (bits < 8 and (not shape or shape[-1] % 2)):
         raise CheckpointError(f"{key} has the dtype {name}, which a .pt file cannot hold; write a .safetensors.")
-    return found
+    return found, shape if bits >= 8 else (*shape[:-1], shape[-1] // 2)
+
+
+def in_safetensors(key: str, dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """The same the other way. CheckpointError if safetensors have no such dtype."""
+    name = NAMES.get(dtype)
+    if name is None or (DTYPES[name][1] < 8 and not shape):
+        raise CheckpointError(f"{key} is a tensor ({dtype}) that safetensors cannot hold; write a .pt.")
+    return name, shape if DTYPES[name][1] >= 8 else (*shape[:-1], 2 * shape[-1])
 
 
 def check_key(key: object) -> str:

@@ -18,7 +18,7 @@ from relaxify.checkpoint.optimizers import keep_groups, parameters_of, without_t
 from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
 from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
-from relaxify.checkpoint.safetensors_header import NAMES, check_key
+from relaxify.checkpoint.safetensors_header import check_key, in_safetensors
 from relaxify.checkpoint.source import Source
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.storages import Meanings, Storage, Target, TorchTensor
@@ -275,11 +275,9 @@ def _piece(key: Any, value: Any) -> Piece:
     if tensor is None:
         what = "tensor of another layout" if isinstance(value, Call) else f"value of type {type(value).__name__}"
         raise CheckpointError(f"{key} is a {what}; safetensors hold plain tensors only: write a .pt.")
-    dtype = NAMES.get(tensor.view.dtype)
-    if dtype is None:
-        raise CheckpointError(f"{key} is a tensor ({tensor.view.dtype}) that safetensors cannot hold; write a .pt.")
+    dtype, shape = in_safetensors(key, tensor.view.dtype, tensor.view.shape)
     if tensor.view.size > max(tensor.storage.read.size, LARGEST_EXPANDED):
         raise CheckpointError(f"{key} has fewer entries in the file than its shape says; write a .pt.")
     # wide dtypes first, so that every tensor starts at a multiple of its own width
     data = tensor.view.row_by_row(tensor.storage.written)
-    return Piece(check_key(key), dtype, tensor.view.shape, data, -tensor.view.dtype.itemsize)
+    return Piece(check_key(key), dtype, shape, data, -tensor.view.dtype.itemsize)
