@@ -25,6 +25,7 @@ Shape = tuple[int, ...]
 _BUFFERS = {"running_mean", "running_var", "num_batches_tracked", "n_averaged", "output_mask"}
 # of a parameter's own shape or not, and said of each
 _COUNTERS = {"step"}
+_AVERAGES = ("shadow_params", "collected_params")
 # lists of schedulers with an entry for each group
 _PER_GROUP = {"base_lrs", "_last_lr", "min_lrs", "max_lrs", "lr_lambdas", "base_momentums", "max_momentums"}
 
@@ -238,6 +239,22 @@ def _take_out(
 def _new_name(old: Any, plans: Sequence[StatePlan]) -> Any:
     """What a parameter that is named has for a name once the prefixes are off."""
     return next((new for plan in plans if (new := plan.names.of(old)) is not None), old) if isinstance(old, str) else old
+
+
+def average_without_terms(average: dict[Any, Any], relaxed: Sequence[Parameters]) -> list[str]:
+    """Take the terms out of torch_ema's lists of parameters, or a list where it cannot be told which they are; its name."""
+    lost = []
+    for name in [name for name in _AVERAGES if average.get(name)]:
+        tensors = [tensor_of(value) for value in average[name]] if isinstance(average[name], list) else [None]
+        shapes = [tensor.view.shape for tensor in tensors if tensor is not None]
+        told = [found for parameters in relaxed if (found := _by_place([shapes], parameters)) is not None]
+        flags = told[0][0] if told and all(found == told[0] for found in told) else None
+        if flags is None or len(shapes) < len(tensors):
+            lost.append(name)
+            del average[name]
+        else:
+            average[name][:] = [value for value, of_term in zip(average[name], flags, strict=True) if not of_term]
+    return lost
 
 
 def keep_groups(scheduler: dict[Any, Any], optimizers: Sequence[Sequence[bool]]) -> None:

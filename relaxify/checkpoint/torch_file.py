@@ -14,7 +14,7 @@ from relaxify.checkpoint.archive import is_archive, read_members, writing_member
 from relaxify.checkpoint.container import Checkpoint, Piece
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.foreign import without_foreign
-from relaxify.checkpoint.optimizers import keep_groups, parameters_of, without_terms
+from relaxify.checkpoint.optimizers import average_without_terms, keep_groups, parameters_of, without_terms
 from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
 from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
@@ -52,7 +52,7 @@ _PREFIXES = (2**20, 2**24, 2**28)
 class TorchContainer:
     """Whatever torch.save wrote."""
 
-    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin")
+    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin", ".model")
     nested: bool = True
 
     @contextlib.contextmanager
@@ -220,7 +220,12 @@ class TorchFile:
             leave_out_optimizer(parent, where[-1])
         for scheduler in self.found.schedulers:
             keep_groups(scheduler, [groups for groups in stay.values() if groups is not None])
-        return [name_of(where) for _, where in lost]
+        averages = [
+            (*where, name)
+            for average, where in self.found.averages
+            for name in average_without_terms(average, relaxed if known else ())
+        ]
+        return [name_of(where) for where in (*(where for _, where in lost), *averages)]
 
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
         mapping = self._mappings()[plans[0].state.where]

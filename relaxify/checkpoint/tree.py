@@ -21,13 +21,14 @@ Where = tuple[Any, ...]
 class Nested:
     """What a walk over a checkpoint finds: mappings that hold terms' keys, or tensors; parents of optimizer states.
 
-    `schedulers` are the states of learning rate schedulers.
+    `schedulers` are the states of learning rate schedulers, `averages` those of torch_ema, which are lists of parameters.
     """
 
     state_dicts: list[tuple[MutableMapping[Any, Any], Where]] = field(default_factory=list)
     weights: list[tuple[MutableMapping[Any, Any], Where]] = field(default_factory=list)
     optimizers: list[tuple[Any, Where]] = field(default_factory=list)
     schedulers: list[dict[Any, Any]] = field(default_factory=list)
+    averages: list[tuple[dict[Any, Any], Where]] = field(default_factory=list)
 
 
 def name_of(where: Where) -> str:
@@ -69,6 +70,8 @@ def _note(item: dict[Any, Any], where: Where, found: Nested) -> None:
         found.weights.append((item, where))
     if "_last_lr" in item or "base_lrs" in item:
         found.schedulers.append(item)
+    if isinstance(item.get("shadow_params"), list):
+        found.averages.append((item, where))
 
 
 def children(item: Any) -> Iterator[tuple[Any, Any]]:
