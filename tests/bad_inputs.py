@@ -5,6 +5,7 @@ Written by PYTHONPATH=tests .venv/bin/python -m bad_inputs.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import io
@@ -152,6 +153,34 @@ def nan() -> Tensor:
     return value
 
 
+def _below(prefix: str, entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": value for key, value in entries.items()}
+
+
+def _index(folder: Path, named: dict[str, str], *_: object) -> None:
+    (folder / INDEX).write_text(json.dumps({"weight_map": named} if named else {}))
+
+
+def _folder_of(folder: Path, *names: str, latest: str = "") -> None:
+    (folder / "in").mkdir()
+    for name in names:
+        save(STATE, folder / "in" / name)
+    if latest:
+        (folder / "in" / "latest").write_text(latest)
+
+
+def _distributed(folder: Path, metadata: bytes) -> None:
+    _folder_of(folder, "a.pt")
+    (folder / "in" / ".metadata").write_bytes(b"\x80\x02" + metadata)
+
+
+def _deepspeed(folder: Path) -> None:
+    _folder_of(folder)
+    for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+        torch.save({"module": STATE, "optimizer_state_dict": {"zero_stage": 2}}, folder / "in" / name)
+
+
+INDEX, PART = "model.safetensors.index.json", "model-00001-of-00002.safetensors"
 ONE = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 TEXT = Record.encode(IRREPS)
 CASES: dict[str, list[Case]] = {
@@ -246,6 +275,47 @@ CASES: dict[str, list[Case]] = {
         bomb("packed_pickle", "a pickle that unpacks to 300 MB"),
         bomb("many_objects", "a header of a million empty objects"),
     ],
+    "Several files and folders": [
+        Case("an index of nothing", lambda folder: _index(folder, {}), f"convert {INDEX} -o out.pt"),
+        Case("an index of files elsewhere", lambda folder: _index(folder, {"a": "../a.safetensors"}),
+             f"convert {INDEX} -o out.pt"),
+        Case("a file that is missing", lambda folder: _index(folder, {"a": PART}), f"convert {INDEX} -o out.pt"),
+        Case("one of several files", lambda folder: _index(folder, {"a": PART}, save(STATE, folder / PART)),
+             f"convert {PART} -o out.pt"),
+        Case("a folder with two checkpoints", lambda folder: _folder_of(folder, "a.pt", "b.pt"), "convert in -o out.pt"),
+        Case("metadata of a distributed checkpoint that are code",
+             lambda folder: _distributed(folder, b"cposix\nsystem\n)R."), "convert in -o out.pt"),
+        Case("metadata of a distributed checkpoint that are something else", lambda folder: _distributed(folder, b"}."),
+             "convert in -o out.pt"),
+        Case("a folder of DeepSpeed without its latest", lambda folder: _folder_of(folder, "a.pt", latest="step9"),
+             "convert in -o out.pt"),
+        Case("files of DeepSpeed without the shapes", _deepspeed, "convert in -o out.pt"),
+        Case("a folder that exists", with_target(lambda folder: (folder / "out").mkdir()), "convert in.pt -o out --force"),
+        Case("several files by the name of one", good, "convert in.pt -o out.pt --max-shard-size 1GB"),
+        Case("a size that is none", good, "convert in.pt -o out --max-shard-size large"),
+    ],
+    "Keys and prefixes": [
+        torch_file("a key of nothing", {"model": STATE, "ema": dict(STATE)}, options=" --key emma"),
+        torch_file("a key of several", {"ema": {"fast": STATE, "slow": dict(STATE)}}, options=" --key ema"),
+        Case("a key in a file of one state dict", lambda folder: save(STATE, folder / "in.safetensors") and None,
+             "convert in.safetensors -o out.pt --key ema"),
+        torch_file("a prefix of nothing", STATE, options=" --prefix net."),
+        torch_file("no wrapper's prefix", STATE, options=" --strip-prefix"),
+        torch_file("a wrapper's prefix that some keys lack", {**_below("net.", STATE), "loss": torch.ones(1)},
+                   options=" --strip-prefix"),
+        torch_file("one key twice without prefixes", {**_below("net.", STATE), "net.a._orig_mod.b": nan(), "net.a.b": nan()},
+                   options=" --strip-prefix"),
+    ],
+    "What only code can read": [
+        torch_file("a whole model", nn.Linear(2, 2)),
+        torch_file("a whole model in a dictionary", {"model": nn.Linear(2, 2), "epoch": 1}),
+        torch_file("an object", argparse.Namespace()),
+        pickled("an attack", b"\x80\x02}X\x01\x00\x00\x00acbuiltins\neval\n)Rs."),
+    ],
+    "Plain checkpoints to relax": [
+        Case("a model without terms", good, "convert in.pt -o out.pt --relax torch.nn:Identity"),
+        Case("terms to add and to fold", good, "convert in.pt -o out.pt --relax torch.nn:Identity --mode fold"),
+    ],
     "Weights to load": [
         weights("no state dict", {"epoch": 3}),
         weights("a state dict of another model", {"a.weight": torch.ones(2, 2)}),
@@ -313,7 +383,11 @@ def _in_python(case: Case, words: list[str]) -> str | None:
     options = dict(zip(words[4::2], words[5::2], strict=False))
     if case.python is None and (words[0] != "convert" or "--verify" in options):
         return None
-    bound = {"max_theta": float(options["--max-theta"])} if "--max-theta" in options else {}
+    if "--relax" in options:
+        return None
+    bound: dict[str, Any] = {"max_theta": float(options["--max-theta"])} if "--max-theta" in options else {}
+    texts = [name for name in ("--key", "--prefix", "--max-shard-size") if name in options]
+    bound |= {name[2:].replace("-", "_"): options[name] for name in texts}
     mode: Any = options.get("--mode", "drop")
     if mode not in ("drop", "fold"):
         return None
@@ -321,7 +395,8 @@ def _in_python(case: Case, words: list[str]) -> str | None:
         if case.python is not None:
             case.python()
         else:
-            convert(words[1], words[3], force="--force" in words, mode=mode, **bound)
+            force, strip = ("--force" in words), ("--strip-prefix" in words)
+            convert(words[1], words[3], force=force, strip_prefix=strip, mode=mode, **bound)
     except ValueError as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -35,6 +35,7 @@ FREE_PLACES = 1000
 # as densely as torch.distributed.checkpoint writes them
 BYTES_PER_OBJECT = 4
 _OPTIMIZER = "optimizer_"
+_SIZE = Global("torch", "Size")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,14 @@ class Layout:
     tensors: dict[str, tuple[tuple[int, ...], dict[tuple[int, ...], tuple[int, ...]]]]
     ways: dict[str, Where]
     parts: dict[str, dict[tuple[int, ...], Part]]
+
+
+class _Sizes(Meanings):
+    """Sizes are what most of the calls in a folder's metadata make."""
+
+    def called(self, call: Call) -> Any:
+        is_size = call.function == _SIZE and len(call.arguments) == 1 and isinstance(call.arguments[0], tuple)
+        return call.arguments[0] if is_size else super().called(call)
 
 
 class DistributedContainer:
@@ -86,7 +95,7 @@ def _layout(index: Source) -> Layout:
     if index.length > LARGEST_PICKLE:
         raise _invalid(f"it has {index.length:,} bytes")
     most = FREE_OBJECTS + index.length // BYTES_PER_OBJECT
-    found, _ = read_pickle(index.fetch(0, index.length), Meanings(lambda _: None), most=most)
+    found, _ = read_pickle(index.fetch(0, index.length), _Sizes(lambda _: None), most=most)
     try:
         return _layout_of(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -126,8 +135,6 @@ def _fields(call: Any, name: str) -> dict[str, Any]:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    if isinstance(value, Call) and value.function == Global("torch", "Size"):
-        value = value.arguments[0] if value.arguments else ()
     if not isinstance(value, tuple | list) or not all(map(_is_size, value)):
         raise _invalid("a size in it is none")
     return tuple(value)

@@ -31,9 +31,7 @@ def container_of(path: Path) -> Container:
     for container in CONTAINERS:
         if path.name.lower().endswith(container.suffixes):
             return container
-    known = ", ".join(
-        suffix for container in CONTAINERS for suffix in container.suffixes if suffix not in (INDEX, TORCH_INDEX, METADATA)
-    )
+    known = ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes if suffix not in INDICES)
     raise CheckpointError(f"{path} has the suffix {path.suffix!r}, which tells no format; use one of {known}.")
 
 

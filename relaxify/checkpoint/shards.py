@@ -139,7 +139,7 @@ def _weight_map(index: Source) -> dict[str, str]:
 def _beside(index: Path, name: str, suffixes: str | tuple[str, ...]) -> Path:
     """A file in the index's folder, and in no other."""
     if Path(name).name != name or not name.endswith(suffixes):
-        raise _invalid(f"it names {name!r}, which is no safetensors file beside it, or none of torch.save's")
+        raise _invalid(f"it names {name!r}, which is no file of its kind beside it")
     path = index.with_name(name)
     if not path.is_file():
         raise CheckpointError(f"its file {name} is missing; copy all of the checkpoint's files.")

@@ -248,7 +248,9 @@ def _at(key: str, found: Sequence[tuple[Any, Where]]) -> tuple[Any, Where]:
     among = matching or list(names)
     if not among:
         raise CheckpointError("it holds no state dict; save the relaxed model's state_dict.")
-    raise CheckpointError(f"it has {'several' if matching else 'no'} state dicts at {key!r}; give the key {_either(among)}.")
+    raise CheckpointError(
+        f"it has {'several state dicts' if matching else 'no state dict'} at {key!r}; give the key {_either(among)}."
+    )
 
 
 def _either(names: Sequence[str]) -> str:
@@ -280,9 +282,9 @@ def _piece(key: Any, value: Any) -> Piece:
     if tensor is None:
         what = "tensor of another layout" if isinstance(value, Call) else f"value of type {type(value).__name__}"
         raise CheckpointError(f"{key} is a {what}; safetensors hold plain tensors only: write a .pt.")
-    dtype, shape = in_safetensors(key, tensor.view.dtype, tensor.view.shape)
+    dtype, shape = in_safetensors(check_key(key), tensor.view.dtype, tensor.view.shape)
     if tensor.view.size > max(tensor.storage.read.size, LARGEST_EXPANDED):
         raise CheckpointError(f"{key} has fewer entries in the file than its shape says; write a .pt.")
     # wide dtypes first, so that every tensor starts at a multiple of its own width
     data = tensor.view.row_by_row(tensor.storage.written)
-    return Piece(check_key(key), dtype, shape, data, -tensor.view.dtype.itemsize)
+    return Piece(key, dtype, shape, data, -tensor.view.dtype.itemsize)

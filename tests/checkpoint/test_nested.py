@@ -312,8 +312,8 @@ def test_one_of_several_state_dicts(key: str, name: str, mode: Any, suffix: str,
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        ("emma", r"no state dicts at 'emma'; give the key 'model' or 'state_dict_ema' or 'callbacks\.averaging\.swa' or"),
-        ("mod", "no state dicts at 'mod'"),
+        ("emma", r"no state dict at 'emma'; give the key 'model' or 'state_dict_ema' or 'callbacks\.averaging\.swa' or"),
+        ("mod", "no state dict at 'mod'"),
         ("", r"several state dicts \('model' and 'state_dict_ema' and .*choose one by its key"),
     ],
 )

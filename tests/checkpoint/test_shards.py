@@ -85,7 +85,7 @@ def test_what_can_be_wrong_with_shards(saved: Path, tmp_path: Path) -> None:
     for changed, why in (
         ({"weight_map": []}, "no weight_map"),
         ({}, "no weight_map"),
-        ({"weight_map": {**document["weight_map"], key: "../elsewhere.safetensors"}}, "no safetensors file beside it"),
+        ({"weight_map": {**document["weight_map"], key: "../elsewhere.safetensors"}}, "no file of its kind beside it"),
         ({"weight_map": {**document["weight_map"], key: other.name}}, f"has '{key}', of which it does not say so"),
         ({"weight_map": {**document["weight_map"], "more": shard.name}}, "'more' is not in"),
     ):
