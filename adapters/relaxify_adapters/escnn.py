@@ -5,6 +5,7 @@ A term is an unconstrained kernel, added to the kernel that the layer expands fr
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Hashable, Iterator
@@ -12,13 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from relaxify.grids.kernels import Convolution
 from relaxify.grids.taps import kernel_representation
 from relaxify.groups import Group
 from relaxify.intertwiners import lie_derivative
-from relaxify.proof import generic_input, generic_twin
+from relaxify.modules.hanging import restore_forward
+from relaxify.proof import generic_input
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
 from relaxify_adapters.escnn_groups import Fibre, NotASubgroupError, fibre_of
@@ -96,19 +98,32 @@ def _claim(path: str, module: Any, group: Group) -> Site | Rejected:
 @torch.no_grad()
 def _error(module: Any, map_: EquivariantMap, fibre: Fibre) -> float:
     """How far the layer is from the convolution claimed, or its kernels from steerable, or its bias from invariant."""
-    twin: Any = generic_twin(module).train()
-    assert map_.convolution is not None
-    kernel, bias = twin.expand_parameters()
-    x = generic_input(2, twin.in_type.size, *(2 * size + 5 for size in map_.convolution.size))
+    convolution = map_.convolution
+    assert convolution is not None
+    # of rank one, which tells geometries apart as well, and is made in no time
+    sides = module.out_type.size, module.in_type.size // convolution.groups * convolution.taps
+    kernel = convolution.as_kernel(torch.outer(*map(generic_input, sides)))
+    bias = None if module.bias is None else module.bias_expansion.double() @ generic_input(len(module.bias))
+    twin: Any = _with_kernel(module, kernel, bias)
+    windows = zip(convolution.reach, convolution.stride, strict=True)
+    space = (reach + stride + axis for axis, (reach, stride) in enumerate(windows))
+    x = generic_input(2, twin.in_type.size, *space)
     y = twin(twin.in_type(x)).tensor
-    errors = [float((map_.convolution.apply(x, kernel, bias) - y).norm() / y.norm())]
-    elements = list(fibre.some_elements())
-    for rep_in, rep_out, block in blocks_of(twin):
-        errors.append(steerability_error(rep_in, rep_out, block, twin, elements))
+    errors = [float((convolution.apply(x, kernel, bias) - y).norm() / y.norm())]
+    for rep_in, rep_out, block in blocks_of(module):
+        errors.append(steerability_error(rep_in, rep_out, block, module, fibre))
         errors += [fibre.turning_error(rep) for rep in (rep_in, rep_out)]
     if bias is not None:
         errors.append(float(lie_derivative(bias[:, None], Representation.trivial(fibre.group), map_.rep_out).norm()))
     return float(torch.tensor(errors).max())
+
+
+def _with_kernel(module: Any, kernel: Tensor, bias: Tensor | None) -> Any:
+    """The layer without parameters and hooks, in training, with this kernel and bias in place of what it expands."""
+    bare = copy.copy(module)
+    bare.__dict__ |= {**vars(nn.Module()), "expand_parameters": lambda: (kernel, bias)}
+    restore_forward(bare)
+    return bare
 
 
 def _structure(module: Any, convolution: Convolution, group: Group) -> Hashable:

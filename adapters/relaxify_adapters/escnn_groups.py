@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,34 +38,50 @@ class Fibre:
     matrices: Float[Tensor, "fin d d"]
     finite: tuple[Any, ...]
     placement: Placement
-    _actions: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _actions: dict[int, tuple[Any, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _matrices: dict[int, tuple[Any, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def grid(self, size: tuple[int, ...]) -> Float[Tensor, "actions taps taps"]:
         """How each generator moves the taps of a kernel of this size."""
         return grid_actions(self.group.generators, self.matrices, size)
 
-    def some_elements(self) -> Iterator[Any]:
+    @functools.cached_property
+    def some_elements(self) -> tuple[Any, ...]:
         """Generators, and a turn for each Lie generator, as elements of the fibre group."""
-        yield from self.finite
-        for generator in self.group.generators:
-            yield self.placement.turn(generator, _GENERIC)
+        return (*self.finite, *self._turns(_GENERIC))
+
+    def matrices_of(self, rep: Any) -> Float[Tensor, "elements d d"]:
+        """How `some_elements` act."""
+        if id(rep) not in self._matrices:
+            acting = [torch.tensor(rep(g)).to(torch.float64) for g in self.some_elements]
+            self._matrices[id(rep)] = rep, torch.stack(acting) if acting else torch.zeros(0, rep.size, rep.size).double()
+        return self._matrices[id(rep)][1]
+
+    def _turns(self, angle: float) -> tuple[Any, ...]:
+        return tuple(self.placement.turn(generator, angle) for generator in self.group.generators)
+
+    @functools.cached_property
+    def _small_turns(self) -> tuple[Any, ...]:
+        return self._turns(_SMALL)
 
     def turning_error(self, rep: Any) -> float:
         """The largest |exp(t drho(A)) - rho(exp(t A))| at one t, over the Lie generators A."""
         errors = [0.0]
-        for generator, derivative in zip(self.group.generators, self.action(rep), strict=False):
-            turned = torch.tensor(rep(self.placement.turn(generator, _GENERIC))).to(torch.float64)
+        turns = self.matrices_of(rep)[len(self.finite) :]
+        for generator, turned, derivative in zip(self.group.generators, turns, self.action(rep), strict=False):
             errors.append(float((exponential(_GENERIC / speed(generator) * derivative) - turned).norm()))
         return max(errors)
 
     def action(self, rep: Any) -> Float[Tensor, "actions d d"]:
         """drho of the Lie generators, then rho of the finite ones, in float64."""
-        if rep.name not in self._actions:
-            lie = [self._derivative(rep, generator) for generator in self.group.generators]
+        # two representations of one name may differ in their bases
+        if id(rep) not in self._actions:
+            pairs = zip(self.group.generators, self._small_turns, strict=True)
+            lie = [self._derivative(rep, generator, small) for generator, small in pairs]
             finite = [torch.tensor(rep(g)).to(torch.float64) for g in self.finite]
             none = torch.zeros(0, rep.size, rep.size, dtype=torch.float64)
-            self._actions[rep.name] = torch.stack([*lie, *finite]) if lie or finite else none
-        return self._actions[rep.name]
+            self._actions[id(rep)] = rep, torch.stack([*lie, *finite]) if lie or finite else none
+        return self._actions[id(rep)][1]
 
     def representation(self, field_type: Any) -> Representation:
         """The representation of an escnn field type, equal neighbours as one block."""
@@ -79,9 +95,8 @@ class Fibre:
             actions.append(self.action(rep))
         return Representation(self.group, tuple(blocks), tuple(actions))
 
-    def _derivative(self, rep: Any, generator: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    def _derivative(self, rep: Any, generator: Float[Tensor, "d d"], small: Any) -> Float[Tensor, "d d"]:
         """drho(A), irrep by irrep, from the logarithm of rho at a small turn: no difference is taken."""
-        small = self.placement.turn(generator, _SMALL)
         parts = {name: _logarithm(torch.tensor(rep.group.irrep(*name)(small)).to(torch.float64)) for name in set(rep.irreps)}
         basis = torch.tensor(rep.change_of_basis).to(torch.float64)
         derivative = basis @ torch.block_diag(*(parts[name] for name in rep.irreps)) @ torch.linalg.inv(basis)
@@ -89,11 +104,30 @@ class Fibre:
         return torch.where(derivative.abs() < 1e-12, 0, derivative)
 
 
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """Equal to itself alone: escnn's gspaces may have no hash, and equal ones may differ."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
 def fibre_of(gspace: Any, group: Group) -> Fibre:
     """The group as a subgroup of a gspace's fibre group, whose axes of reflection may lie elsewhere in the plane.
 
     NotASubgroupError if it is not one: the message says what the layer is equivariant under.
     """
+    return _fibre_of(_Same(gspace), group)
+
+
+@functools.lru_cache(maxsize=32)
+def _fibre_of(same: _Same, group: Group) -> Fibre:
+    gspace = same.value
     placed = placement(gspace)
     if placed is None:
         raise NotASubgroupError(f"its group {gspace.fibergroup.name} has no base space that would say how it moves points")

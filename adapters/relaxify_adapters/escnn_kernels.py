@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.grids.kernels import Convolution, Kernel
 from relaxify.grids.taps import Equivariants, acts_exactly, fitted, interpolation_error
+from relaxify_adapters.escnn_blocks import Block, Part
 from relaxify_adapters.escnn_groups import Fibre
 
 
@@ -82,46 +83,51 @@ def tap_action(module: Any, fibre: Fibre, size: tuple[int, ...]) -> tuple[Tensor
     grid, lie = fibre.grid(size), len(fibre.group.generators)
     if acts_exactly(fibre.group.generators, fibre.matrices, size):
         return grid, 0.0
-    known = [_equivariants(rep_in, rep_out, block, fibre) for rep_in, rep_out, block in blocks_of(module)]
+    known = [_equivariants(part, fibre) for triple in blocks_of(module) for part in Block.of(*triple).parts]
     grid = fitted(grid, known, lie)
     return grid, interpolation_error(grid, known, lie)
 
 
-def _equivariants(rep_in: Any, rep_out: Any, block: Any, fibre: Fibre) -> Equivariants:
-    kernels = block.sampled_basis.detach().to("cpu", torch.float64)
-    return Equivariants(kernels, fibre.action(rep_in), fibre.action(rep_out))
+def _equivariants(part: Part, fibre: Fibre) -> Equivariants:
+    return Equivariants(part.kernels, fibre.action(part.rep_in), fibre.action(part.rep_out), part.copies)
 
 
-def steerability_error(rep_in: Any, rep_out: Any, block: Any, module: Any, elements: Iterable[Any]) -> float:
+def steerability_error(rep_in: Any, rep_out: Any, block: Any, module: Any, fibre: Fibre) -> float:
     """max over g of |K(g x) - rho_out(g) K(x) rho_in(g)^-1| / |K| over the kernels of one block, at the taps moved by g.
 
     The kernels are formulas, so nothing is interpolated.
     """
-    actions = [(g, *(torch.tensor(rep(g)).double() for rep in (rep_in, rep_out))) for g in elements]
     if not hasattr(module, "kernel_size"):
-        kernels = block.sampled_basis[..., 0]
-        errors = [torch.einsum("ao,koi->kai", out, kernels) - kernels @ into for _, into, out in actions]
+        kernels = block.sampled_basis[..., 0].double()
+        actions = zip(fibre.matrices_of(rep_in), fibre.matrices_of(rep_out), strict=True)
+        errors = [torch.einsum("ao,koi->kai", out, kernels) - kernels @ into for into, out in actions]
         return max(float(error.norm() / kernels.norm()) for error in errors)
-    own = torch.tensor(module.basisexpansion.points).double()
-    basis, action = _in_double(block.basis), module.in_type.gspace.basespace_action
+    points, action = torch.tensor(module.basisexpansion.points), module.in_type.gspace.basespace_action
+    moved = [points.double() @ torch.tensor(action(g)).double().mT for g in fibre.some_elements]
+    found = Block.of(rep_in, rep_out, block)
+    squares = torch.stack([part.copies * _norms(part, points, moved, fibre).square() for part in found.parts]).sum(0)
+    size, rounding, *errors = squares.sqrt().tolist()
+    return max((max(errors) + rounding + found.rest) / size, *(_reducing_error(rep, fibre) for rep in (rep_in, rep_out)))
+
+
+def _norms(part: Part, points: Tensor, moved: Sequence[Tensor], fibre: Fibre) -> Float[Tensor, " 2_and_elements"]:
+    """|K|, |K - F|, and |F(g x) - rho_out(g) F(x) rho_in(g)^-1| for each g, F being the formula of the kernels K."""
+    own, formula = points.double(), part.exact
     # the layer scales each kernel, and has it as it was computed in float32 at its own taps
-    coarse, held = block.basis.sample(own.float())[:, block._mask].double(), block.sampled_basis.movedim(-1, 0)
-    scale = ((held * coarse).sum((0, 2, 3)) / coarse.square().sum((0, 2, 3)))[:, None, None]
-    here, rounding = basis.sample(own)[:, block._mask] * scale, (held - coarse * scale).norm()
-    errors = []
-    for g, into, out in actions:
-        there = basis.sample(own @ torch.tensor(action(g)).double().mT)[:, block._mask] * scale
-        errors.append(there - torch.einsum("ao,pkoi,ij->pkaj", out, here, torch.linalg.inv(into)))
-    return max(float((error.norm() + rounding) / held.norm()) for error in errors)
+    coarse = part.formula.sample(own.float())[:, part.index].double()
+    scale = ((part.kernels.movedim(-1, 0) * coarse).sum((0, 2, 3)) / coarse.square().sum((0, 2, 3)))[:, None, None]
+    here, *there = (formula.sample(torch.cat([own, *moved]))[:, part.index] * scale).split(len(own))
+    rests = [part.kernels, part.kernels.movedim(-1, 0) - coarse * scale]
+    for kernels, into, out in zip(there, fibre.matrices_of(part.rep_in), fibre.matrices_of(part.rep_out), strict=True):
+        turned = torch.einsum("ao,pkoi,ij->pkaj", out, here, torch.linalg.inv(into))
+        rests.append(kernels - turned)
+    return torch.stack([rest.norm() for rest in rests])
 
 
-def _in_double(basis: Any) -> Any:
-    """A copy in float64. torch's own walk compares modules, which these cannot be while one is in float64 and one is not."""
-    basis = copy.deepcopy(basis)
-    parts = [basis]
-    while parts:
-        part = parts.pop()
-        parts += part._modules.values()
-        for name, buffer in part._buffers.items():
-            part._buffers[name] = buffer.double() if buffer is not None and buffer.is_floating_point() else buffer
-    return basis
+def _reducing_error(rep: Any, fibre: Fibre) -> float:
+    """How far a representation is from the irreps that it says it consists of."""
+    basis, irreps = torch.tensor(rep.change_of_basis).double(), [rep.group.irrep(*irrep) for irrep in rep.irreps]
+    errors = [0.0]
+    for matrix, *parts in zip(fibre.matrices_of(rep), *map(fibre.matrices_of, irreps), strict=True):
+        errors.append(float((matrix @ basis - basis @ torch.block_diag(*parts)).norm() / basis.norm()))
+    return max(errors)

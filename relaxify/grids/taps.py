@@ -108,11 +108,15 @@ def _product(
 
 @dataclass(frozen=True)
 class Equivariants:
-    """A basis of equivariant kernels between two fibre representations, and how the generators act on both."""
+    """A basis of equivariant kernels between two fibre representations, and how the generators act on both.
+
+    `copies` stand side by side in the fibres.
+    """
 
     kernels: Float[Tensor, "basis d_out d_in taps"]
     action_in: Float[Tensor, "actions d_in d_in"]
     action_out: Float[Tensor, "actions d_out d_out"]
+    copies: int = 1
 
     def sides(self, generator: int, lie: int) -> tuple[Float[Tensor, "rows taps"], Float[Tensor, "rows taps"]]:
         """A and T such that these kernels have L(K) = A G - T, for the action G of one generator on the taps."""
@@ -133,9 +137,9 @@ def fitted(
     """
     actions = []
     for generator, start in enumerate(grid):
-        sides = [pair.sides(generator, lie) for pair in known]
-        gram = sum((a.mT @ a for a, _ in sides), torch.zeros_like(start))
-        cross = sum((a.mT @ (t - a @ start) for a, t in sides), torch.zeros_like(start))
+        sides = [(pair.copies, *pair.sides(generator, lie)) for pair in known]
+        gram = sum((copies * a.mT @ a for copies, a, _ in sides), torch.zeros_like(start))
+        cross = sum((copies * a.mT @ (t - a @ start) for copies, a, t in sides), torch.zeros_like(start))
         # functions that hardly reach the taps would be amplified by what they lack
         actions.append(start + torch.linalg.pinv(gram, hermitian=True, rtol=1e-6) @ cross)
     return torch.stack(actions) if actions else grid

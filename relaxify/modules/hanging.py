@@ -224,6 +224,14 @@ def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Mo
     return twin
 
 
+def restore_forward(module: nn.Module) -> None:
+    """Give a module the forward back that it had before anything stood in for it."""
+    while isinstance(forward := vars(module).get(_STAND_IN), StandIn):
+        vars(module)[_STAND_IN] = forward.before
+    if forward is None:
+        vars(module).pop(_STAND_IN, None)
+
+
 def take_off_all(model: nn.Module) -> None:
     """Remove all that hangs on a model, which computes then what it computes while none of that acts."""
     acting = {id(child) for part in model.modules() for child in _acting_on(part)}
