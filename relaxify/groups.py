@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -40,6 +40,24 @@ def _haar_rotation_vector(size: int, generator: torch.Generator) -> Float[Tensor
     quaternion = quaternion / quaternion.norm()
     axis = quaternion[1:] / quaternion[1:].norm()
     return axis * 2 * torch.atan2(quaternion[1:].norm(), quaternion[0])
+
+
+@dataclass(frozen=True)
+class _HaarRotation:
+    """The logarithm of a Haar-distributed rotation: Q of a Gaussian's QR, with the signs that make R unique."""
+
+    n: int
+
+    def __call__(self, size: int, generator: torch.Generator) -> Float[Tensor, " lie"]:
+        q, r = torch.linalg.qr(torch.randn(self.n, self.n, generator=generator, dtype=torch.float64))
+        q = q * r.diagonal().sign()
+        q[:, 0] *= torch.linalg.det(q).sign()
+        # of a normal matrix whose eigenvalues differ, as these do almost surely
+        values, vectors = torch.linalg.eig(q)
+        logarithm = ((vectors * values.log()) @ vectors.mH).real
+        rows, columns = torch.triu_indices(self.n, self.n, 1)
+        # the generator of a pair i < j has -1 at (i, j)
+        return -(logarithm - logarithm.mT)[rows, columns] / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +108,12 @@ class Group:
 
     @classmethod
     def parse(cls, group: Group | str) -> Group:
-        """The group of that name: SO(2), O(2), SO(3), O(3), SO(1,3), SL(2), C(n), D(n), S(n), T(n).
+        """The group of that name: SO(n), O(n), SO(p,q), O(p,q), SL(n), GL(n), SU(2), C(n), D(n), S(n), T(n).
 
-        Also O(1), the flip of a line; Octa and FullOcta, the cube's rotations and all its symmetries; Scale(a), the powers
-        of the dilation of the plane by a. Case, brackets, blanks and underscores do not matter. A Group is returned as it
-        is. ValueError if unknown.
+        Groups of the plane may be placed in space: "O(2) about z". SO(p,q) is the component of the identity. SU(2), or
+        Spin(3), acts on two complex numbers as on four real ones. Also O(1), the flip of a line; Octa and FullOcta, the
+        cube's rotations and all its symmetries; Scale(a), the powers of the dilation of the plane by a. Case, brackets,
+        blanks and underscores do not matter. A Group is returned as it is. ValueError if unknown.
 
         >>> Group.parse("c_4"), Group.parse("so1,3")
         (Group('C(4)'), Group('SO(1,3)'))
@@ -103,13 +122,16 @@ class Group:
             return group
         if not isinstance(group, str):
             raise ValueError(f"{group!r} is not a group; pass a name such as 'SO(3)', or a Group.")
+        if about := re.fullmatch(r"(.+)[\s_]about[\s_]([xyz])", group.strip(), re.IGNORECASE):
+            return _about(cls.parse(about[1]), about[2].lower())
         plain = re.sub(r"[\s()\[\]_]", "", group).upper()
         if plain in _OF_THE_CUBE:
             return _OF_THE_CUBE[plain]()
         match = re.fullmatch(r"([A-Z]+)(\d+(?:[,.]\d+)?)", plain)
-        if match is None or (name := f"{match[1]}({match[2]})") not in _CONTINUOUS | _families(match[2]):
+        known = _CONTINUOUS | _families(match[2]) if match else {}
+        if match is None or (name := f"{match[1]}({match[2]})") not in known:
             raise ValueError(_unknown(group, plain))
-        return (_CONTINUOUS.get(name) or _families(match[2])[name])()
+        return known[name]()
 
     @classmethod
     def from_generators(
@@ -162,6 +184,19 @@ def _matrices(given: object, name: str) -> Tensor:
     if isinstance(given, list | tuple):
         raise ValueError(f"group {name!r}: generators are one tensor (count, d, d), not a {type(given).__name__}: stack it.")
     return torch.as_tensor(given, dtype=torch.float64)
+
+
+def _about(group: Group, axis: str) -> Group:
+    """A group of the plane in space: on the two axes after this one, which it leaves alone."""
+    if group.dim != 2:
+        raise ValueError(f"{group.name} about {axis}: only groups of the plane have an axis, such as 'SO(2) about z'.")
+    free = "xyz".index(axis)
+    plane = [(free + 1) % 3, (free + 2) % 3]
+    generators, finite = _none(3).new_zeros(len(group.generators), 3, 3), torch.zeros(len(group.finite), 3, 3).double()
+    for small, large in ((group.generators, generators), (group.finite, finite)):
+        large[:, torch.tensor(plane)[:, None], torch.tensor(plane)] = small
+    finite[:, free, free] = 1.0
+    return replace(group, name=f"{group.name} about {axis}", generators=generators, finite=finite)
 
 
 def _integer(high: int, generator: torch.Generator) -> int:
@@ -238,9 +273,69 @@ def _lorentz() -> Group:
     return Group("SO(1,3)", torch.cat([rotations, boosts]), _none(4), compact=False)
 
 
-def _special_linear() -> Group:
-    basis = torch.tensor([[[0, 1], [0, 0]], [[0, 0], [1, 0]], [[1, 0], [0, -1]]], dtype=torch.float64)
-    return Group("SL(2)", basis, _none(2), compact=False)
+def _pseudo_orthogonal(p: int, q: int, *, reflections: bool) -> Group:
+    """All g with g^T eta g = eta = diag(1, .., -1, ..), with p and q signs: the identity component, or all four.
+
+    The generators are turns of two axes of one sign, and boosts of two of different signs.
+    """
+    if (p, q) == (1, 3) and not reflections:
+        return _lorentz()
+    pairs = list(itertools.combinations(range(p + q), 2))
+    turns = [pair for pair in pairs if (pair[0] < p) == (pair[1] < p)]
+    boosts = [pair for pair in pairs if pair not in turns]
+    lie = torch.cat([_antisymmetric(p + q, turns), _antisymmetric(p + q, boosts, sign=1.0)])
+    flips = torch.cat([_flip(p + q, 0), _flip(p + q, p + q - 1)]) if reflections else _none(p + q)
+    return Group(f"{'O' if reflections else 'SO'}({p},{q})", lie, flips, compact=False)
+
+
+def _special_linear(n: int) -> Group:
+    """Trace-free matrices: e_ij for i != j, and e_ii - e_(i+1)(i+1)."""
+    basis = [_unit(n, i, j) for i, j in itertools.product(range(n), repeat=2) if i != j]
+    basis += [_unit(n, i, i) - _unit(n, i + 1, i + 1) for i in range(n - 1)]
+    return Group(f"SL({n})", torch.stack(basis), _none(n), compact=False)
+
+
+def _general_linear(n: int) -> Group:
+    basis = [_unit(n, i, j) for i, j in itertools.product(range(n), repeat=2)]
+    return Group(f"GL({n})", torch.stack(basis), _flip(n, 0), compact=False, words=_Dihedral(1, 2))
+
+
+def _unit(n: int, i: int, j: int) -> Float[Tensor, "n n"]:
+    matrix = torch.zeros(n, n, dtype=torch.float64)
+    matrix[i, j] = 1.0
+    return matrix
+
+
+def _flip(n: int, axis: int) -> Float[Tensor, "one n n"]:
+    """The reflection of one axis."""
+    entries = torch.ones(n, dtype=torch.float64)
+    entries[axis] = -1.0
+    return torch.diag(entries)[None]
+
+
+def _rotations(n: int) -> Group:
+    """SO(n), by the turns e_ij - e_ji of two axes."""
+    turns = _antisymmetric(n, list(itertools.combinations(range(n), 2)))
+    return Group(f"SO({n})", turns, _none(n), coefficients=_HaarRotation(n))
+
+
+def _orthogonal(n: int) -> Group:
+    """O(n): SO(n) and, for odd n, the inversion, for even n, which has it already, the reflection of the last axis."""
+    beside = -torch.eye(n, dtype=torch.float64)[None] if n % 2 else _flip(n, n - 1)
+    rotations = _rotations(n)
+    words = _Dihedral(1, 2)
+    return Group(f"O({n})", rotations.generators, beside, coefficients=rotations.coefficients, words=words)
+
+
+def _special_unitary() -> Group:
+    """SU(2) = Spin(3) on (Re z_1, Im z_1, Re z_2, Im z_2), as `torch.view_as_real` has them: -i sigma_a / 2, a = x, y, z.
+
+    [T_a, T_b] = epsilon_abc T_c as of SO(3), which it covers twice: the element of a whole turn is -1.
+    """
+    sigma = torch.tensor([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]], dtype=torch.complex128)
+    half = -0.5j * sigma
+    real = torch.stack([torch.stack([half.real, -half.imag], -1), torch.stack([half.imag, half.real], -1)], -2)
+    return Group("SU(2)", real.transpose(2, 3).reshape(3, 4, 4).contiguous(), _none(4), coefficients=_haar_rotation_vector)
 
 
 def _of_the_cube(name: str, *more: Tensor) -> Group:
@@ -287,14 +382,21 @@ _CONTINUOUS: dict[str, Callable[[], Group]] = {
     "SO(3)": lambda: Group("SO(3)", _SO3, _none(3), coefficients=_haar_rotation_vector),
     "O(3)": lambda: Group("O(3)", _SO3, _diagonal(-1, -1, -1), coefficients=_haar_rotation_vector, words=_Dihedral(1, 2)),
     "SO(1,3)": _lorentz,
-    "SL(2)": _special_linear,
+    "SU(2)": _special_unitary,
+    "SPIN(3)": _special_unitary,
 }
 
 
 def _families(size: str) -> dict[str, Callable[[], Group]]:
     """The groups that exist for every n >= 1, or every factor a > 1, of the given size."""
     if "," in size:
-        return {}
+        p, q = map(int, size.split(","))
+        if p < 1 or q < 1:
+            return {}
+        return {
+            f"SO({size})": lambda: _pseudo_orthogonal(p, q, reflections=False),
+            f"O({size})": lambda: _pseudo_orthogonal(p, q, reflections=True),
+        }
     dilations = {f"SCALE({size})": lambda: _dilations(float(size))} if float(size) > 1 else {}
     if not size.isdigit() or (n := int(size)) == 0:
         return dilations
@@ -303,8 +405,16 @@ def _families(size: str) -> dict[str, Callable[[], Group]]:
         f"D({n})": lambda: _dihedral(n),
         f"S({n})": lambda: Group(f"S({n})", _none(n), _permutation_generators(n), words=_Permutations(n)),
         f"T({n})": lambda: _translations(n),
+        f"GL({n})": lambda: _general_linear(n),
         **dilations,
+        **(_with_turns(n) if n > 1 else {}),
     }
+
+
+def _with_turns(n: int) -> dict[str, Callable[[], Group]]:
+    """Of n >= 2; SO(2), O(2), SO(3) and O(3) have their own generators."""
+    found = {f"SL({n})": lambda: _special_linear(n), f"SO({n})": lambda: _rotations(n), f"O({n})": lambda: _orthogonal(n)}
+    return {name: make for name, make in found.items() if name not in _CONTINUOUS}
 
 
 def _dilations(factor: float) -> Group:

@@ -194,6 +194,10 @@ class Representation:
                 matrix = matrix @ action[lie + letter]
             yield matrix
 
+    def matrices(self, element: Element) -> tuple[Tensor, ...]:
+        """The matrix of a group element on one copy of each block."""
+        return tuple(self._matrices(element))
+
     def _dense_blocks(self, element: Element) -> Iterator[Float[Tensor, "n n"]]:
         for block, matrix in zip(self.blocks, self._matrices(element), strict=True):
             copies = torch.eye(block.multiplicity, dtype=matrix.dtype)

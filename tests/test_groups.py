@@ -5,9 +5,12 @@ import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import COMPACT, LABELS
 
 from relaxify import Group, Representation
+from relaxify.algebras import closure_residual, structure_constants
 from relaxify.groups import Element, shortest_words
 
 ETA = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
@@ -153,3 +156,70 @@ def test_a_users_group_is_what_its_generators_say() -> None:
     found = [Representation.defining(group).rho(group.random(generator)) for _ in range(40)]
     assert {round(float(torch.linalg.det(g))) for g in found} == {1, -1}
     assert all(torch.allclose(g @ g.mT, torch.eye(2, dtype=g.dtype)) for g in found)
+
+
+def form(p: int, q: int) -> torch.Tensor:
+    return torch.diag(torch.tensor([1.0] * p + [-1.0] * q, dtype=torch.float64))
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 6), st.integers(0, 99))
+def test_rotations_of_any_dimension(n: int, seed: int) -> None:
+    for name, signs in ((f"SO({n})", {1}), (f"O({n})", {1, -1})):
+        group, generator = Group.parse(name), torch.Generator().manual_seed(seed)
+        assert len(group.generators) == n * (n - 1) // 2
+        assert closure_residual(group.generators) < 1e-14
+        drawn = [Representation.defining(group).rho(group.random(generator)) for _ in range(8)]
+        for g in drawn:
+            torch.testing.assert_close(g @ g.mT, torch.eye(n, dtype=g.dtype))
+        assert {round(float(torch.linalg.det(g))) for g in drawn} <= signs
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from(["SO", "O"]), st.integers(0, 99))
+def test_pseudo_rotations_keep_their_form(p: int, q: int, kind: str, seed: int) -> None:
+    group, n = Group.parse(f"{kind}({p},{q})"), p + q
+    eta = ETA if (kind, p, q) == ("SO", 1, 3) else form(p, q)
+    assert len(group.generators) == n * (n - 1) // 2
+    assert closure_residual(group.generators) < 1e-14
+    g = Representation.defining(group).rho(group.random(torch.Generator().manual_seed(seed)))
+    torch.testing.assert_close(g.mT @ eta @ g, eta, atol=1e-10 * float(g.norm()) ** 2, rtol=0)
+    determinants = {round(float(torch.linalg.det(flip))) for flip in group.finite}
+    assert determinants == ({-1} if kind == "O" else set())
+
+
+@pytest.mark.parametrize(("name", "count"), [("SL(2)", 3), ("SL(3)", 8), ("GL(2)", 4), ("GL(3)", 9)])
+def test_linear_groups(name: str, count: int) -> None:
+    group = Group.parse(name)
+    assert torch.linalg.matrix_rank(group.generators.flatten(1)) == count == len(group.generators)
+    assert closure_residual(group.generators) < 1e-14
+    traces = group.generators.diagonal(dim1=1, dim2=2).sum(1)
+    assert bool(traces.any()) == name.startswith("GL")
+
+
+def test_spinors_turn_half_as_fast_as_vectors() -> None:
+    spinors, vectors = Group.parse("Spin(3)"), Group.parse("SO(3)")
+    assert spinors == Group.parse("su2")
+    torch.testing.assert_close(structure_constants(spinors.generators), structure_constants(vectors.generators))
+    whole_turn = Representation.defining(spinors).rho(Element(torch.tensor([0, 0, 2 * torch.pi], dtype=torch.float64)))
+    torch.testing.assert_close(whole_turn, -torch.eye(4, dtype=torch.float64))
+    # complex linear: it commutes with i
+    i = torch.block_diag(*[torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)] * 2)
+    assert torch.equal(spinors.generators @ i, i @ spinors.generators)
+
+
+@pytest.mark.parametrize(("name", "squares"), [("SO(4)", 1.0), ("SO(5)", 1.0), ("O(4)", 1.0), ("SU(2)", 4.0)])
+def test_elements_are_haar_distributed(name: str, squares: float) -> None:
+    """E tr(g)^2 is the dimension of the vectors' commutant, and E g = 0."""
+    drawn = torch.stack(elements(name, 600))
+    assert abs(float(drawn.diagonal(dim1=1, dim2=2).sum(1).square().mean()) - squares) < 0.15 * squares + 0.05
+    assert drawn.mean(0).abs().max() < 0.1
+
+
+def test_groups_of_the_plane_in_space() -> None:
+    about_x = Group.parse("C(4) about x")
+    assert about_x.finite[0].round().tolist() == [[1, 0, 0], [0, 0, -1], [0, 1, 0]]
+    (mirror,) = Group.parse("O(2) about z").finite
+    assert mirror.tolist() == [[1, 0, 0], [0, -1, 0], [0, 0, 1]]
+    with pytest.raises(ValueError, match="only groups of the plane have an axis"):
+        Group.parse("SO(3) about z")

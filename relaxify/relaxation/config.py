@@ -7,6 +7,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from relaxify.groups import Group
+
 Reduction = Literal["rms", "norm", "weights", "projection"]
 Start = Literal["zeros", "normal"]
 
@@ -46,6 +48,10 @@ class RelaxConfig:
       as the model, and the gradient at W = 0 lies in the intertwiners: see `diagnose`.
     - `rank`: None for a dense W (n_out x n_in); r for W = up @ down of rank r.
     - `theta`: its value until a controller sets it.
+    - `to`: a subgroup H of the group, by name or as a Group, that the terms keep: every W commutes with H, so that training
+      breaks the symmetry to H's and no further (a substrate, gravity: O(3) to "O(2) about z"; arXiv 2405.13063). With
+      `keep_relaxed` the model stays exactly H-equivariant; projected, it is equivariant under the whole group. None leaves
+      W free. Not for convolutions, nor for low rank.
 
     ValueError, naming the field, if a value makes no sense.
 
@@ -61,6 +67,7 @@ class RelaxConfig:
     share: float | None = 0.05
     init: Start = "zeros"
     std: float = 0.01
+    to: Group | str | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -90,6 +97,12 @@ class RelaxConfig:
             raise ValueError(f"RelaxConfig(std={self.std}): a standard deviation, above 0.")
 
     def _check_choices(self) -> None:
+        if self.to is not None:
+            Group.parse(self.to)
+            if self.rank is not None:
+                raise ValueError(
+                    f"RelaxConfig(to={self.to!r}, rank={self.rank}): factors of low rank keep no subgroup; use one."
+                )
         if self.reduction not in get_args(Reduction):
             raise ValueError(
                 f"RelaxConfig(reduction={self.reduction!r}): unknown; use 'rms', 'norm', 'weights' or 'projection'."

@@ -59,7 +59,7 @@ class MergedTerm(StandInTerm):
         rows = self.map.features_in.rows(x)
         if self.training and is_counted():
             self._observe(rows, None, (), {})
-        matrix = self._with_layer(self.factor * self.weight, self.layer)
+        matrix = self._with_layer(self.factor * self.dense, self.layer)
         return self.map.features_out.restore(F.linear(rows, matrix), like=self._like_output(x))
 
     def _has_few_rows(self, x: Tensor) -> bool:

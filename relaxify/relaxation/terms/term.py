@@ -34,8 +34,10 @@ from relaxify.relaxation.distributed import with_zero_gradients
 from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.added_product import added_rows
 from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN, scaled, widened
+from relaxify.relaxation.terms.commutant import Commutant
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Path, Site
+from relaxify.subgroups import restricted, subgroup
 
 Update = tuple[str, int, Float[Tensor, "_"]]
 """What is added to a slice of a layer's parameter: its name, the offset in the flat parameter, and the values."""
@@ -70,6 +72,7 @@ class Term(nn.Module, abc.ABC):
         used = {path.parameter: site.module.get_parameter(path.parameter) for path in site.map.paths}
         self.base_shapes = {name: tuple(p.shape) for name, p in (own | used).items()}
         self.structure = (_structure(site.map.rep_in), _structure(site.map.rep_out))
+        self.commutant = self._commutant(like)
         self._make_weights(like)
         self.register_buffer("theta", torch.tensor(config.theta, dtype=like.dtype, device=like.device))
         self.register_buffer("largest_theta", torch.zeros_like(self.theta), persistent=False)
@@ -93,6 +96,18 @@ class Term(nn.Module, abc.ABC):
         down = noise(rank, n_in)
         self.up = nn.Parameter(like.new_zeros(n_out, rank) if starts_at_zero else self.config.std * noise(n_out, rank))
         self.down = nn.Parameter(down)
+
+    def _commutant(self, like: Tensor) -> Commutant | None:
+        """What keeps W among the maps that commute with the subgroup, if there is one."""
+        if self.config.to is None:
+            return None
+        if self.map.convolution is not None:
+            raise ValueError(
+                f"{self.path!r} is a convolution, whose term keeps no subgroup; exclude it, or leave `to` out of its config."
+            )
+        sub = subgroup(self.config.to, self.map.group)
+        reps = (restricted(rep, sub) for rep in (self.map.rep_in, self.map.rep_out))
+        return Commutant(*reps).to(like.device, like.dtype)
 
     @classmethod
     @abc.abstractmethod
@@ -134,7 +149,16 @@ class Term(nn.Module, abc.ABC):
     @property
     def whole_weights(self) -> tuple[Tensor, ...]:
         """W, or up and down, gathered from all processes if they are sharded."""
-        return tuple(whole(getattr(self, key)) for key in self.weight_keys)
+        return tuple(self._kept(whole(getattr(self, key))) for key in self.weight_keys)
+
+    @property
+    def dense(self) -> Float[Tensor, "n_out n_in"]:
+        """W of a term that is not of low rank, as it acts."""
+        return self._kept(self.weight)
+
+    def _kept(self, weight: Tensor) -> Tensor:
+        """What of a weight commutes with the subgroup, if one is kept."""
+        return weight if self.commutant is None else self.commutant(weight)
 
     @property
     def matrix(self) -> Float[Tensor, "n_out n_in"]:
@@ -144,7 +168,7 @@ class Term(nn.Module, abc.ABC):
 
     def forward(self, x: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
         """W x on the last axis, without theta."""
-        return F.linear(x, self.weight) if self.config.rank is None else F.linear(F.linear(x, self.down), self.up)
+        return F.linear(x, self.dense) if self.config.rank is None else F.linear(F.linear(x, self.down), self.up)
 
     @property
     def active(self) -> bool:
@@ -182,7 +206,7 @@ class Term(nn.Module, abc.ABC):
 
     def _factors(self, rows: Float[Tensor, "*rows n_in"]) -> tuple[Float[Tensor, "*rows r"], Float[Tensor, "n_out r"]]:
         """Two matrices whose product is theta * W x, with theta on the smaller."""
-        left, right = (rows, self.weight) if self.config.rank is None else (F.linear(rows, self.down), self.up)
+        left, right = (rows, self.dense) if self.config.rank is None else (F.linear(rows, self.down), self.up)
         return (self.factor * left, right) if left.numel() < right.numel() else (left, self.factor * right)
 
     @property
@@ -337,6 +361,12 @@ class Term(nn.Module, abc.ABC):
         # one that was seen, and left nothing to fold by, was not constant
         largest = torch.finfo(self.theta.dtype).max / 2
         return (-largest, largest) if saved.updates and self.map.unfoldable is None else NOTHING_SEEN
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """W as it acts, so that a checkpoint means the same wherever it is read."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.commutant is not None and not keep_vars:
+            destination[f"{prefix}weight"] = self.dense.detach()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """A base checkpoint has none of this term's keys, which means W = 0."""
