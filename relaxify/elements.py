@@ -23,6 +23,8 @@ def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
     >>> element_of(Group.parse("SO(2)"), quarter).coefficients.tolist(), element_of(Group.parse("C(8)"), quarter).word
     ([1.5707963267948966], (0, 0))
     """
+    if group.is_affine:
+        return _moving(group, matrix.double())
     if not _is_read(group):
         raise ValueError(
             f"an element of {group.name} is not found from its matrix; name SO(2), O(2), SO(3), O(3), C(n) or D(n)."
@@ -38,6 +40,17 @@ def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
         if torch.allclose(rest, turned, atol=_tolerance(matrix)):
             return found
     raise ValueError(f"{matrix.tolist()} is no element of {group.name}; pass one of its {group.dim} x {group.dim} matrices.")
+
+
+def _moving(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
+    """exp of (A, u) is (exp(A), V u) with V = int_0^1 exp(s A) ds, which the exponential of (A, 1) has beside exp(A)."""
+    found = element_of(group.linear_part, matrix[:-1, :-1])
+    n, linear = group.vector_size, torch.einsum("a,aij->ij", found.coefficients, group.linear_part.generators)
+    one, nothing = torch.eye(n, dtype=torch.float64), torch.zeros(n, 2 * n, dtype=torch.float64)
+    mean = exponential(torch.cat([torch.cat([linear, one], 1), nothing]))[:n, n:]
+    logarithm = torch.cat([linear, torch.linalg.solve(mean, matrix[:-1, -1])[:, None]], 1)
+    sides = group.generators[:, :-1].flatten(1).mT, logarithm.flatten()[:, None]
+    return Element(torch.linalg.lstsq(*sides).solution[:, 0], found.word)
 
 
 def _is_read(group: Group) -> bool:

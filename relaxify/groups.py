@@ -6,6 +6,7 @@ group made from a user's own matrices is treated exactly as a named one (CR sec.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -40,6 +41,18 @@ def _haar_rotation_vector(size: int, generator: torch.Generator) -> Float[Tensor
     quaternion = quaternion / quaternion.norm()
     axis = quaternion[1:] / quaternion[1:].norm()
     return axis * 2 * torch.atan2(quaternion[1:].norm(), quaternion[0])
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """Translations beside what the linear part draws."""
+
+    n: int
+    linear: Callable[[int, torch.Generator], Tensor]
+
+    def __call__(self, size: int, generator: torch.Generator) -> Float[Tensor, " lie"]:
+        shift = torch.randn(self.n, generator=generator, dtype=torch.float64)
+        return torch.cat([shift, self.linear(size - self.n, generator)])
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,53 @@ class Group:
         """Number of generators, Lie and finite together: the terms of the penalty's sum."""
         return len(self.generators) + len(self.finite)
 
+    @functools.cached_property
+    def is_affine(self) -> bool:
+        """Whether its matrices act on points as on (x, 1), x -> L x + t, and move the origin.
+
+        >>> Group.parse("T(3)").is_affine, Group.parse("SE(3)").is_affine, Group.parse("SO(3)").is_affine
+        (True, True, False)
+        """
+        last = torch.eye(self.dim, dtype=torch.float64)[-1].expand(len(self.finite), -1)
+        moves = bool(self.generators[:, :-1, -1].any()) or bool(self.finite[:, :-1, -1].any())
+        return moves and not self.generators[:, -1].any() and torch.allclose(self.finite[:, -1], last)
+
+    @property
+    def vectors(self) -> Float[Tensor, "actions n n"]:
+        """How the generators act on vectors, the differences of points: by themselves, or by their linear parts L."""
+        both = torch.cat([self.generators, self.finite])
+        return both[:, :-1, :-1] if self.is_affine else both
+
+    @property
+    def vector_size(self) -> int:
+        """The length of a vector: n also of groups that act on points by (n+1) x (n+1) matrices."""
+        return self.dim - 1 if self.is_affine else self.dim
+
+    @functools.cached_property
+    def linear_part(self) -> Group:
+        """The group of the L in x -> L x + t: SO(n) of SE(n), O(n) of E(n); other groups are their own.
+
+        >>> Group.parse("SE(3)").linear_part
+        Group('SO(3)')
+        """
+        if not self.is_affine:
+            return self
+        lie, finite = self.vectors.split([len(self.generators), len(self.finite)])
+        basis: list[Tensor] = []
+        for matrix in lie:
+            if torch.linalg.matrix_rank(torch.stack([*basis, matrix]).flatten(1)) > len(basis):
+                basis.append(matrix)
+        found = Group(f"linear part of {self.name}", torch.stack(basis) if basis else _none(self.dim - 1), finite, False)
+        known = re.fullmatch(r"(SE|E|Aff)\((\d+)\)", self.name)
+        named = Group.parse(f"{_LINEAR[known[1]]}({known[2]})") if known and known[0] != "SE(1)" else found
+        is_named = torch.equal(named.generators, found.generators) and torch.equal(named.finite, found.finite)
+        return named if is_named else found
+
+    @property
+    def of_features(self) -> Group:
+        """The group that acts on features: the linear part of one that moves points, if that does more than nothing."""
+        return self.linear_part if self.linear_part.actions else self
+
     @property
     def is_orthogonal(self) -> bool:
         """Whether its elements keep lengths."""
@@ -110,10 +170,11 @@ class Group:
     def parse(cls, group: Group | str) -> Group:
         """The group of that name: SO(n), O(n), SO(p,q), O(p,q), SL(n), GL(n), SU(2), C(n), D(n), S(n), T(n).
 
-        Groups of the plane may be placed in space: "O(2) about z". SO(p,q) is the component of the identity. SU(2), or
-        Spin(3), acts on two complex numbers as on four real ones. Also O(1), the flip of a line; Octa and FullOcta, the
-        cube's rotations and all its symmetries; Scale(a), the powers of the dilation of the plane by a. Case, brackets,
-        blanks and underscores do not matter. A Group is returned as it is. ValueError if unknown.
+        E(n), SE(n) and Aff(n) move points, x -> L x + t, by matrices on (x, 1). Groups of the plane may be placed in space:
+        "O(2) about z". SO(p,q) is the component of the identity. SU(2), or Spin(3), acts on two complex numbers as on four
+        real ones. Also O(1), the flip of a line; Octa and FullOcta, the cube's rotations and all its symmetries; Scale(a),
+        the powers of the dilation of the plane by a. Case, brackets, blanks and underscores do not matter. A Group is
+        returned as it is. ValueError if unknown.
 
         >>> Group.parse("c_4"), Group.parse("so1,3")
         (Group('C(4)'), Group('SO(1,3)'))
@@ -406,6 +467,7 @@ def _families(size: str) -> dict[str, Callable[[], Group]]:
         f"S({n})": lambda: Group(f"S({n})", _none(n), _permutation_generators(n), words=_Permutations(n)),
         f"T({n})": lambda: _translations(n),
         f"GL({n})": lambda: _general_linear(n),
+        **_affine(n),
         **dilations,
         **(_with_turns(n) if n > 1 else {}),
     }
@@ -446,9 +508,26 @@ def _translations(n: int) -> Group:
     return Group(f"T({n})", basis, _none(n + 1), compact=False)
 
 
+def _with_translations(name: str, kind: str) -> Group:
+    """x -> L x + t as matrices on (x, 1): the translations first, then the linear part."""
+    n = int(name.split("(")[1].rstrip(")"))
+    linear = Group.parse(f"{kind}({n})")
+    shifts = _translations(n).generators
+    lie = torch.cat([shifts, torch.nn.functional.pad(linear.generators, (0, 1, 0, 1))])
+    finite = torch.nn.functional.pad(linear.finite, (0, 1, 0, 1))
+    finite[:, n, n] = 1.0
+    return Group(name, lie, finite, compact=False, coefficients=_Shifted(n, linear.coefficients), words=linear.words)
+
+
+_LINEAR = {"SE": "SO", "E": "O", "Aff": "GL"}
+
+
+def _affine(n: int) -> dict[str, Callable[[], Group]]:
+    kinds = [(kind, part) for kind, part in _LINEAR.items() if n > 1 or kind != "SE"]
+    return {f"{kind.upper()}({n})": functools.partial(_with_translations, f"{kind}({n})", part) for kind, part in kinds}
+
+
 def _unknown(group: str, plain: str) -> str:
-    if match := re.fullmatch(r"S?E([23])", plain):
-        point = ("SO" if plain.startswith("S") else "O") + f"({match[1]})"
-        return f"unknown group {group!r}: translations leave features alone, so relax the point group; pass {point!r}."
-    known = ", ".join([*_CONTINUOUS, "C(n)", "D(n)", "S(n)", "T(n)", "Octa", "FullOcta", "Scale(a)"])
+    families = ["SO(n)", "O(n)", "SO(p,q)", "O(p,q)", "SL(n)", "GL(n)", "E(n)", "SE(n)", "Aff(n)", "C(n)", "D(n)", "S(n)"]
+    known = ", ".join([*families, "T(n)", "SU(2)", "Octa", "FullOcta", "Scale(a)"])
     return f"unknown group {group!r}: the known ones are {known}; pass one of these or Group.from_generators(...)."

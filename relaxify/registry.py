@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
@@ -65,10 +65,18 @@ class OperationAdapter(Adapter, Protocol):
 def claims_on(path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
     """What every adapter says of a module, and what the module says of itself by a method `relaxify_sites(path, group)`."""
     for adapter in adapters():
-        yield from adapter.sites(path, module, group)
+        for claim in adapter.sites(path, module, group.of_features):
+            yield _over(claim, group)
     # asked of the class: some modules answer to every name
     if (describe := getattr(type(module), "relaxify_sites", None)) is not None:
         yield from describe(module, path, group)
+
+
+def _over(claim: Site | Rejected, group: Group) -> Site | Rejected:
+    """What is claimed under the linear part of a group, under the group: its translations leave features alone."""
+    if isinstance(claim, Rejected) or claim.map.group == group:
+        return claim
+    return replace(claim, map=replace(claim.map, rep_in=claim.map.rep_in.over(group), rep_out=claim.map.rep_out.over(group)))
 
 
 @functools.cache

@@ -122,6 +122,25 @@ class Representation:
         """Vectors: the group's own matrices."""
         return cls.of(group, "vector", multiplicity, torch.cat([group.generators, group.finite]), layout)
 
+    @classmethod
+    def vectors(cls, group: Group, multiplicity: int = 1, layout: Layout = "channel_major") -> Representation:
+        """Differences of points: of a group that moves the origin, as its linear part acts; else as `defining`."""
+        return cls.of(group, "vector", multiplicity, group.vectors, layout)
+
+    def over(self, group: Group) -> Representation:
+        """A representation of a group's linear part as one of the group, whose translations do nothing.
+
+        >>> Representation.defining(Group.parse("SO(3)")).over(Group.parse("SE(3)")).actions[0].shape
+        torch.Size([6, 3, 3])
+        """
+        if group == self.group:
+            return self
+        lie, basis = group.vectors[: len(group.generators)].flatten(1), self.group.generators.flatten(1)
+        found = torch.linalg.lstsq(basis.mT, lie.mT).solution.mT if len(basis) else lie.new_zeros(len(lie), 0)
+        count = len(self.group.generators)
+        actions = tuple(torch.cat([torch.einsum("ga,aij->gij", found, a[:count]), a[count:]]) for a in self.actions)
+        return Representation(group, self.blocks, actions)
+
     @property
     def dim(self) -> int:
         return sum(block.dim for block in self.blocks)

@@ -105,7 +105,7 @@ class Evidence:
 
     def _axes_of(self, inputs: Sequence[fx.Node]) -> set[int]:
         """Sizes of the axes on which the inputs carry no representation: nodes, points, a batch."""
-        free, carrying = set(), {self.group.dim, 1}
+        free, carrying = set(), {self.group.vector_size, 1}
         for node in inputs:
             shape, axes = node.meta["shape"], self.of(node).axes
             free |= {size for axis, size in enumerate(shape, -len(shape)) if axes and axis not in axes}

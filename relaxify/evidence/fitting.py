@@ -94,10 +94,36 @@ def transformation(
         return fitted(axes) if known.misfit(axes) is None else Transformation("none", axes, residual=math.nan)
 
     found, failed = over_axes(group, pairs[0][0].shape, unless_ruled_out, sample_sizes, without)
+    if found.kind == "none" and are_points(group, pairs, _matrices(group)):
+        return Transformation("undecided")
     if found.kind == "none":
         failed = [fitted(each.axes) if math.isnan(each.residual) else each for each in failed]
         return min(failed, key=lambda each: (not each.is_transposed, each.residual))
     return found
+
+
+def are_points(group: Group, pairs: Pairs, matrices: Sequence[Float[Tensor, "d d"]]) -> bool:
+    """Whether a group that moves points moves a value as points, x -> L x + t: no representation, and no fault."""
+    n = group.vector_size
+    shape = pairs[0][0].shape
+    if not group.is_affine or not all(base.is_floating_point() for base, _ in pairs):
+        return False
+    for axis in (axis for axis in range(-len(shape), 0) if shape[axis] == n):
+        misfits = [
+            _ratio(
+                float((base.movedim(axis, -1) @ g[:n, :n].mT + g[:n, n] - run.movedim(axis, -1)).norm()), float(run.norm())
+            )
+            for base, runs in pairs
+            for g, run in zip(matrices, runs, strict=True)
+        ]
+        if max(misfits) < TOLERANCE:
+            return True
+    return False
+
+
+@functools.lru_cache(64)
+def _matrices(group: Group) -> Sequence[Float[Tensor, "d d"]]:
+    return [Representation.defining(group).rho(element) for element in elements(group)]
 
 
 def over_axes(
@@ -120,7 +146,7 @@ def over_axes(
         if found.kind == "linear":
             return found, failed
         sizes = {shape[axis] for axis in axes}
-        own |= {found.kind} if sizes == {group.dim} else set()
+        own |= {found.kind} if sizes == {group.vector_size} else set()
         kinds |= {found.kind} if found.kind == "none" or sizes.isdisjoint(sample_sizes) else set()
         failed += [found] if found.kind == "none" else []
     return Transformation("none" if (own or kinds) == {"none"} else "undecided"), failed
@@ -200,8 +226,8 @@ def possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()
     yield ()
     axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and axis not in without]
     # likely ones first, and cheap ones
-    yield from ((axis,) for axis in sorted(axes, key=lambda axis: (shape[axis] != group.dim, shape[axis])))
-    yield from itertools.combinations([axis for axis in axes if shape[axis] == group.dim > 1], 2)
+    yield from ((axis,) for axis in sorted(axes, key=lambda axis: (shape[axis] != group.vector_size, shape[axis])))
+    yield from itertools.combinations([axis for axis in axes if shape[axis] == group.vector_size > 1], 2)
 
 
 def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples"]:
@@ -254,8 +280,9 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> T
 def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:
     """Vectors along one axis, of which few samples are enough: nothing is fitted that these could leave open."""
     d, drawn = pairs[0][0].shape[axis], elements(group)
-    for layout in layouts(d // group.dim) if d % group.dim == 0 else ():
-        vectors = Representation.defining(group, d // group.dim, layout)
+    size = group.vector_size
+    for layout in layouts(d // size) if d % size == 0 else ():
+        vectors = Representation.vectors(group, d // size, layout)
         misfits = [
             _ratio(float((vectors.move(g, base.movedim(axis, -1)) - run.movedim(axis, -1)).norm()), float(run.norm()))
             for base, runs in pairs
@@ -336,12 +363,13 @@ def _log(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 @functools.lru_cache(64)
 def known_actions(group: Group, axes: int) -> Mapping[str, Float[Tensor, "actions d d"]]:
     """By name, the representations that need no fit on this many axes."""
-    identity = torch.eye(group.dim, dtype=torch.float64)
+    identity, own = torch.eye(group.vector_size, dtype=torch.float64), group.vectors
     if axes == 1:
-        return {"vector": torch.cat([group.generators, group.finite])}
+        return {"vector": own}
     if axes == 2:
-        lie = [torch.kron(a, identity) + torch.kron(identity, a) for a in group.generators]
-        return {"vector⊗vector": torch.stack([*lie, *(torch.kron(g, g) for g in group.finite)])}
+        lie, finite = own[: len(group.generators)], own[len(group.generators) :]
+        squares = [torch.kron(a, identity) + torch.kron(identity, a) for a in lie]
+        return {"vector⊗vector": torch.stack([*squares, *(torch.kron(g, g) for g in finite)])}
     return {}
 
 

@@ -21,6 +21,7 @@ from relaxify.evidence.fitting import (
     Pairs,
     Sampled,
     Transformation,
+    are_points,
     close,
     dense,
     layouts,
@@ -82,28 +83,30 @@ class VerdictEvidence(Evidence):
             return self._vectors(pairs, axes) if misfit is None else Transformation("none", residual=misfit)
 
         found, failed = over_axes(self.group, pairs[0][0].shape, on, self.sample_sizes)
+        if found.kind == "none" and are_points(self.group, pairs, [g.matrix for g in self._drawn]):
+            return Transformation("undecided")
         return min(failed, key=lambda each: each.residual) if found.kind == "none" else found
 
     def _obeys(self, features: Features, representation: Representation, pair: tuple[Tensor, Sequence[Tensor]]) -> bool:
         # the output of the model is known to transform: that few vectors among many do not is no fault
-        rows = 1 + MOST * self.group.dim // max(representation.dim, 1)
+        rows = 1 + MOST * self.group.vector_size // max(representation.dim, 1)
         base, *runs = (features.some_rows(value, rows) for value in (pair[0], *pair[1]))
         return super()._obeys(Features(), representation, (base, runs))
 
     def _vectors(self, pairs: Pairs, axes: tuple[int, ...]) -> Transformation:
         """Vectors along one axis: one, or several in either layout."""
         ((base, runs),) = pairs
-        size = base.shape[axes[0]] if len(axes) == 1 else 1
-        for layout in layouts(size // self.group.dim) if size % self.group.dim == 0 else ():
+        size, d = base.shape[axes[0]] if len(axes) == 1 else 1, self.group.vector_size
+        for layout in layouts(size // d) if size % d == 0 else ():
             residual = self._misfit(base, runs, axes[0], layout)
             if residual < TOLERANCE:
-                vectors = Representation.defining(self.group, size // self.group.dim, layout)
+                vectors = Representation.vectors(self.group, size // d, layout)
                 return Transformation("linear", axes, dense(vectors), residual)
         return Transformation("undecided")
 
     def _misfit(self, base: Tensor, runs: Sequence[Tensor], axis: int, layout: Layout) -> float:
         """How far values are from vectors along an axis, relative to their size; inf if they are too few to tell."""
-        d = self.group.dim
+        d = self.group.vector_size
         sizes, inner = ((-1, d), axis) if layout == "channel_major" else ((d, -1), axis - 1)
 
         def rows(value: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ class VerdictEvidence(Evidence):
         before = rows(base)
         if before.shape[1] < 2 * d or int(torch.linalg.matrix_rank(before @ before.mT, rtol=1e-12, hermitian=True)) < d:
             return math.inf
-        moved = [(g.matrix @ before, rows(run)) for g, run in zip(self._drawn, runs, strict=True)]
+        moved = [(g.matrix[:d, :d] @ before, rows(run)) for g, run in zip(self._drawn, runs, strict=True)]
         return max(float((expected - run).norm() / run.norm()) for expected, run in moved)
 
 

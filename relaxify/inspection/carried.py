@@ -84,7 +84,7 @@ def _candidates(evidence: Evidence, node: fx.Node) -> Iterator[Carried]:
     yield Carried(group, None, None)
     if (pixels := evidence.of(node).pixels) is not None and evidence.pixel_maps is not None:
         yield Carried(group, None, None, (pixels, evidence.pixel_maps.image))
-    own = [axis for axis in range(-len(shape), 0) if shape[axis] == group.dim]
+    own = [axis for axis in range(-len(shape), 0) if shape[axis] == group.vector_size]
     for axes in [*((axis,) for axis in own), *itertools.combinations(own, 2)]:
         (actions,) = known_actions(group, len(axes)).values()
         yield Carried(group, Features(axes), Representation.of(group, "output", 1, actions))

@@ -38,7 +38,7 @@ def _convention(evidence: Evidence, node: fx.Node) -> Cause | None:
 
 def _is_sound_transposed(evidence: Evidence, node: fx.Node, source: fx.Node) -> bool:
     """Whether the operation would be sound with the transpose of one operand, a matrix that moves with g."""
-    size = evidence.group.dim
+    size = evidence.group.vector_size
     if evidence.of(source).kind != "linear" or tuple(source.meta["value"].shape[-2:]) != (size, size):
         return False
     if any(operand.meta.get("value") is None for operand in node.all_input_nodes):
@@ -91,7 +91,7 @@ def _parity(evidence: Evidence, node: fx.Node) -> Cause | None:
     lie, finite = len(evidence.group.generators), len(evidence.group.finite)
     if not lie or not finite:
         return None
-    for residuals in _residuals(evidence.pairs(node), evidence.group.dim, lie + finite):
+    for residuals in _residuals(evidence.pairs(node), evidence.group.vector_size, lie + finite):
         if max(residuals[:lie]) < TOLERANCE <= max(residuals[lie:]):
             return _cause(evidence, node, CauseKind.PARITY)
     return None

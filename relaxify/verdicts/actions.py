@@ -17,7 +17,6 @@ from relaxify.grids.pixels import MovePixels, acts_on_grid, is_image
 from relaxify.groups import Group
 from relaxify.modules.copies import duplicate
 from relaxify.sites import Features
-from relaxify.verdicts.candidates import is_affine
 from relaxify.verdicts.draws import draws
 from relaxify.verdicts.features import IrrepsOf, MoveFeatures, features_of
 from relaxify.verdicts.nearby import tensors_in
@@ -146,12 +145,15 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
     """Every axis of a floating-point input that has the size of the group's matrices is a vector.
 
     Under a group that maps a grid of pixels to itself, (batch, channels, height, width) with height = width is an image;
-    under translations T(n) an input that is alone, with an axis of size n, holds positions, x + t. Inputs that are `named`
-    move otherwise. ValueError if no input has such an axis or is an image, or one has several: then only the user can say.
+    under translations T(n) an input that is alone, with an axis of size n, holds positions, x + t; under E(n), SE(n) and
+    Aff(n) the only one with such an axis. Inputs that are `named` move otherwise. ValueError if no input has such an axis or
+    is an image, or one has several: then only the user can say.
     """
     floating = [(name, tensor) for name, tensor in tensors_of(inputs) if tensor.is_floating_point()]
     images = [name for name, tensor in floating if acts_on_grid(group) and is_image(tensor)]
     others = [(name, tensor) for name, tensor in floating if name not in named]
+    if group.of_features != group:
+        return _positions(group, others) or _refuse(group, inputs)
     axes = {name: found[0] for name, tensor in others if (found := _vector_axes(group, name, tensor))}
     if images:
         return MovePixels(axes)
@@ -183,11 +185,15 @@ class _OnAxes:
 
 def _positions(group: Group, floating: list[tuple[str, Tensor]]) -> InputAction | None:
     """Beside another input, a velocity may be, which no translation moves."""
-    if not is_affine(group) or len(floating) != 1:
+    if not group.is_affine:
         return None
-    ((name, tensor),) = floating
-    axes = [axis for axis, size in enumerate(tensor.shape) if size == group.dim - 1]
-    return _OnAxes({name: axes[0]}, positions=True) if len(axes) == 1 else None
+    axes = {name: [axis for axis, size in enumerate(tensor.shape) if size == group.dim - 1] for name, tensor in floating}
+    # what only translations move may be without such an axis, as a velocity is
+    found = {name: own for name, own in axes.items() if own} if group.of_features != group else axes
+    if len(found) != 1:
+        return None
+    ((name, own),) = found.items()
+    return _OnAxes({name: own[0]}, positions=True) if len(own) == 1 else None
 
 
 def _vector_axes(group: Group, name: str, tensor: Tensor) -> list[int]:

@@ -118,7 +118,7 @@ def _on_channels(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> I
             Way(f"tensor of rank {rank}", axes, functools.partial(_power, rank))
             for axes in itertools.combinations(sorted(own), rank)
         )
-    if is_affine(group):
+    if group.is_affine:
         for axis in (axis for axis in reversed(free) if shape[axis] == d - 1):
             yield Way("position", (axis,), _linear_part, _translation)
             yield Way("vector", (axis,), _linear_part)
@@ -256,15 +256,3 @@ def turns(group: Group) -> frozenset[int]:
     identity, reflections = torch.eye(group.dim, dtype=torch.float64), _reflections(group)
     others = [(letter, g) for letter, g in enumerate(group.finite) if letter not in reflections]
     return frozenset(letter for letter, g in others if not torch.allclose(g @ g, identity, atol=1e-9))
-
-
-def is_affine(group: Group) -> bool:
-    """Whether the group's matrices act on (x, 1).
-
-    >>> is_affine(Group.parse("T(3)")), is_affine(Group.parse("SO(3)"))
-    (True, False)
-    """
-    lie, finite = group.generators, group.finite
-    last = torch.eye(group.dim, dtype=torch.float64)[-1]
-    moves = bool(lie[:, :-1, -1].any()) or bool(finite[:, :-1, -1].any())
-    return moves and not lie[:, -1].any() and torch.allclose(finite[:, -1], last.expand(len(finite), -1))

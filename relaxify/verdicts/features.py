@@ -86,10 +86,10 @@ def _names(model: nn.Module, inputs: Inputs) -> Iterator[tuple[str, str]]:
 def _carried(group: Group, name: str, given: Any, tensor: Tensor) -> Carried:
     on_pixels = is_image(tensor) and (acts_on_grid(group) or hasattr(given, "gspace"))
     try:
-        size, matrix = _representation(group, given)
+        size, matrix = _representation(group.of_features, given)
     except ValueError as error:
         raise ValueError(f"input_irreps of {name!r}: {error}") from error
-    carried = Carried(1 if on_pixels else -1, size, matrix)
+    carried = Carried(1 if on_pixels else -1, size, matrix if group.of_features == group else _of_linear_part(matrix))
     shape = tuple(tensor.shape)
     if not tensor.is_floating_point():
         raise ValueError(
@@ -115,6 +115,11 @@ def _representation(group: Group, given: Any) -> tuple[int, Callable[[Tensor], T
     # e3nn writes parities for SO(3) too
     spatial = irreps(group, re.sub(r"(\d)[eo]\b", r"\1", notation) if group.name == "SO(3)" else notation)
     return spatial.dim, lambda g: spatial.rho(element_of(group, _cycled(g)))
+
+
+def _of_linear_part(matrix: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Features do not see where the origin is."""
+    return lambda g: matrix(g[:-1, :-1])
 
 
 def _cycled(g: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
