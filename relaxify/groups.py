@@ -120,13 +120,13 @@ class Group:
     @property
     def vectors(self) -> Float[Tensor, "actions n n"]:
         """How the generators act on vectors, the differences of points: by themselves, or by their linear parts L."""
-        both = torch.cat([self.generators, self.finite])
-        return both[:, :-1, :-1] if self.is_affine else both
+        both, n = torch.cat([self.generators, self.finite]), self.vector_size
+        return both[:, :n, :n]
 
     @property
     def vector_size(self) -> int:
-        """The length of a vector: n also of groups that act on points by (n+1) x (n+1) matrices."""
-        return self.dim - 1 if self.is_affine else self.dim
+        """The length of a vector: n also of E(n), whose matrices on points are (n+1) x (n+1)."""
+        return self.of_features.dim
 
     @functools.cached_property
     def linear_part(self) -> Group:
@@ -137,7 +137,7 @@ class Group:
         """
         if not self.is_affine:
             return self
-        lie, finite = self.vectors.split([len(self.generators), len(self.finite)])
+        lie, finite = self.generators[:, :-1, :-1], self.finite[:, :-1, :-1]
         basis: list[Tensor] = []
         for matrix in lie:
             if torch.linalg.matrix_rank(torch.stack([*basis, matrix]).flatten(1)) > len(basis):

@@ -119,8 +119,8 @@ def test_compact_groups_are_marked() -> None:
         ("SU(5)", ["'SU(5)'", "known ones are", "from_generators"]),
         ("C(0)", ["'C(0)'", "known ones are"]),
         ("", ["''", "known ones are"]),
-        ("E(3)", ["'E(3)'", "translations", "'O(3)'"]),
-        ("SE(3)", ["'SE(3)'", "translations", "'SO(3)'"]),
+        ("E(0)", ["'E(0)'", "E(n)"]),
+        ("SE(1)", ["'SE(1)'", "SE(n)"]),
     ],
 )
 def test_unknown_groups_are_named_with_advice(name: str, parts: list[str]) -> None:

@@ -104,8 +104,7 @@ def transformation(
 
 def are_points(group: Group, pairs: Pairs, matrices: Sequence[Float[Tensor, "d d"]]) -> bool:
     """Whether a group that moves points moves a value as points, x -> L x + t: no representation, and no fault."""
-    n = group.vector_size
-    shape = pairs[0][0].shape
+    n, shape = group.dim - 1, pairs[0][0].shape
     if not group.is_affine or not all(base.is_floating_point() for base, _ in pairs):
         return False
     for axis in (axis for axis in range(-len(shape), 0) if shape[axis] == n):
@@ -334,7 +333,7 @@ def _completed(
     None if the span is not a subrepresentation: the values are then not tensors, but spoilt by some constant.
     """
     rest = torch.eye(len(span), dtype=span.dtype) - span
-    vector = Representation.defining(group)
+    vector = Representation.vectors(group)
     whole = [torch.kron(g, g) for g in map(vector.rho, elements(group)[:-1])]
     leaks = [rest @ m for m in matrices] + [rest @ m @ span for m in whole] + [span @ m @ rest for m in whole]
     if max(float(leak.norm()) for leak in leaks) > 1e-5:

@@ -63,7 +63,7 @@ class FullSize:
     def changes_length(self, node: fx.Node) -> bool:
         """Whether no orthogonal representation can carry a value; of groups with others nothing is known so."""
         found = self.values(node)
-        if found is None or not is_orthogonal(self.evidence.group):
+        if found is None or not is_orthogonal(self.evidence.group.of_features):
             return False
         base, moved = found
         return any(abs(float(run.norm() - base.norm())) > self._granted(base) for run in moved)
@@ -74,7 +74,7 @@ class FullSize:
 
     def is_beyond_fits(self, node: fx.Node) -> bool:
         """Whether a value that fits do not tell of can only be told by its name: lengths say nothing."""
-        return self.evidence.of(node).kind == "undecided" and not is_orthogonal(self.evidence.group)
+        return self.evidence.of(node).kind == "undecided" and not is_orthogonal(self.evidence.group.of_features)
 
 
 def _as_real(value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def is_sound_until_silent(evidence: Evidence) -> bool:
 def _transforms(evidence: Evidence, node: fx.Node) -> bool:
     """By the fits; or by its length, where copies of one vector are too few different ones for a fit."""
     found = evidence.of(node)
-    if found.kind != "undecided" or not is_orthogonal(evidence.group):
+    if found.kind != "undecided" or not is_orthogonal(evidence.group.of_features):
         return found.is_sound
     pairs = [(float(base.norm()), float(run.norm())) for base, runs in evidence.values(node) for run in runs]
     return all(abs(after - before) <= TOLERANCE * before for before, after in pairs)

@@ -38,6 +38,7 @@ class Remedy(enum.Enum):
     SQUARE = "quarter turns need height = width: pass square images"
     QUARTERS = "try 'C(4)' or 'D(4)', or pass input_action=lambda g, inputs: ..."
     ONE = "pass the one or the other"
+    POINTS = "name the others in input_irreps, as {{'v': '1xvector'}}, or pass input_action=lambda g, inputs: ..."
     GIVEN = "pass inputs to move"
 
 
@@ -239,5 +240,9 @@ def _nearest(group: Group, tensors: list[tuple[str, Tensor]]) -> Iterator[Action
         if acts_on_grid(group) and tensor.ndim == 4 and tensor.is_floating_point() and min(shape[2:]) > 1:
             yield ActionError(f"{name} has shape {shape}, and {group.name} moves square images", Remedy.SQUARE, name)
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors)
+    if group.of_features != group:
+        n, found = group.vector_size, [name for name, tensor in tensors if group.vector_size in tensor.shape]
+        which = f"{' and '.join(found)} have" if found else "no example input has"
+        yield ActionError(f"{group.name} moves points, and {which} an axis of size {n} ({shapes})", Remedy.POINTS)
     why = f"no example input has an axis of size {group.dim} that {group.name} could act on ({shapes})"
     yield ActionError(why, Remedy.FUNCTION)

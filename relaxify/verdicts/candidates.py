@@ -102,6 +102,9 @@ def is_scaling(group: Group) -> bool:
 
 
 def _on_channels(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> Iterator[Way]:
+    if group.of_features != group:
+        yield from _of_points(group, shape, free)
+        return
     d = group.dim
     yield Way("invariant")
     own = [axis for axis in reversed(free) if shape[axis] == d > 1]
@@ -125,6 +128,21 @@ def _on_channels(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> I
     for axis in (axis for axis in reversed(free) if shape[axis] > d > 1):
         yield from _of_several(d, axis, shape[axis])
     yield from _of_symmetric_pairs(d, shape, free)
+
+
+def _of_points(group: Group, shape: tuple[int, ...], free: Sequence[int]) -> Iterator[Way]:
+    """Where points move: points, and whatever the linear part moves."""
+    ways = _on_channels(group.linear_part, shape, free)
+    yield next(ways)
+    for axis in (axis for axis in reversed(free) if shape[axis] == group.vector_size):
+        yield Way("position", (axis,), _linear_part, _translation)
+    for way in ways:
+        assert way.matrix is not None
+        yield replace(way, matrix=functools.partial(_of_linear_part, way.matrix))
+
+
+def _of_linear_part(matrix: Matrix, g: Tensor) -> Tensor:
+    return matrix(_linear_part(g))
 
 
 def _of_several(d: int, axis: int, size: int) -> Iterator[Way]:

@@ -112,7 +112,8 @@ def _representation(group: Group, given: Any) -> tuple[int, Callable[[Tensor], T
     if group.name not in ("SO(3)", "O(3)"):
         own = irreps(group, notation)
         return own.dim, lambda g: own.rho(element_of(group, g))
-    # e3nn writes parities for SO(3) too
+    # in e3nn's basis a vector is of degree 1; and it writes parities for SO(3) too
+    notation = notation.replace("vector", "1o")
     spatial = irreps(group, re.sub(r"(\d)[eo]\b", r"\1", notation) if group.name == "SO(3)" else notation)
     return spatial.dim, lambda g: spatial.rho(element_of(group, _cycled(g)))
 

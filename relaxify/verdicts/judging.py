@@ -67,7 +67,7 @@ def _with_its_sign(found: Judged, group: Group) -> Judged:
 
 def _fitted(name: str, orbits: Sequence[Orbit], setting: Setting, nearest: Judged) -> Judged:
     """The representation that a value carries on one of its axes, if one fits; else what it comes nearest to."""
-    value, orthogonal = orbits[0].values[name], is_orthogonal(setting.group)
+    value, orthogonal = orbits[0].values[name], is_orthogonal(setting.group.of_features)
     can_tell = orthogonal or not _fitted_ways(value, setting.places(value))
     for way in _fitted_ways(value, setting.places(value)):
         carried = Fitted(name, way, orthogonal)
@@ -81,7 +81,7 @@ def _fitted(name: str, orbits: Sequence[Orbit], setting: Setting, nearest: Judge
                 return nearest
             return found
         can_tell = can_tell or enough or value.shape[way.axes[0]] in setting.sizes
-        if enough and value.shape[way.axes[0]] != setting.group.dim and 10 * _worst(found) < _worst(nearest):
+        if enough and value.shape[way.axes[0]] != setting.group.vector_size and 10 * _worst(found) < _worst(nearest):
             nearest = found
     if _is_scattered(name, orbits, setting):
         return replace(nearest, way=Way("vectors across its axes"), reason=Reason.CONVENTION)
@@ -102,11 +102,12 @@ def _fitted_ways(value: Tensor, places: Sequence[Way]) -> list[Way]:
 def _is_the_vector(group: Group, orbits: Sequence[Orbit], carried: Fitted) -> bool:
     """Whether what is fitted on an axis of the group's own size is the vector, up to the basis."""
     draws = [run.g for each in orbits for run in each.moved]
-    if carried.fits[0].dimension != group.dim or any(_is_complex(found.matrix) for found in carried.fits):
+    if carried.fits[0].dimension != group.vector_size or any(_is_complex(found.matrix) for found in carried.fits):
         # spherical components (x - iy, z, x + iy) are a basis that is meant
         return False
     traces = [
-        (float(found.matrix.real.trace()), float(g.matrix.trace())) for found, g in zip(carried.fits, draws, strict=True)
+        (float(found.matrix.real.trace()), float(g.matrix.diagonal()[: group.vector_size].sum()))
+        for found, g in zip(carried.fits, draws, strict=True)
     ]
     few = any(found.vectors < found.dimension for found in carried.fits)
     return few or all(abs(abs(a) - abs(b)) < 1e-3 for a, b in traces)
@@ -137,7 +138,7 @@ def _keeps_products(name: str, orbits: Sequence[Orbit], setting: Setting) -> boo
 
 def _is_scattered(name: str, orbits: Sequence[Orbit], setting: Setting) -> bool:
     """Whether the entries in their order are vectors, though on no axis: reshaped where axes had to be moved."""
-    value, d = orbits[0].values[name], setting.group.dim
+    value, d = orbits[0].values[name], setting.group.vector_size
     if value.ndim < 2 or value.numel() % d or d < 2:
         return False
     return any(
@@ -147,7 +148,7 @@ def _is_scattered(name: str, orbits: Sequence[Orbit], setting: Setting) -> bool:
 
 
 def _scattered(name: str, shape: tuple[int, int], axis: int) -> Distance:
-    way = Way("vector", (axis - 2 if axis >= 0 else axis,), lambda g: g)
+    way = Way("vector", (axis - 2 if axis >= 0 else axis,), lambda g: g[: shape[axis], : shape[axis]])
 
     def distance(each: Orbit, run: Moved) -> float:
         return difference(run.values[name].reshape(shape), way(run.g, each.values[name].reshape(shape)))
@@ -200,7 +201,9 @@ def in_precision(found: Judged, rough: Orbit, exact: Orbit, setting: Setting) ->
     if not found.runs or not _same_kind(rough, name) or rough.values[name].shape != exact.values[name].shape:
         return float("nan"), float("nan")
     response = max(run.response for run in found.runs) or float("nan")
-    fitted = Fitted(name, found.way, is_orthogonal(setting.group)) if found.way.fitted else Carried(name, found.way)
+    fitted = (
+        Fitted(name, found.way, is_orthogonal(setting.group.of_features)) if found.way.fitted else Carried(name, found.way)
+    )
     if rough.moved[0].expected is not None:
         runs = runs_expected(name, [rough], setting)
     else:

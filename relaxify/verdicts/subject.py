@@ -160,7 +160,7 @@ class Subject:
     def _sizes(self) -> frozenset[int]:
         """Sizes of the inputs' axes, but for those that may carry vectors."""
         shapes = [value.shape for value in tensors_in(self.inputs).values()]
-        return frozenset(size for shape in shapes for size in shape) - {1, self.group.dim}
+        return frozenset(size for shape in shapes for size in shape) - {1, self.group.vector_size}
 
     def _told_from_rounding(self, found: Measured) -> Measured:
         """Errors as large as what the last digits of the inputs do are rounding, or the inputs are on an edge (ties)."""
