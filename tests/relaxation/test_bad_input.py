@@ -46,7 +46,7 @@ def _unchecked() -> Iterator[None]:
 
 REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "SE(1)": ({"group": "SE(1)"}, ["unknown group 'SE(1)'", "SE(n)"]),
-    "unknown group": ({"group": "SU(3)"}, ["unknown group 'SU(3)'", "SO(3), O(3)", "Group.from_generators"]),
+    "unknown group": ({"group": "SU(3)"}, ["unknown group 'SU(3)'", "SO(n), O(n)", "Group.from_generators"]),
     "include": ({"include": ["conv", "hed"]}, ["include", "'hed' matches none of the candidates", "conv.map_to_feat"]),
     "exclude": ({"exclude": ["*.nothing"]}, ["exclude", "'*.nothing' matches no", "head.map_to_feat"]),
     "overrides": ({"overrides": {"hed": RelaxConfig()}}, ["overrides", "'hed' matches no", "head.map_to_feat"]),
