@@ -106,7 +106,8 @@ class EquivariantMap:
     `paths` say how the layer's own parameters express intertwiners (what `fold` may use); `unfoldable` says why they
     cannot. `attribute` is the scalar in a second argument that scales every path: constant in most models, so its
     constant is measured in training. `is_complete` says that the paths, applied to the argument, are all that is computed.
-    `intercepts` names the parameters of a functional op in the module's forward.
+    `intercepts` names the parameters of a functional op in the module's forward, `has_constants` says whether its weight is
+    also made of tensors that the module does not hold.
 
     A `convolution` acts on patches, of which `rep_in` is the representation; `features_in` says then where the channels
     are. `interpolation` is the largest |L_A(K)| / |K| that its own equivariant kernels score, because the group does not
@@ -125,6 +126,7 @@ class EquivariantMap:
     attribute: Attribute | None = None
     is_complete: bool = False
     intercepts: tuple[str, ...] = ()
+    has_constants: bool = False
     convolution: Convolution | None = None
     interpolation: float = 0.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from relaxify.evidence.adapter_claims import known_operations
 from relaxify.evidence.breaks import Break, first_break
-from relaxify.evidence.evidence import Evidence
+from relaxify.evidence.evidence import Evidence, unseen
 from relaxify.evidence.initial_zeros import assumptions
 from relaxify.evidence.runs import Injections, Observer
 from relaxify.evidence.verdict_runs import evidence_of
@@ -83,7 +83,7 @@ def asked_of(model: nn.Module, group: Group, claimed: Sequence[Site | Rejected],
     sites = [entry for entry in claimed if isinstance(entry, Site)]
     of_sites = [node for site in sites for pair in promised(recording, site) for node in pair]
     asked = {node for node in of_sites if isinstance(node, fx.Node)}
-    calls = _operations(model, group, recording, claimed)[1]
+    calls = _operations(model, group, recording, claimed, unseen(recording.nodes))[1]
     asked |= {node for of_path in calls.values() for call in of_path for node in (call.contraction.data, call.node)}
     return asked | set(recording.nodes[-1].all_input_nodes)
 
@@ -110,7 +110,7 @@ def analyse_verdict(
     evidence = None if observer.images else evidence_of(group, runs, measured.orbit)
     if evidence is None:
         return None
-    known, calls = _operations(model, group, evidence.recording, claimed)
+    known, calls = _operations(model, group, evidence.recording, claimed, evidence.constants)
     promises = Promises(evidence, [entry for entry in claimed if isinstance(entry, Site)])
     asked = {node for of_path in calls.values() for call in of_path for node in (call.contraction.data, call.node)}
     asked |= {node for node in evidence.nodes[-1].all_input_nodes if promises(node) is None}
@@ -136,11 +136,15 @@ def analyse_nothing(
 
 
 def _operations(
-    model: nn.Module, group: Group, recording: Recording, claimed: Sequence[Site | Rejected]
+    model: nn.Module,
+    group: Group,
+    recording: Recording,
+    claimed: Sequence[Site | Rejected],
+    constants: Collection[fx.Node] = frozenset(),
 ) -> tuple[list[Site | Rejected], dict[str, list[WeightedCall]]]:
     """What adapters claim of executed operations, and the linear ones that nobody claims."""
     known = list(known_operations(model, group, recording))
-    return known, weighted_calls(model, recording.nodes, [entry.path for entry in (*claimed, *known)])
+    return known, weighted_calls(model, recording.nodes, [entry.path for entry in (*claimed, *known)], constants)
 
 
 def analyse(
@@ -169,11 +173,12 @@ def analyse(
     evidence, injected = observer.evidence(counts[0]), None
     for samples in counts:
         evidence = observer.evidence(samples, evidence, injected)
-        known, calls = _operations(model, group, evidence.recording, claimed)
+        known, calls = _operations(model, group, evidence.recording, claimed, evidence.constants)
         for assumed in _zero_states(evidence, calls):
             other = observer.evidence(samples, injected=assumed)
             if first_break(other) is None:
-                evidence, injected, calls = other, assumed, _operations(model, group, other.recording, claimed)[1]
+                evidence, injected = other, assumed
+                calls = _operations(model, group, other.recording, claimed, other.constants)[1]
                 break
         promises = Promises(evidence, sites)
         broken = first_break(evidence, promises, observer.full_size(evidence, worst) if status is Status.BROKEN else None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.fitting import TOLERANCE, Norms, Pairs, Transformation, close, elements, transformation
+from relaxify.evidence.other_values import by_other_values, representations_of
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
 from relaxify.graph.recording import Node, Recording
 from relaxify.grids.pixels import is_image
@@ -60,11 +62,24 @@ class Evidence:
         self.sample_sizes: Collection[int] = ()
         self._index = {node: i for i, node in enumerate(self.nodes[:length])}
         self._known: dict[tuple[int, tuple[int, ...] | None], Transformation] = {}
+        self._representations: dict[int, Sequence[Tensor]] = {}
         inputs = [node for node in self.nodes if node.op == "placeholder"]
         values = [node.meta["value"] for node in inputs if node.meta["floating"] and node.meta["value"].numel()]
         self.tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
         self.pixel_maps = self._pixel_maps(inputs) if images else None
         self.sample_sizes = self._axes_of(inputs)
+        self._representations.clear()
+
+    @functools.cached_property
+    def constants(self) -> frozenset[fx.Node]:
+        """Tensors that were there before the runs, or are made of plain numbers, and are the same in each run."""
+        shared = self.nodes[: min(sample.common for sample in self.samples)]
+        candidates = unseen(shared)
+        return frozenset(node for i, node in enumerate(shared) if node in candidates and self._is_the_same(i))
+
+    def _is_the_same(self, index: int) -> bool:
+        held = [run.nodes[index].meta.get("held") for s in self.samples for run in (s.base, *s.moved)]
+        return all(each is held[0] or (each is not None and torch.equal(each, held[0])) for each in held)
 
     def drawn(self) -> Sequence[Draw]:
         """The group elements of the runs."""
@@ -79,6 +94,24 @@ class Evidence:
         if key not in self._known:
             self._known[key] = self._fit(_reshaped(self._pairs_at(index), key[1]))
         return self._known[key]
+
+    def representations(self, size: int) -> Sequence[Tensor]:
+        """The actions of the representations that values carry on an axis of this size, those known best first."""
+        if size not in self._representations:
+            values = [] if size in self.sample_sizes else self._values_with(size)
+            self._representations[size] = representations_of(self.group, size, values)
+        return self._representations[size]
+
+    def _values_with(self, size: int) -> list[tuple[int, Pairs]]:
+        """Axes of this size, and values that have them: some from all over the model, of every shape."""
+        of_shape: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        for node, index in self._index.items():
+            shape = () if node.meta.get("value") is None else tuple(node.meta["value"].shape)
+            axis = next((axis for axis in range(-1, -len(shape) - 1, -1) if shape[axis] == size), None)
+            if axis is not None and node.op == "call_function":
+                of_shape.setdefault(shape, []).append((axis, index))
+        places = [place for each in of_shape.values() for place in each[:: -(-len(each) // 4)]]
+        return [(axis, self._pairs_at(index)) for axis, index in places[:: -(-len(places) // 24)]] if places else []
 
     def _fit(self, pairs: Pairs) -> Transformation:
         norms = Norms()
@@ -95,7 +128,10 @@ class Evidence:
         return Transformation("none", residual=residual, pixels=found.pixels) if residual > TOLERANCE else found
 
     def _transformation(self, pairs: Pairs, norms: Norms) -> Transformation:
-        return transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self.tiny, norms=norms)
+        found = transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self.tiny, norms=norms)
+        if found.is_sound:
+            return found
+        return by_other_values(self.group, pairs, self.representations, self.sample_sizes, norms) or found
 
     def _pixel_maps(self, inputs: Sequence[fx.Node]) -> PixelMaps | None:
         shapes = [node.meta["value"].shape for node in self._index if node.meta.get("value") is not None]
@@ -152,6 +188,12 @@ class Evidence:
 
     def _pairs_at(self, index: int) -> Pairs:
         return [(_value(s.base.nodes[index]), [_value(run.nodes[index]) for run in s.moved]) for s in self.samples]
+
+
+def unseen(nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
+    """Tensors that were made of nothing that was seen: constants, unless something made them out of sight."""
+    found = ((node, node.meta.get("held")) for node in nodes)
+    return frozenset(node for node, held in found if held is not None and not held.requires_grad)
 
 
 def _reshaped(pairs: Pairs, shape: tuple[int, ...] | None) -> Pairs:

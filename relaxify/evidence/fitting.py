@@ -43,7 +43,8 @@ class Transformation:
     No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
     Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from that,
     relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1). With
-    `pixels`, all this is true once the pixels are moved back.
+    `pixels`, all this is true once the pixels are moved back. Of `unreached` dimensions of the axes no value has a part in
+    any, and nothing acts on them.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Transformation:
     residual: float = 0.0
     is_transposed: bool = False
     pixels: Pixels | None = None
+    unreached: int = 0
 
     @property
     def is_sound(self) -> bool:
@@ -235,15 +237,20 @@ def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples
     return value.reshape(math.prod(value.shape[: len(axes)]), -1)
 
 
-def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> Transformation:
-    """The representation on these axes of a value, `none` if there is none, `undecided` if the samples cannot tell."""
+def fit(
+    group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, partial: bool = False
+) -> Transformation:
+    """The representation on these axes of a value, `none` if there is none, `undecided` if the samples cannot tell.
+
+    These do not tell of an axis that they do not span, unless, for a `partial` one, nothing is taken to act on the rest.
+    """
     norms = norms or Norms()
     shape = pairs[0][0].shape
     pairs = [pair for pair in pairs if pair[0].numel() and all(pair[0].shape[axis] == shape[axis] for axis in axes)]
     d = math.prod(shape[axis] for axis in axes)
     samples = sum(base.numel() for base, _ in pairs) // d
     # so few samples fit anything
-    if d > LARGEST_AXIS or samples <= d:
+    if d > LARGEST_AXIS or (samples <= d and not partial):
         return Transformation("undecided")
     chosen = _columns(samples, min(samples, 8 * d + 64))
     before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
@@ -255,14 +262,16 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> T
     fits = [_ratio(misfit, size) for misfit, size in zip(misfits, sizes, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:
         return Transformation("none", residual=max(fits))
-    is_spanned = int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6)) == d
-    if len(chosen) < 2 * d:
+    reached = int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6))
+    is_spanned = reached == d
+    if len(chosen) < 2 * (reached if partial else d):
         vectors = _as_vectors(group, pairs, axes[0]) if is_spanned and len(axes) == 1 else None
         return vectors or Transformation("undecided")
     if not is_spanned:
-        if len(axes) == 1:
+        if len(axes) == 1 and not partial:
             return Transformation("undecided")
-        completed = _completed(group, matrices, before[:, chosen] @ inverse)
+        complete = _completed_by_identity if partial else _completed
+        completed = complete(group, matrices, before[:, chosen] @ inverse)
         if completed is None:
             return Transformation("none", axes, residual=max(fits))
         matrices = completed
@@ -273,7 +282,8 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None) -> T
         return Transformation("none", axes, residual=_change(matrices, before, after), is_transposed=True)
     predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
     residual = _ratio(float((predicted @ before - after[-1]).norm()), sizes[-1])
-    return Transformation("linear" if residual < 10 * TOLERANCE else "none", axes, actions, residual)
+    kind: Kind = "linear" if residual < 10 * TOLERANCE else "none"
+    return Transformation(kind, axes, actions, residual, unreached=d - reached if partial else 0)
 
 
 def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:
@@ -339,6 +349,16 @@ def _completed(
     if max(float(leak.norm()) for leak in leaks) > 1e-5:
         return None
     return [m + rest @ default @ rest for m, default in zip(matrices, whole, strict=True)]
+
+
+def _completed_by_identity(
+    group: Group, matrices: Sequence[Float[Tensor, "d d"]], span: Float[Tensor, "d d"]
+) -> list[Float[Tensor, "d d"]] | None:
+    """Matrices known on the span of the data, made whole by 1 on the rest; None if the span is not a subrepresentation."""
+    rest = torch.eye(len(span), dtype=span.dtype) - span
+    if max(float((rest @ m).norm()) for m in matrices) > 1e-5:
+        return None
+    return [m + rest for m in matrices]
 
 
 def _actions(group: Group, matrices: Sequence[Float[Tensor, "d d"]], axes: int) -> Float[Tensor, "actions d d"]:

@@ -195,7 +195,7 @@ def _describe(call: WeightedCall, map_: EquivariantMap) -> EquivariantMap:
     """Add how the op is reached at run time, and what its own weight can express."""
     names = call.parameters
     if not call.is_module:
-        map_ = replace(map_, intercepts=names)
+        map_ = replace(map_, intercepts=names, has_constants=call.has_constants)
     order = _order(call)
     if order is None and call.contraction.weight.op != "get_attr":
         return replace(map_, unfoldable="its weight is computed from other parameters")

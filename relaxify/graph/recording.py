@@ -68,7 +68,7 @@ class Recording:
     Each node's `meta` holds `value` (a snapshot of the tensor it produced, or None), `seen` (that tensor's shape, or None if
     it is of a kind that is not kept), `module` (the path of the innermost module running), `location` (file:line of the
     statement) and `parameters` (names of the parameters it reads directly); a placeholder's also the input's `shape`, and
-    whether it is `floating`.
+    whether it is `floating`; and `held`, if it is made of nothing that was seen, the tensor, which may be a constant.
     """
 
     graph: fx.Graph | Outline
@@ -190,6 +190,8 @@ class _Recorder(TorchFunctionMode):
             result = self.injected.get(len(self.graph.nodes), result)
         node = self.append(func, *read, result)
         node.meta["parameters"] = tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
+        if func in _FROM_DATA and not tensors:
+            node.meta["held"] = result
         self._writers.update({_storage(tensor): node for tensor in written})
         self.writes = self.writes or bool(written)
         return result
@@ -224,7 +226,9 @@ class _Recorder(TorchFunctionMode):
                 return node
             # made where no function was seen (by an extension, say), or written to through another view of its storage
             sources = () if node is None else filter(None, (node, self._writers.get(_storage(value))))
-            node = self._node(opaque if node is None else written, tuple(sources))
+            node, is_new = self._node(opaque if node is None else written, tuple(sources)), node is None
+            if is_new:
+                node.meta["held"] = value
             if (writer := self._writers.get(_storage(value))) is not None:
                 # where the statement is that wrote
                 node.meta.update({key: writer.meta[key] for key in ("module", "location")})
@@ -285,6 +289,10 @@ _UNINITIALISED = frozenset(
     {torch.empty, torch.empty_like, torch.empty_strided, torch.empty_permuted, Tensor.new_empty, Tensor.new_empty_strided}
 )
 """What they make may hold anything, and something else in each run."""
+
+
+_FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.from_numpy})
+"""What they make is made of no tensor that was seen."""
 
 
 def expanded_axes(tensor: Tensor) -> tuple[int, ...]:

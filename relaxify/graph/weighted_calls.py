@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from relaxify.graph.contractions import Contraction, attributes_behind, contraction, function_name
+from relaxify.graph.contractions import MIXING, Contraction, attributes_behind, contraction, function_name
 from relaxify.graph.merged_axes import Shape, is_reshape, unmerged
 
 
@@ -24,6 +25,8 @@ class WeightedCall:
     is_module: bool
     shape_in: Shape
     shape_out: Shape
+    has_constants: bool = False
+    """Whether its weight is also made of tensors that are neither parameters nor buffers: a basis that a function caches."""
 
     def before_merging(self) -> Iterator[WeightedCall]:
         """The call as one on the shapes that its data had before views merged axes of theirs, the latest first."""
@@ -35,13 +38,21 @@ class WeightedCall:
                 yield replace(self, contraction=found.contraction, shape_in=found.data, shape_out=found.result)
 
 
-def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection[str] = ()) -> dict[str, list[WeightedCall]]:
+def weighted_calls(
+    model: nn.Module,
+    nodes: Sequence[fx.Node],
+    known: Collection[str] = (),
+    constants: Collection[fx.Node] = frozenset(),
+) -> dict[str, list[WeightedCall]]:
     """Every linear operation of the run that mixes axes with a parameter, by the path of its module or of the parameter.
 
-    Except for those at `known` paths and below.
+    Except for those at `known` paths and below. Weights may be made of `constants` too.
     """
-    behind = attributes_behind(nodes)
-    weights = {node for node, names in behind.items() if any(_is_parameter(model, name) for name in names)}
+    behind = attributes_behind(nodes, constants)
+    constant = {node for node in behind if node in constants}
+    for node in behind:
+        constant |= {node} if not constant.isdisjoint(node.all_input_nodes) else set()
+    weights = _weights(model, behind)
     calls: dict[str, list[WeightedCall]] = {}
     for node in nodes:
         if node.op != "call_function" or node in behind:
@@ -50,9 +61,30 @@ def weighted_calls(model: nn.Module, nodes: Sequence[fx.Node], known: Collection
         if found is None:
             continue
         call = _call(model, node, found, behind)
+        call = replace(call, has_constants=not constant.isdisjoint(node.all_input_nodes))
         if not any(f"{call.path}.".startswith(f"{path}.") for path in known):
             calls.setdefault(call.path, []).append(call)
     return calls
+
+
+def _weights(model: nn.Module, behind: Mapping[fx.Node, tuple[str, ...]]) -> set[fx.Node]:
+    """What is made of Parameters alone, and may be a weight: not what layers made of learned features (seeds, queries)."""
+    learned = {node: {name for name in names if _is_parameter(model, name)} for node, names in behind.items()}
+    features: set[fx.Node] = set()
+    for node in behind:
+        if not features.isdisjoint(node.all_input_nodes) or _is_layer_on_features(model, node, learned):
+            features.add(node)
+    return {node for node, names in learned.items() if names and node not in features}
+
+
+def _is_layer_on_features(model: nn.Module, node: fx.Node, learned: Mapping[fx.Node, set[str]]) -> bool:
+    """Whether a node is the product of one module's Parameters with another's, or what an nn.Linear makes of Parameters."""
+    operands = [learned[source] for source in node.all_input_nodes if learned[source]]
+    if len(operands) < 2 or function_name(node.target) not in MIXING:
+        return False
+    owners = [{name.rpartition(".")[0] for name in names} for names in operands]
+    is_of_layer = isinstance(model.get_submodule(node.meta["module"]), nn.Linear)
+    return is_of_layer or any(a.isdisjoint(b) for a, b in itertools.combinations(owners, 2))
 
 
 def _call(model: nn.Module, node: fx.Node, found: Contraction, behind: Mapping[fx.Node, tuple[str, ...]]) -> WeightedCall:

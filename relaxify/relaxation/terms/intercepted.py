@@ -39,15 +39,18 @@ class InterceptingTerm(StandInTerm):
         """Watched within this call alone, so that whatever is raised in it, a Ctrl-C too, leaves nothing watching."""
         if not self.active:
             return forward.own(*args, **kwargs)
-        return under(_Watch(self, forward.module), forward.own, *args, **kwargs)
+        return under(_Watch(self, forward.module, (args, kwargs)), forward.own, *args, **kwargs)
 
 
 class _Watch(TorchFunctionMode):
     """Adds the term to contractions of data with the term's parameters, or with what is computed from them alone."""
 
-    def __init__(self, term: InterceptingTerm, module: nn.Module) -> None:
+    def __init__(self, term: InterceptingTerm, module: nn.Module, given: Any) -> None:
         super().__init__()
         self.term = term
+        # what is computed from the module's inputs, if what it does not hold may be a constant
+        self._moving: dict[int, Tensor] = {}
+        self._note(given, self._moving)
         # a tensor's identity is its id only while it lives
         self._fixed: dict[int, Tensor] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         self._weights: dict[int, Tensor] = {}
@@ -60,7 +63,9 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         found = contraction(func, args, kwargs, self._is_weight, self._shape, self._is_fixed)
         if found is not None and isinstance(result, Tensor):
-            return self._with_term(result, found)
+            result = self._with_term(result, found)
+            self._note(result, self._moving)
+            return result
         self._follow(func, args, kwargs, result)
         return result
 
@@ -91,7 +96,12 @@ class _Watch(TorchFunctionMode):
         return id(value) in self._weights
 
     def _is_fixed(self, value: object) -> bool:
-        return id(value) in self._fixed or id(value) in self._weights
+        return id(value) in self._fixed or id(value) in self._weights or self._is_constant(value)
+
+    def _is_constant(self, value: object) -> bool:
+        """Whether nothing that was seen made a tensor, and nothing is learned of it; only of terms whose weights have such."""
+        is_tensor = self.term.map.has_constants and isinstance(value, Tensor)
+        return is_tensor and id(value) not in self._moving and not value.requires_grad  # type: ignore[attr-defined]
 
     def _note(self, value: Any, known: dict[int, Tensor]) -> None:
         for tensor in pytree.tree_leaves(value):
@@ -101,7 +111,11 @@ class _Watch(TorchFunctionMode):
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """What is computed from the weights, and from buffers and constants besides, is a weight too."""
         leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
-        if all(map(self._is_fixed, leaves)) and (leaves or function_name(func) in FACTORIES):
+        makes_constants = self.term.map.has_constants or function_name(func) in FACTORIES
+        if all(map(self._is_fixed, leaves)) and (leaves or makes_constants):
             self._note(result, self._weights if any(map(self._is_weight, leaves)) else self._fixed)
         elif is_reshape(func) and isinstance(args[0], Tensor) and isinstance(result, Tensor):
             self._reshaped[id(result)] = result, args[0]
+            self._note(result, self._moving)
+        elif self.term.map.has_constants:
+            self._note(result, self._moving)
