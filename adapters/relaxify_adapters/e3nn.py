@@ -1,6 +1,7 @@
 """e3nn: o3.Linear, o3.FullyConnectedTensorProduct and o3.TensorProduct, for e3nn 0.4.4 and from 0.6 on.
 
-Exact types only: `Gate.mul` and `Norm.tp` are tensor products too, without weights of their own to relax.
+`Gate.mul` and `Norm.tp` are tensor products too, without weights of their own to relax. Subclasses are taken that compute
+the same.
 """
 
 from __future__ import annotations
@@ -61,17 +62,30 @@ def _is_script_of(module: nn.Module, kind: type) -> bool:
 def _unsupported(module: Any, kind: Any) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a TorchScript module, which takes no hooks; relax the model before scripting it"
-    if type(module) is not kind:
-        return f"{type(module).__name__} is a subclass, which may compute something else"
     if not module.weight_numel:
         return "it has no weights: no path joins its input to its output"
     if not module.internal_weights:
         return "its weights are inputs of the call, not parameters"
     if "weight" not in module._parameters:
         return "its weight is computed from other parameters"
+    if not _computes_the_same(module, kind):
+        return f"{type(module).__name__} is a subclass, which computes something else"
     if module.weight.ndim != 1:
         return "it has several weights side by side (f_in, f_out); only one map per layer can be relaxed"
     return None
+
+
+def _computes_the_same(module: Any, kind: Any) -> bool:
+    """Whether a subclass's forward is that of its kind, as written or on random weights and inputs."""
+    if type(module).forward is kind.forward:
+        return True
+    irreps = [getattr(module, name) for name in ("irreps_in", "irreps_in1", "irreps_in2") if hasattr(module, name)]
+    twin, inputs = _twin(module), [generic_input(4, each.dim) for each in irreps]
+    try:
+        return torch.allclose(twin(*inputs), kind.forward(twin, *inputs))
+    except Exception:
+        # a forward of its own may want anything
+        return False
 
 
 def _linear(path: str, module: Any, group: Group) -> Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -69,8 +70,17 @@ def _first(
     while waiting:
         node = waiting.pop()
         suspects.add(node)
-        waiting += [source for source in node.all_input_nodes if source not in suspects and not is_sound(source)]
+        sources = node.all_input_nodes or _out_of_sight(evidence, node)
+        waiting += [source for source in sources if source not in suspects and not is_sound(source)]
     return min(filter(breaks, suspects), key=order.__getitem__, default=None)
+
+
+def _out_of_sight(evidence: Evidence, node: fx.Node) -> list[fx.Node]:
+    """What a value may have been made of where no function was seen (numpy, an extension): what came before and is not read."""
+    if "held" not in node.meta or node in evidence.constants:
+        return []
+    before = itertools.takewhile(lambda each: each is not node, evidence.nodes)
+    return [each for each in before if each.op == "call_function" and not each.users and evidence.is_seen(each)]
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,8 @@ class Evidence:
         for node in inputs:
             shape, axes = node.meta["shape"], self.of(node).axes
             free |= {size for axis, size in enumerate(shape, -len(shape)) if axes and axis not in axes}
-            free |= set() if node.meta["floating"] else set(shape)
+            # both ends of edges are no sample
+            free |= set() if node.meta["floating"] else {size for size in shape if size > 2 or len(shape) == 1}
             carrying |= {shape[axis] for axis in axes}
         return free - carrying
 

@@ -170,7 +170,11 @@ def _map_of_components(
     found, group = call.contraction, evidence.group
     assert before.actions is not None
     assert after.actions is not None
-    if not (set(before.axes) <= set(found.axes_in) and set(after.axes) <= set(found.axes_out)):
+    n_in, n_out = len(call.shape_in), len(call.shape_out)
+    # an axis of the representation's that is not mixed is there in both
+    left = [axis for axis in before.axes if axis not in found.axes_in]
+    axes_in, axes_out = (*left, *found.axes_in), (*(found.place(axis, n_in, n_out) for axis in left), *found.axes_out)
+    if not set(after.axes) <= set(axes_out):
         return "it mixes components of the representation with channels", RejectionKind.unsupported
     name, name_out = _name(evidence, before), _name(evidence, after)
     if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
@@ -178,7 +182,7 @@ def _map_of_components(
         return reason, RejectionKind.unsound
     channels_in, channels_out = (
         tuple(axis for axis in axes if axis not in of.axes)
-        for axes, of in ((found.axes_in, before), (found.axes_out, after))
+        for axes, of in ((axes_in, before), (axes_out, after))
     )
     rep_in, rep_out = (
         Representation.of(group, name_, _size(shape, channels), actions, "component_major")

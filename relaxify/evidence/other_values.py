@@ -22,6 +22,7 @@ from relaxify.representations import Representation
 from relaxify.sites import Features
 
 LARGEST_PRODUCT = 4 * LARGEST_AXIS
+LARGEST_PAIR = 32
 MOST_AXES = 3
 MOST_TRIED = 48
 
@@ -71,10 +72,19 @@ def _product(group: Group, a: Actions, b: Actions) -> Actions:
 
 
 def _on_a_part(group: Group, pairs: Pairs, sample_sizes: Collection[int], norms: Norms) -> Transformation | None:
-    """A representation on the part of one axis that a value reaches, and none on the rest."""
+    """A representation on the part that a value reaches of one axis, or of two together, and none on the rest.
+
+    Complex irreps act on orders, and on real and imaginary parts, as one.
+    """
     shape = pairs[0][0].shape
     axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and shape[axis] not in sample_sizes]
-    found = (fit(group, pairs, (axis,), norms, partial=True) for axis in sorted(axes, key=lambda axis: shape[axis]))
+
+    def size(chosen: Axes) -> int:
+        return math.prod(shape[axis] for axis in chosen)
+
+    both = (chosen for chosen in itertools.combinations(axes, 2) if size(chosen) <= LARGEST_PAIR)
+    chosen = [*sorted(((axis,) for axis in axes), key=size), *sorted(both, key=size)]
+    found = (fit(group, pairs, each, norms, partial=True) for each in chosen)
     return next((each for each in found if each.kind == "linear"), None)
 
 

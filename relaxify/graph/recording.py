@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relaxify.graph.inputs import Inputs, call, tensors_of
+from relaxify.graph.script_calls import script_calls
 from relaxify.graph.source_lines import location
 
 
@@ -114,7 +115,7 @@ def record(
     values are kept, if not all are.
     """
     recorder = _Recorder(model, inputs, keep, injected, outline, copies, wanted)
-    with _calls_seen_by(recorder), recorder:
+    with _calls_seen_by(recorder), script_calls(recorder.scripted), recorder:
         output = call(model, inputs)
     with _UNSEEN():
         if not copies:
@@ -169,6 +170,14 @@ class _Recorder(TorchFunctionMode):
             self._bind(tensor, node, clone=True)
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._bind(tensor, self.graph.get_attr(name), clone=False)
+
+    def scripted(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Note a call of a TorchScript function."""
+        with _UNSEEN():
+            read = self.reference(args), self.reference(kwargs)
+        result = function(*args, **kwargs)
+        with _UNSEEN():
+            return self._noted(opaque, read, _tensors((args, kwargs)), result)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

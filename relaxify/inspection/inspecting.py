@@ -95,7 +95,7 @@ def inspect(
         ),
         fault=fault,
         notes=notes,
-        undecided=tuple(_undecided(evidence)) if fault is None and verdict.elements and not verdict.is_sound else (),
+        undecided=tuple(_undecided(evidence, fault)) if verdict.elements and not verdict.is_sound else (),
         layers=tuple(layer_report(site, terms.get(site.path), analysis) for site in planned.sites),
         modules=tuple(_modules(model, evidence)),
         nodes=tuple(_nodes(evidence)),
@@ -125,10 +125,18 @@ def _error_with_terms(model: nn.Module, measured: Measurement) -> Errors | None:
     return None if found is None else found.error
 
 
-def _undecided(evidence: Evidence) -> Iterator[str]:
-    """The operations, the first ones, of which too little was seen to tell whether they transform."""
-    nodes = [node for node in evidence.nodes if node.op == "call_function" and evidence.of(node).kind == "undecided"]
+def _undecided(evidence: Evidence, fault: Fault | None) -> Iterator[str]:
+    """The operations, the first ones, of which too little was seen to tell whether they transform: before a fault, if any."""
+    nodes = [node for node in _before(evidence, fault) if node.op == "call_function"]
+    nodes = [node for node in nodes if evidence.of(node).kind == "undecided"]
     yield from (f"{op_name(node)} in {node.meta.get('module') or 'the model'} at {where(node)}" for node in nodes[:5])
+
+
+def _before(evidence: Evidence, fault: Fault | None) -> Iterator[fx.Node]:
+    for node in evidence.nodes:
+        if fault is not None and (node.meta.get("module"), where(node)) == (fault.module, fault.location):
+            return
+        yield node
 
 
 def _nodes(evidence: Evidence) -> Iterator[NodeReport]:

@@ -111,7 +111,7 @@ class Report:
     """What `inspect` measured of a model under a group.
 
     `fault` is the operation to which the error is traced back; `notes` are those that look odd in a model that is sound as a
-    whole; `undecided`, of a model that is not, the first operations that the runs tell too little of.
+    whole; `undecided`, of a model that is not, the first operations before the fault that the runs tell too little of.
     """
 
     group: str
@@ -165,6 +165,7 @@ class Report:
         if self.fault is not None:
             lines.append(f"  breaks at {self.fault.op} in {self.fault.module or 'the model'}, {self.fault.location}:")
             lines += [f"    {self.fault.source}", f"    {self.fault.cause}"]
+            lines += [f"    undecided before it: {each}" for each in self.undecided]
         lines += [
             f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, error {layer.error.mean:.1e}" for layer in self.layers
         ]

@@ -147,8 +147,9 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
 
     Under a group that maps a grid of pixels to itself, (batch, channels, height, width) with height = width is an image;
     under translations T(n) an input that is alone, with an axis of size n, holds positions, x + t; under E(n), SE(n) and
-    Aff(n) the only one with such an axis. Inputs that are `named` move otherwise. ValueError if no input has such an axis or
-    is an image, or one has several: then only the user can say.
+    Aff(n) the only one with such an axis. Inputs that are `named` move otherwise; so do one-hot codes beside vectors.
+    ValueError if no input has such an axis or is an image, or one has several, or if codes may be vectors: then only the
+    user can say.
     """
     floating = [(name, tensor) for name, tensor in tensors_of(inputs) if tensor.is_floating_point()]
     images = [name for name, tensor in floating if acts_on_grid(group) and is_image(tensor)]
@@ -156,11 +157,38 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
     if group.of_features != group:
         return _positions(group, others) or _refuse(group, inputs)
     axes = {name: found[0] for name, tensor in others if (found := _vector_axes(group, name, tensor))}
+    axes = _without_codes(group, dict(others), axes)
     if images:
         return MovePixels(axes)
     if not axes and not named:
         return _positions(group, others) or _refuse(group, inputs)
     return _OnAxes(axes)
+
+
+def _without_codes(group: Group, tensors: Mapping[str, Tensor], axes: Mapping[str, int]) -> dict[str, int]:
+    """The axes without those of one-hot codes, as of three species, which no rotation moves."""
+    codes = {name for name, axis in axes.items() if _are_one_hot(tensors[name].movedim(axis, -1))}
+    if not codes or _permutes(group):
+        return dict(axes)
+    for name in codes:
+        rows = tensors[name].movedim(axes[name], -1).flatten(0, -2)
+        if codes == set(axes) or bool((rows == rows[0]).all()):
+            shape = tuple(tensors[name].shape)
+            why = f"{name} has shape {shape}, each row a 1 and else 0: whether these are codes or vectors is ambiguous"
+            raise ActionError(why, Remedy.FUNCTION)
+    return {name: axis for name, axis in axes.items() if name not in codes}
+
+
+def _are_one_hot(rows: Float[Tensor, "*rows d"]) -> bool:
+    """Whether each of several rows is one 1 among zeros. A row alone may well be a direction."""
+    is_code = bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(-1) == 1).all())
+    return rows.ndim > 1 and rows[..., 0].numel() > 1 and is_code
+
+
+def _permutes(group: Group) -> bool:
+    """Whether the group takes codes to codes."""
+    finite = group.finite
+    return not len(group.generators) and bool(((finite == 0) | (finite == 1)).all())
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,17 @@ def test_tensor_product_without_a_single_scalar_is_dropped_with_the_reason(secon
 
 
 class Subclass(o3.Linear):
-    pass
+    """As DeepH-E3 has."""
+
+
+class Watched(o3.Linear):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features)
+
+
+class Doubled(o3.Linear):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(features)
 
 
 def parametrized() -> nn.Module:
@@ -235,8 +245,8 @@ REJECTED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "product, no path": (lambda: o3.FullyConnectedTensorProduct("4x0e", "1x0e", "2x1o"), "no path"),
     "nothing in": (lambda: o3.Linear("0x1o", "2x1o"), "no path"),
     "scalars": (lambda: o3.Linear("4x0e", "2x0e"), "cannot break O\\(3\\)"),
-    "subclass": (lambda: Subclass("2x1o", "2x1o"), "Subclass is a subclass"),
-    "parametrized": (parametrized, "ParametrizedLinear is a subclass"),
+    "subclass": (lambda: Doubled("2x1o", "2x1o"), "Doubled is a subclass, which computes something else"),
+    "parametrized": (parametrized, "computed from other parameters"),
     "scripted": (lambda: jit.script(o3.Linear("2x1o", "2x1o")), "TorchScript"),
     "product, scripted": (lambda: jit.script(o3.FullyConnectedTensorProduct("2x1o", "0e", "2x1o")), "TorchScript"),
 }
@@ -251,6 +261,15 @@ def test_rejected_with_the_reason(name: str) -> None:
     assert not result.unsound
     with pytest.raises(ValueError, match=reason):
         relaxify(nn.ModuleDict({"layer": build()}), "O(3)")
+
+
+@pytest.mark.parametrize("kind", [Subclass, Watched])
+def test_subclass_that_computes_the_same_is_relaxed_and_folds(kind: type[o3.Linear]) -> None:
+    layer, x = kind("2x0e+2x1o", "2x1o+3x0e"), torch.randn(10, 8)
+    trained_once(layer, x)
+    projected = project(layer, mode="fold")
+    assert type(projected) is kind
+    assert not torch.allclose(projected(x), project(layer)(x))
 
 
 @pytest.mark.parametrize("group", ["SO(2)", "SO(1,3)", "S(3)"])

@@ -1,0 +1,59 @@
+"""Calls of TorchScript functions, whose operations no mode sees: that they were called, with what, and what they returned."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Noting = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""(function, args, kwargs) -> what the function returns, which is noted."""
+
+_Function = torch.jit.ScriptFunction
+_own_call = _Function.__call__
+_watching = threading.local()
+_lock = threading.Lock()
+_watchers = 0
+
+
+def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A call as it is, but where somebody watches this thread."""
+    watchers = getattr(_watching, "stack", [])
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        return _own_call(function, *args, **kwargs)
+
+    return watchers[-1](own, args, kwargs) if watchers else own(*args, **kwargs)
+
+
+@contextmanager
+def script_calls(note: Noting) -> Iterator[None]:
+    """Within, calls of TorchScript functions by this thread go through `note`.
+
+    >>> calls = []
+    >>> double = torch.jit.script(torch.nn.functional.relu)
+    >>> with script_calls(lambda function, args, kwargs: calls.append(len(args)) or function(*args, **kwargs)):
+    ...     double(torch.ones(1))
+    tensor([1.])
+    >>> calls
+    [1]
+    """
+    stack = _watching.__dict__.setdefault("stack", [])
+    _count(1)
+    stack.append(note)
+    try:
+        yield
+    finally:
+        stack.pop()
+        _count(-1)
+
+
+def _count(change: int) -> None:
+    """The class is as it was while nobody watches."""
+    global _watchers
+    with _lock:
+        _watchers += change
+        _Function.__call__ = _call if _watchers else _own_call  # type: ignore[method-assign]
