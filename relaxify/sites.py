@@ -163,7 +163,7 @@ class Site:
     `error` runs the numeric proof that the op commutes with its representations and returns the relative error in
     float64, which a plan keeps as `proof`; of sites with equal `structure`, if it is not None, only the first is proved.
     `location` is the statement (file:line) that runs it, where the evidence is a run. `aliases` are other modules that
-    share this site's weight and so its term.
+    share this site's weight and so its term. `idle` says why it has no effect as it is initialised, if it has none.
     """
 
     path: str
@@ -175,6 +175,7 @@ class Site:
     proof: float | None = None
     aliases: tuple[tuple[str, nn.Module], ...] = field(default=(), repr=False)
     structure: Hashable = field(default=None, repr=False)
+    idle: str = ""
 
     @property
     def parameters(self) -> int:

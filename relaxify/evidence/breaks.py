@@ -76,7 +76,7 @@ def _first(
 
 
 def _out_of_sight(evidence: Evidence, node: fx.Node) -> list[fx.Node]:
-    """What a value may have been made of where no function was seen (numpy, an extension): what came before and is not read."""
+    """What a value may have been made of where nothing was seen (numpy, an extension): what came before and is not read."""
     if "held" not in node.meta or node in evidence.constants:
         return []
     before = itertools.takewhile(lambda each: each is not node, evidence.nodes)

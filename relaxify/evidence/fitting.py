@@ -237,9 +237,7 @@ def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples
     return value.reshape(math.prod(value.shape[: len(axes)]), -1)
 
 
-def fit(
-    group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, partial: bool = False
-) -> Transformation:
+def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, partial: bool = False) -> Transformation:
     """The representation on these axes of a value, `none` if there is none, `undecided` if the samples cannot tell.
 
     These do not tell of an axis that they do not span, unless, for a `partial` one, nothing is taken to act on the rest.

@@ -88,6 +88,9 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
         return rejected(*_mixes_pixels(call, before, after))
     if nothing := _no_evidence(evidence, call, before):
         return rejected(*nothing)
+    idle = "its weights start at zero" if after.kind == "zero" else ""
+    if idle:
+        after = _with_other_weights(call, before)
     if after.kind == "zero":
         reason = f"it is idle: its output is zero as it is initialised, which tells nothing, at {where(call.node)}"
         return rejected(reason, RejectionKind.undecided)
@@ -101,7 +104,7 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
         return rejected(*result)
     error = functools.partial(max, before.residual, after.residual)
     module = model.get_submodule(call.owner)
-    return Site(call.path, module, result, error, EvidenceKind.data_flow, where(call.node))
+    return Site(call.path, module, result, error, EvidenceKind.data_flow, where(call.node), idle=idle)
 
 
 def _as_it_was(evidence: Evidence, call: WeightedCall) -> WeightedCall:
@@ -113,6 +116,18 @@ def _as_it_was(evidence: Evidence, call: WeightedCall) -> WeightedCall:
 
 def _before(evidence: Evidence, call: WeightedCall) -> Transformation:
     return evidence.of(call.contraction.data, call.shape_in)
+
+
+def _with_other_weights(call: WeightedCall, before: Transformation) -> Transformation:
+    """How the output will transform of a mix of channels whose weights start at zero; `zero` of what else gives zeros.
+
+    That the model stays equivariant once they are others is part of the verdict on it.
+    """
+    found, weight = call.contraction, call.contraction.weight.meta.get("value")
+    if before.kind != "linear" or set(before.axes) & set(found.axes_in) or weight is None or weight.any():
+        return Transformation("zero")
+    n_in, n_out = len(call.shape_in), len(call.shape_out)
+    return replace(before, axes=tuple(found.place(axis, n_in, n_out) for axis in before.axes))
 
 
 Reason = tuple[str, RejectionKind]
@@ -181,8 +196,7 @@ def _map_of_components(
         reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
         return reason, RejectionKind.unsound
     channels_in, channels_out = (
-        tuple(axis for axis in axes if axis not in of.axes)
-        for axes, of in ((axes_in, before), (axes_out, after))
+        tuple(axis for axis in axes if axis not in of.axes) for axes, of in ((axes_in, before), (axes_out, after))
     )
     rep_in, rep_out = (
         Representation.of(group, name_, _size(shape, channels), actions, "component_major")

@@ -1,7 +1,7 @@
 """How a value transforms that its own runs leave open: told by representations that other values of the model carry.
 
-Irreps on two or three axes at once (MACE's products) fit nothing on one axis, and give too few samples for a fit on all: they
-are held to rho(g) on each axis, as it is known from values that carry it on one. A value that reaches a part of an axis only
+Irreps on two or three axes at once (MACE's products) fit nothing on one axis, and are too few for a fit on all: they are
+held to rho(g) on each axis, as it is known from values that carry it on one. A value that reaches a part of an axis only
 (a multivector without a scalar) is held to what acts on all of it elsewhere; failing that, nothing acts on the rest.
 """
 
@@ -16,7 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.evidence.fitting import LARGEST_AXIS, Axes, Norms, Pairs, Transformation, close, elements, fit, known_actions
+from relaxify.evidence.fitting import (
+    LARGEST_AXIS,
+    Axes,
+    Norms,
+    Pairs,
+    Transformation,
+    close,
+    elements,
+    fit,
+    is_isometric,
+    known_actions,
+)
 from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import Features
@@ -26,7 +37,7 @@ LARGEST_PAIR = 32
 MOST_AXES = 3
 MOST_TRIED = 48
 
-Actions = Float[Tensor, "actions d d"]
+Actions = Float[Tensor, "actions _ _"]
 Known = Callable[[int], Sequence[Actions]]
 """From the size of an axis to the representations of that size that some value carries, those that are known best first."""
 
@@ -82,10 +93,19 @@ def _on_a_part(group: Group, pairs: Pairs, sample_sizes: Collection[int], norms:
     def size(chosen: Axes) -> int:
         return math.prod(shape[axis] for axis in chosen)
 
-    both = (chosen for chosen in itertools.combinations(axes, 2) if size(chosen) <= LARGEST_PAIR)
+    pairs_of_axes = itertools.combinations(axes, 2) if group.compact else ()
+    both = (chosen for chosen in pairs_of_axes if size(chosen) <= LARGEST_PAIR)
     chosen = [*sorted(((axis,) for axis in axes), key=size), *sorted(both, key=size)]
     found = (fit(group, pairs, each, norms, partial=True) for each in chosen)
-    return next((each for each in found if each.kind == "linear"), None)
+    return next((each for each in found if _is_told(group, each)), None)
+
+
+def _is_told(group: Group, found: Transformation) -> bool:
+    """Whether a fit on a part found a representation that may be meant: with a constant added, vectors carry one too.
+
+    That is W g W^-1 and 1 on what W v + b reaches, and keeps no lengths.
+    """
+    return found.actions is not None and (not group.compact or is_isometric(group, found.actions))
 
 
 def representations_of(group: Group, size: int, values: Sequence[tuple[int, Pairs]]) -> list[Actions]:
@@ -94,9 +114,10 @@ def representations_of(group: Group, size: int, values: Sequence[tuple[int, Pair
     `values` are axes, and values that have them.
     """
     known = list(known_actions(group, 1).values()) if size == group.dim else []
-    found = [fit(group, pairs, (axis,), partial=True) for axis, pairs in values]
-    for each in sorted(found, key=lambda each: each.unreached):
-        is_new = not any(torch.allclose(each.actions, other, atol=1e-6) for other in known) if each.actions is not None else False
-        if each.actions is not None and is_new and each.actions.shape[-1] == size:
-            known.append(each.actions)
+    every = [fit(group, pairs, (axis,), partial=True) for axis, pairs in values]
+    found = [each for each in every if _is_told(group, each)]
+    nothing = Representation.trivial(group, size).act(torch.eye(size, dtype=torch.float64))
+    for actions in (each.actions for each in sorted(found, key=lambda each: each.unreached)):
+        if actions is not None and not any(torch.allclose(actions, other, atol=1e-6) for other in (nothing, *known)):
+            known.append(actions)
     return known

@@ -1,4 +1,4 @@
-"""Calls of TorchScript functions, whose operations no mode sees: that they were called, with what, and what they returned."""
+"""Calls of TorchScript functions, whose operations no mode sees: with what they were called, and what they returned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Function = torch.jit.ScriptFunction
 _own_call = _Function.__call__
 _watching = threading.local()
 _lock = threading.Lock()
-_watchers = 0
+_watchers: list[None] = []
 
 
 def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,18 +42,17 @@ def script_calls(note: Noting) -> Iterator[None]:
     [1]
     """
     stack = _watching.__dict__.setdefault("stack", [])
-    _count(1)
+    _watch(_watchers.append)
     stack.append(note)
     try:
         yield
     finally:
         stack.pop()
-        _count(-1)
+        _watch(_watchers.remove)
 
 
-def _count(change: int) -> None:
-    """The class is as it was while nobody watches."""
-    global _watchers
+def _watch(change: Callable[[None], None]) -> None:
+    """One watcher more or less. The class is as it was while nobody watches."""
     with _lock:
-        _watchers += change
-        _Function.__call__ = _call if _watchers else _own_call  # type: ignore[method-assign]
+        change(None)
+        setattr(_Function, "__call__", _call if _watchers else _own_call)  # noqa: B010

@@ -17,7 +17,7 @@ from relaxify.inspection.carried import carried_by_outputs, words_of
 from relaxify.inspection.faults import attributed
 from relaxify.inspection.layers import layer_report
 from relaxify.inspection.lie_derivatives import lie_derivatives
-from relaxify.inspection.report import ModuleReport, NodeReport, OutputReport, Report
+from relaxify.inspection.report import Fault, ModuleReport, NodeReport, OutputReport, Report
 from relaxify.modules.checks import check_is_module, unwrapped
 from relaxify.modules.interrupts import undisturbed
 from relaxify.relaxation.planning import plan_and_analysis
@@ -126,7 +126,7 @@ def _error_with_terms(model: nn.Module, measured: Measurement) -> Errors | None:
 
 
 def _undecided(evidence: Evidence, fault: Fault | None) -> Iterator[str]:
-    """The operations, the first ones, of which too little was seen to tell whether they transform: before a fault, if any."""
+    """The operations, the first ones, of which too little was seen to tell; of those before a fault, if there is one."""
     nodes = [node for node in _before(evidence, fault) if node.op == "call_function"]
     nodes = [node for node in nodes if evidence.of(node).kind == "undecided"]
     yield from (f"{op_name(node)} in {node.meta.get('module') or 'the model'} at {where(node)}" for node in nodes[:5])

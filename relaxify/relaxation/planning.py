@@ -377,4 +377,5 @@ def _map_of(site: Site) -> str:
     error = f", interpolation error {site.map.interpolation:.1e}" if site.map.interpolation else ""
     convolution = site.map.convolution
     taps = " " + "x".join(map(str, convolution.size)) if convolution is not None and convolution.size else ""
-    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}"
+    idle = f", idle: {site.idle}" if site.idle else ""
+    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}{idle}"

@@ -1,4 +1,4 @@
-"""Features by degree, [node, (l, m), channel]: EquiformerV2, eSCN and UMA, whose linear maps have one matrix for each degree.
+"""Features by degree, [node, (l, m), channel]: EquiformerV2, eSCN and UMA, whose linear maps have a matrix for each degree.
 
 Degrees up to 2 in e3nn's basis. The matrix of each is repeated for its orders m: by index_select (EquiformerV2), by indexing
 (UMA), by a loop over slices (SO3krates).
@@ -142,7 +142,7 @@ def edge_frames(r: Float[Tensor, "edge 3"]) -> Float[Tensor, "edge 3 3"]:
 
 
 class OrderConvolution(nn.Module):
-    """eSCN (Passaro, Zitnick 2023, arXiv 2302.03655): in the edge's frame, one map of m = 0, and a complex one of m = +-1."""
+    """eSCN (Passaro, Zitnick 2023, arXiv 2302.03655): in edge frames, a map of m = 0, and a complex one of m = +-1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ def entry(name: str, source: str, linear: Callable[[int, int], nn.Module], weigh
         group="O(3)",
         make=lambda: Network(linear),
         inputs=atoms,
-        expected=paths(f"blocks.{{i}}.{{layer}}.{weight}", f"force.{weight}", i=range(2), layer=("before", "after"), d=(1, 2)),
+        expected=paths(f"blocks.{{i}}.{{at}}.{weight}", f"force.{weight}", i=range(2), at=("before", "after"), d=(1, 2)),
         invariant=INVARIANT | more.get("invariant", frozenset()),
         impossible=dict.fromkeys(paths("blocks.{i}.norm.affine_weight", i=range(2)), PER_DEGREE)
         | dict.fromkeys(more.get("unused", ()), "its output is not used"),

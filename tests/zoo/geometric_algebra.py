@@ -1,4 +1,4 @@
-"""Multivectors of Clifford algebras: CGENN, GATr and L-GATr, with linear maps of one weight for each grade, or of a basis."""
+"""Multivectors of Clifford algebras: CGENN, GATr and L-GATr, with linear maps of a weight for each grade, or of a basis."""
 
 from __future__ import annotations
 
@@ -166,6 +166,9 @@ class GATrLinear(nn.Module):
         return torch.einsum("yxa,aij,...xj->...yi", self.weight, basis, x)
 
 
+LAYERS = ("q", "k", "v", "o", "left", "right")
+
+
 class GATr(nn.Module):
     """Attention among points as trivectors, gates, geometric products, and a point each."""
 
@@ -173,9 +176,7 @@ class GATr(nn.Module):
         super().__init__()
         made = functools.partial(GATrLinear, PROJECTIVE)
         self.up, self.out = made(1, width), made(width, 1)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({name: made(width, width) for name in ("q", "k", "v", "o", "left", "right")}) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(nn.ModuleDict({name: made(width, width) for name in LAYERS}) for _ in range(depth))
         squares = PROJECTIVE.squares()
         self.register_buffer("inner", squares)
         self.register_buffer("table", PROJECTIVE.table())
@@ -231,7 +232,7 @@ ENTRIES = (
         group="SO(3)",
         make=GATr,
         inputs=lambda: (torch.randn(20, 3),),
-        expected=paths("up.weight", "out.weight", "blocks.{i}.{k}.weight", i=range(2), k=("q", "k", "v", "o", "left", "right")),
+        expected=paths("up.weight", "out.weight", "blocks.{i}.{k}.weight", i=range(2), k=LAYERS),
         input_action=lambda g, inputs: (along(-1)(g, inputs[0]),),
         output=along(-1),
     ),

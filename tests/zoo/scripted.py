@@ -1,6 +1,6 @@
 """Message passing with a scatter in TorchScript, as in SchNetPack: SchNet, PaiNN, TorchMD-Net's ET and NewtonNet.
 
-Vectors are [atom, 3, channel]. What runs in TorchScript cannot be seen: between what goes in and what comes out nothing is known.
+Vectors are [atom, 3, channel]. Of what runs in TorchScript nothing is seen but what goes in and what comes out.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.entry import Entry, along, each, paths
@@ -151,11 +151,14 @@ class EquivariantTransformer(PaiNN):
 
 
 class NewtonBlock(nn.Module):
-    """NewtonNet (Haghighatlari et al. 2022, arXiv 2108.02913): symmetric messages, latent forces, displacements, energies."""
+    """NewtonNet (Haghighatlari et al. 2022, arXiv 2108.02913): symmetric messages, latent forces, displacements."""
 
     def __init__(self, width: int, radial: int) -> None:
         super().__init__()
-        self.node, self.edge = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)), nn.Linear(radial, width)
+        self.node, self.edge = (
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)),
+            nn.Linear(radial, width),
+        )
         self.force, self.latent = nn.Linear(width, 1), nn.Linear(width, width)
         self.displacement = nn.Linear(width, width)
         self.mix = nn.Linear(width, width, bias=False)
@@ -225,7 +228,9 @@ ENTRIES = (
         PaiNN,
         output=ENERGY_AND_VECTOR,
         expected=paths("blocks.{i}.channel_mix", "vector", i=range(2)),
-        invariant=paths("blocks.{i}.{net}.{j}", "blocks.{i}.filter", "energy", i=range(2), j=(0, 2), net=("context", "intraatomic")),
+        invariant=paths(
+            "blocks.{i}.{net}.{j}", "blocks.{i}.filter", "energy", i=range(2), j=(0, 2), net=("context", "intraatomic")
+        ),
     ),
     entry(
         "TorchMD-Net ET",

@@ -158,7 +158,12 @@ class Pairs(nn.Module):
 
 
 def entry(
-    name: str, source: str, make: Callable[[], nn.Module], expected: frozenset[str], invariant: frozenset[str], **more: object
+    name: str,
+    source: str,
+    make: Callable[[], nn.Module],
+    expected: frozenset[str],
+    invariant: frozenset[str],
+    **more: object,
 ) -> Entry:
     return Entry(
         name=name,

@@ -1,11 +1,10 @@
 """Networks of tensor products: Tensor Field Networks, NequIP, Allegro, DeepH-E3 and Cormorant.
 
-The first four in e3nn's layers, the last with its own complex Clebsch-Gordan products, features [node, channel, m] of each degree.
+The first in e3nn's layers, the last with its own complex Clebsch-Gordan products, features [node, channel, m] by degree.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -261,7 +260,7 @@ Parts = list[Float[Tensor, "node channel m 2"]]
 
 
 class Cormorant(nn.Module):
-    """Cormorant (Anderson et al. 2019, arXiv 1906.04015): complex Clebsch-Gordan products, then complex mixing per degree."""
+    """Cormorant (Anderson et al. 2019, arXiv 1906.04015): complex Clebsch-Gordan products, then mixing by degree."""
 
     def __init__(self, width: int = 3, depth: int = 2) -> None:
         super().__init__()
@@ -317,7 +316,9 @@ class BlockCormorant(Cormorant):
         return torch.einsum("dcpq,ncmq->ndmp", blocks, x)
 
 
-def entry(name: str, source: str, make: Callable[[], nn.Module], output: Callable[..., object] | None, **more: object) -> Entry:
+def entry(
+    name: str, source: str, make: Callable[[], nn.Module], output: Callable[..., object] | None, **more: object
+) -> Entry:
     shown = {"group": "O(3)"} if output is None else {"group": "O(3)", "output": output}
     return Entry(name=name, source=source, make=make, inputs=atoms, input_action=moved, **(shown | more))  # type: ignore[arg-type]
 

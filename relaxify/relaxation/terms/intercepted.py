@@ -99,9 +99,10 @@ class _Watch(TorchFunctionMode):
         return id(value) in self._fixed or id(value) in self._weights or self._is_constant(value)
 
     def _is_constant(self, value: object) -> bool:
-        """Whether nothing that was seen made a tensor, and nothing is learned of it; only of terms whose weights have such."""
-        is_tensor = self.term.map.has_constants and isinstance(value, Tensor)
-        return is_tensor and id(value) not in self._moving and not value.requires_grad  # type: ignore[attr-defined]
+        """Whether nothing that was seen made a tensor, and it is not learned; only where the weight is made of such."""
+        if not self.term.map.has_constants or not isinstance(value, Tensor):
+            return False
+        return id(value) not in self._moving and not value.requires_grad
 
     def _note(self, value: Any, known: dict[int, Tensor]) -> None:
         for tensor in pytree.tree_leaves(value):
