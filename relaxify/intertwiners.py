@@ -18,6 +18,12 @@ from relaxify.representations import Block, Representation, slices
 from relaxify.sites import Path
 
 
+LARGEST_BASIS = 128
+"""Entries of one pair of irreps, above which no basis of its intertwiners is made: of those the time grows with the cube."""
+
+MOST_STEPS = 500
+
+
 def lie_derivative(
     weight: Float[Tensor, "n_out n_in"], rep_in: Representation, rep_out: Representation
 ) -> Float[Tensor, "actions n_out n_in"]:
@@ -72,12 +78,47 @@ def project_to_intertwiners(
     bases: dict[tuple[bytes, bytes], Tensor] = {}
     for out, rows, action_out in zip(rep_out.blocks, slices(rep_out.blocks), rep_out.actions, strict=True):
         for into, columns, action_in in zip(rep_in.blocks, slices(rep_in.blocks), rep_in.actions, strict=True):
+            if action_in.shape[-1] * action_out.shape[-1] > LARGEST_BASIS:
+                pairs = split_pairs(weight[rows, columns], out, into)
+                result[rows, columns] = merge_pairs(_nearest(pairs, action_in, action_out), out, into)
+                continue
             key = (action_in.numpy().tobytes(), action_out.numpy().tobytes())
             if key not in bases:
                 bases[key] = intertwiner_basis(action_in, action_out)
             pairs = split_pairs(weight[rows, columns], out, into)
             coordinates = torch.einsum("kij,vuij->kvu", bases[key], pairs)
             result[rows, columns] = merge_pairs(torch.einsum("kij,kvu->vuij", bases[key], coordinates), out, into)
+    return result
+
+
+def _nearest(
+    pairs: Float[Tensor, "*channels d_out d_in"],
+    action_in: Float[Tensor, "actions d_in d_in"],
+    action_out: Float[Tensor, "actions d_out d_out"],
+) -> Float[Tensor, "*channels d_out d_in"]:
+    """P_H without a basis: W - X, where X of least norm has L_A(X) = L_A(W), by conjugate gradients on L* L.
+
+    These have few different eigenvalues (those of the Casimir operator), and it takes about as many steps.
+    """
+
+    def squared(x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for a_in, a_out in zip(action_in, action_out, strict=True):
+            moved = x @ a_in - a_out @ x
+            total += moved @ a_in.mT - a_out.mT @ moved
+        return total
+
+    result, residual = pairs.clone(), squared(pairs)
+    direction, size = residual, residual.square().sum()
+    enough = 1e-28 * size
+    for _ in range(MOST_STEPS):
+        if not size > enough:
+            break
+        image = squared(direction)
+        step = size / (direction * image).sum()
+        result, residual = result - step * direction, residual - step * image
+        before, size = size, residual.square().sum()
+        direction = residual + size / before * direction
     return result
 
 

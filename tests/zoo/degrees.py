@@ -197,8 +197,8 @@ def entry(name: str, source: str, linear: Callable[[int, int], nn.Module], weigh
         inputs=atoms,
         expected=paths(f"blocks.{{i}}.{{at}}.{weight}", f"force.{weight}", i=range(2), at=("before", "after"), d=(1, 2)),
         invariant=INVARIANT | more.get("invariant", frozenset()),
-        impossible=dict.fromkeys(paths("blocks.{i}.norm.affine_weight", i=range(2)), PER_DEGREE)
-        | dict.fromkeys(more.get("unused", ()), "its output is not used"),
+        impossible=dict.fromkeys(paths("blocks.{i}.norm.affine_weight", i=range(2)), PER_DEGREE),
+        without_effect=dict.fromkeys(more.get("idle", ()), "nothing is made of degree 2"),
         input_action=lambda g, inputs: (inputs[0], along(-1)(g, inputs[1]), inputs[2]),
         output=lambda g, y: (y[0], along(-1)(g, y[1])),
     )
@@ -213,6 +213,7 @@ ENTRIES = (
         Sliced,
         "degrees.{d}",
         invariant=paths("blocks.{i}.{layer}.degrees.0", "force.degrees.0", i=range(2), layer=("before", "after")),
+        idle=paths("blocks.{i}.{layer}.degrees.2", "force.degrees.2", i=range(2), layer=("before", "after")),
     ),
     Entry(
         name="eSCN",

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from relaxify.testing import elements
 from zoo import ENTRIES
-from zoo.entry import Inputs, call, equivariance_error, flat
+from zoo.entry import Inputs, call, default_dtype, equivariance_error, flat
 
 each_model = pytest.mark.parametrize("name", ENTRIES)
 
@@ -80,11 +80,17 @@ def test_entry_speaks_of_every_learned_matrix_once(name):
     assert not unread
 
 
+def _by_id(values: Any) -> dict[int, Tensor]:
+    """The tensors in there; an object's identity is its id only while it lives."""
+    return {id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}
+
+
 class Operands(TorchFunctionMode):
     """Collects all that each op reads and returns: a module by its hooks, a Parameter by the functions it is passed to."""
 
-    def __init__(self, model: nn.Module, paths: frozenset[str]) -> None:
+    def __init__(self, model: nn.Module, paths: frozenset[str], inputs: Inputs) -> None:
         super().__init__()
+        self.moving = _by_id(inputs)
         self.seen: dict[str, list[Tensor]] = defaultdict(list)
         parameters = dict(model.named_parameters())
         self.weights = {id(parameters[path]): (path, parameters[path]) for path in paths & set(parameters)}
@@ -103,12 +109,14 @@ class Operands(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         paths = {self.weights[id(tensor)][0] for tensor in tensors if id(tensor) in self.weights}
-        features = [tensor for tensor in tensors if id(tensor) not in self.weights]
+        features = [tensor for tensor in tensors if id(tensor) in self.moving]
         for path in paths:
             if features:
                 self._keep(path, (features, output))
-            elif isinstance(output, Tensor):  # a weight still, scaled or reshaped
-                self.weights[id(output)] = (path, output)
+            else:  # a weight still, scaled, reshaped or mixed with constants
+                self.weights |= {id(leaf): (path, leaf) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)}
+        if features:
+            self.moving |= _by_id(output)
         return output
 
     def __exit__(self, *exception: Any) -> None:
@@ -123,8 +131,10 @@ def test_sites_transform_and_the_others_do_not(name):
     paths = entry.expected | entry.invariant
 
     def values(inputs: Inputs) -> dict[str, list[Tensor]]:
-        with Operands(model, paths) as operands:
-            call(entry, model, inputs)
+        # a copy, as some models set flags on their inputs
+        copied = copy.deepcopy(inputs)
+        with Operands(model, paths, copied) as operands, default_dtype(torch.float64):
+            entry.call(model, copied)
         return operands.seen
 
     before = values(x)

@@ -179,7 +179,9 @@ def traced() -> nn.Module:
 
 
 def exported() -> nn.Module:
-    return torch.export.unflatten(torch.export.export(Gated(), points()))
+    module = torch.export.export(Gated(), points()).module()
+    # torch.export's own module has no train and eval
+    return fx.GraphModule(module, module.graph)
 
 
 def points() -> tuple[Tensor, ...]:
