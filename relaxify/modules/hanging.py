@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from relaxify.modules.copies import copied
 from relaxify.modules.sharding import gather, is_dtensor
@@ -161,6 +161,8 @@ def _remove_hooks(module: nn.Module, children: Collection[int]) -> None:
         for number in [number for number, hook in hooks.items() if id(_bound_to(hook)) in children]:
             for table in (hooks, *flags):
                 table.pop(number, None)
+    if isinstance(module, fx.GraphModule):
+        module._deepcopy_hooks = [hook for hook in module._deepcopy_hooks if id(_bound_to(hook)) not in children]
 
 
 def _remove_stand_ins(module: nn.Module, children: Collection[int]) -> None:

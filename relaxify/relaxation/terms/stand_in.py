@@ -8,9 +8,9 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from relaxify.modules.hanging import StandIn, stand_in
+from relaxify.modules.hanging import StandIn, attach, stand_in
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.terms.term import Term
 from relaxify.sites import Site
@@ -30,6 +30,16 @@ class StandInTerm(Term, abc.ABC):
 
     def act_on(self, module: nn.Module) -> None:
         stand_in(module, self.compute)
+        if isinstance(module, fx.GraphModule):
+            # its copies keep the children that the graph calls, and no others
+            module._register_deepcopy_hook(self._hang_copy_on)
+
+    def _hang_copy_on(self, module: fx.GraphModule) -> None:
+        """Hang this term's copy, to which the copy of this very hook is bound, on the copy of its module."""
+        terms = [getattr(hook, "__self__", None) for hook in module._deepcopy_hooks]
+        for term in (term for term in terms if isinstance(term, StandInTerm) and term.operand == self.operand):
+            attach(module, term, term.operand)
+            stand_in(module, term.compute)
 
     @abc.abstractmethod
     def compute(self, forward: StandIn, *args: Any, **kwargs: Any) -> Any:
