@@ -17,7 +17,6 @@ from torch import Tensor
 from relaxify.representations import Block, Representation, slices
 from relaxify.sites import Path
 
-
 LARGEST_BASIS = 128
 """Entries of one pair of irreps, above which no basis of its intertwiners is made: of those the time grows with the cube."""
 

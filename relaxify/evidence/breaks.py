@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import is_isometric
+from relaxify.evidence.fitting import TOLERANCE, is_isometric
 from relaxify.evidence.full_size import FullSize
 from relaxify.graph.contractions import function_name
 from relaxify.graph.recording import written
@@ -19,6 +19,16 @@ from relaxify.verdicts.candidates import turns
 
 EXACT = 1e-10
 """Of a value's size: what a constant dominates varies by little more."""
+
+
+RECOVERED = 1e-9
+"""Of a value's size: what was wrong and is no more is right up to rounding; a small fault only becomes smaller."""
+
+
+_PARTS = frozenset(
+    ["__getitem__", "getitem", "chunk", "split", "unbind", "narrow", "select", "index_select", "gather", "take_along_dim"]
+)
+"""Functions that return a part of a value."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,10 @@ def first_break(
 def _first(
     evidence: Evidence, is_sound: Callable[[fx.Node], bool], breaks: Callable[[fx.Node], bool], *, whole: bool = True
 ) -> fx.Node | None:
-    """The first that `breaks` among the outputs that do, or all (`whole`), and what they are made of that is not sound."""
+    """The first that `breaks` among the outputs that do, or all (`whole`), and what they are made of that is not sound.
+
+    But for what the model recovers from elsewhere: coordinates in a frame of each edge's own, before they are turned back.
+    """
     order = {node: i for i, node in enumerate(evidence.nodes)}
     outputs = evidence.nodes[-1].all_input_nodes
     waiting = [node for node in outputs if breaks(node)] or [node for node in outputs if whole and not is_sound(node)]
@@ -72,7 +85,45 @@ def _first(
         suspects.add(node)
         sources = node.all_input_nodes or _out_of_sight(evidence, node)
         waiting += [source for source in sources if source not in suspects and not is_sound(source)]
-    return min(filter(breaks, suspects), key=order.__getitem__, default=None)
+    broken = sorted(filter(breaks, suspects), key=order.__getitem__)
+    lasting = [node for node in broken if not _is_recovered_from(evidence, node, is_sound)]
+    passed_on = set(broken) - set(lasting)
+    new = (node for node in lasting if not _is_passed_on(node, passed_on, is_sound))
+    return next(new, next(iter(lasting or broken), None))
+
+
+def _is_recovered_from(evidence: Evidence, node: fx.Node, is_sound: Callable[[fx.Node], bool]) -> bool:
+    """Whether something that transforms, and varies, is made of a value with nothing between them that does."""
+    waiting, seen = [node], {node}
+    while waiting:
+        for user in (user for user in waiting.pop().users if user not in seen and user.op == "call_function"):
+            seen.add(user)
+            if not is_sound(user):
+                waiting.append(user)
+            elif _recovers(evidence, user):
+                return True
+    return False
+
+
+def _is_passed_on(node: fx.Node, recovered: Collection[fx.Node], is_sound: Callable[[fx.Node], bool]) -> bool:
+    """Whether all that is wrong with a value is that of others from which the model recovers elsewhere."""
+    wrong = [source for source in node.all_input_nodes if not is_sound(source)]
+    return bool(wrong) and all(source in recovered for source in wrong)
+
+
+def _recovers(evidence: Evidence, node: fx.Node) -> bool:
+    """Whether a value transforms up to rounding, and says something of what it is made of: it moves, or varies with inputs.
+
+    A part of a value may have been none of what is wrong with the others.
+    """
+    if function_name(node.target) in _PARTS:
+        return False
+    found, (first, *others) = evidence.of(node), evidence.values(node)
+    if found.kind != "invariant":
+        return found.kind == "linear" and found.residual < RECOVERED
+    size, (base, runs) = float(first[0].norm()), first
+    varies = any(value.shape == base.shape and float((value - base).norm()) > TOLERANCE * size for value, _ in others)
+    return varies and all(float((run - base).norm()) < RECOVERED * size for run in runs)
 
 
 def _out_of_sight(evidence: Evidence, node: fx.Node) -> list[fx.Node]:

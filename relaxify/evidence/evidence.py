@@ -111,11 +111,12 @@ class Evidence:
             if axis is not None and node.op == "call_function":
                 of_shape.setdefault(shape, []).append((axis, index))
         places = [place for each in of_shape.values() for place in each[:: -(-len(each) // 4)]]
-        return [(axis, self._pairs_at(index)) for axis, index in places[:: -(-len(places) // 24)]] if places else []
+        chosen = [(axis, self._pairs_at(index)) for axis, index in places[:: -(-len(places) // 24)]] if places else []
+        return [(axis, pairs) for axis, pairs in chosen if _are_finite(pairs, Norms())]
 
     def _fit(self, pairs: Pairs) -> Transformation:
         norms = Norms()
-        if not all(math.isfinite(norms(value)) for base, runs in pairs for value in (base, *runs)):
+        if not _are_finite(pairs, norms):
             # uninitialised memory may hold anything
             return Transformation("undecided")
         if self.pixel_maps is None:
@@ -195,6 +196,10 @@ def unseen(nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
     """Tensors that were made of nothing that was seen: constants, unless something made them out of sight."""
     found = ((node, node.meta.get("held")) for node in nodes)
     return frozenset(node for node, held in found if held is not None and not held.requires_grad)
+
+
+def _are_finite(pairs: Pairs, norms: Norms) -> bool:
+    return all(math.isfinite(norms(value)) for base, runs in pairs for value in (base, *runs))
 
 
 def _reshaped(pairs: Pairs, shape: tuple[int, ...] | None) -> Pairs:

@@ -18,6 +18,7 @@ from relaxify.verdicts.dormant import Dormant
 from relaxify.verdicts.draws import Draw, draws, small
 from relaxify.verdicts.errors import MEANINGLESS, ROUNDINGS, Setting, difference
 from relaxify.verdicts.judging import Judged, judge
+from relaxify.verdicts.more_inputs import is_few, told_by_more
 from relaxify.verdicts.nearby import are_equal, distance, is_zero, nearby, nudged, replaced, size, tensors_in
 from relaxify.verdicts.orbits import Actions, Orbit, Values, finite, orbit
 from relaxify.verdicts.outputs import is_measured, seen_in
@@ -31,6 +32,8 @@ NOTHING = 1e-6
 """Of the inputs' or the largest output's size: what is smaller and lost in rounding is zero."""
 ATTEMPTS, UNGUIDED = 12, 3
 """Further sets of elements, for a fault that shows under few, where an operation is dormant; the first are any elements."""
+MORE_STEP = 0.3
+"""Of the step to more inputs, where an output has too few entries to tell."""
 FURTHER = (0.3, 1.0, 3.0)
 """Sizes of the steps to inputs further away, tried in turn where no output responds near the given one: it may count."""
 
@@ -113,7 +116,19 @@ class Subject:
             found = self._judged([*found.orbits, further])
         if any(each.status is Status.BROKEN and each.runs for each in found.outputs):
             found = self._told_from_rounding(found)
-        return found
+        return self._told_by_more(found)
+
+    def _told_by_more(self, found: Measured) -> Measured:
+        """Outputs of few entries, on more inputs."""
+        values = found.orbits[0].values
+        few = [each.name for each in found.outputs if is_few(each, values.get(each.name))]
+        if not few:
+            return found
+        moved, count = self._moved(self.inputs), 2 + 2 * max(values[name].numel() for name in few)
+        inputs = [nearby(self.inputs, moved, seed, MORE_STEP) for seed in range(10, 10 + count)]
+        drawn = draws(self.group, 0)[:1]
+        outputs = told_by_more(found.outputs, few, inputs, lambda x: orbit(self.twin, self.actions, x, drawn))
+        return replace(found, outputs=tuple(outputs))
 
     def _looked_for_rare_faults(self, found: Measured, watch: Dormant) -> Measured:
         """What is sound, after further elements, up to the first that breaks it; all of a small finite group were drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 from unittest import mock
@@ -22,30 +23,46 @@ ELEMENTS = 4
 POLYNOMIAL = "a coefficient of an equivariant polynomial in the features, one set an element"
 
 
-def _make() -> nn.Module:
-    return modules.MACE(
+def _make(kind: type[nn.Module] = modules.MACE, **more: Any) -> nn.Module:
+    return kind(
         r_max=CUTOFF,
         num_bessel=6,
         num_polynomial_cutoff=5,
-        max_ell=2,
-        interaction_cls_first=modules.RealAgnosticInteractionBlock,
         interaction_cls=modules.RealAgnosticResidualInteractionBlock,
-        num_interactions=2,
         num_elements=ELEMENTS,
-        hidden_irreps=o3.Irreps("4x0e+4x1o"),
         MLP_irreps=o3.Irreps("4x0e"),
         atomic_energies=np.linspace(-1, 1, ELEMENTS),
         avg_num_neighbors=5.0,
         atomic_numbers=[1, 6, 7, 8],
-        correlation=2,
         gate=nn.functional.silu,
         radial_MLP=[8],
+        **more,
     )
+
+
+SMALL: dict[str, Any] = {
+    "max_ell": 2,
+    "correlation": 2,
+    "num_interactions": 2,
+    "hidden_irreps": o3.Irreps("4x0e+4x1o"),
+    "interaction_cls_first": modules.RealAgnosticInteractionBlock,
+}
+# That of MACE-MP-0 and MACE-OFF but for the numbers of channels, and of layers.
+FOUNDATION: dict[str, Any] = {
+    "max_ell": 3,
+    "correlation": 3,
+    "num_interactions": 2,
+    "hidden_irreps": o3.Irreps("2x0e+2x1o"),
+    "interaction_cls_first": modules.RealAgnosticResidualInteractionBlock,
+    "atomic_inter_scale": 1.3,
+    "atomic_inter_shift": 0.2,
+}
 
 
 # The coefficients of its polynomials are kept in the precision in which a process first asks for them.
 with default_dtype(torch.float64), torch.random.fork_rng(devices=[]):
-    _make()
+    _make(**SMALL)
+    _make(modules.ScaleShiftMACE, **FOUNDATION)
 
 
 def _inputs() -> tuple[dict[str, Tensor], bool]:
@@ -63,9 +80,9 @@ def _inputs() -> tuple[dict[str, Tensor], bool]:
     return data, True
 
 
-def _output(g: Tensor, result: dict[str, Any]) -> dict[str, Any]:
-    scalars, vectors, last = result["node_feats"].split([4, 12, 4], dim=-1)
-    vectors = along(-1)(g, vectors.unflatten(-1, (4, 3))).flatten(-2)
+def _output(width: int, g: Tensor, result: dict[str, Any]) -> dict[str, Any]:
+    scalars, vectors, last = result["node_feats"].split([width, 3 * width, width], dim=-1)
+    vectors = along(-1)(g, vectors.unflatten(-1, (width, 3))).flatten(-2)
     return {**result, "forces": along(-1)(g, result["forces"]), "node_feats": torch.cat([scalars, vectors, last], dim=-1)}
 
 
@@ -74,7 +91,7 @@ ENTRIES = (
         name="MACE",
         source="Batatia et al., MACE (arXiv 2206.07697); PyPI mace-torch 0.3.16",
         group="O(3)",
-        make=_make,
+        make=functools.partial(_make, **SMALL),
         inputs=_inputs,
         expected=paths(
             "interactions.{i}.linear",
@@ -106,7 +123,48 @@ ENTRIES = (
         | dict.fromkeys(
             paths("interactions.{i}.conv_tp", i=range(2)), "a network of edge lengths makes its weights, one set an edge"
         ),
-        output=_output,
+        output=functools.partial(_output, 4),
         notes="It makes its input positions require gradients. The first products' weights differ by element.",
+    ),
+    Entry(
+        name="MACE, foundation configuration",
+        source="Batatia et al., MACE-MP-0 (arXiv 2401.00096); PyPI mace-torch 0.3.16",
+        group="O(3)",
+        make=functools.partial(_make, modules.ScaleShiftMACE, **FOUNDATION),
+        inputs=_inputs,
+        expected=paths(
+            "interactions.{i}.linear",
+            "interactions.{i}.skip_tp",
+            "interactions.1.linear_up",
+            "products.0.linear",
+            "readouts.0.linear",
+            "products.0.symmetric_contractions.contractions.{i}.weights_max",
+            "products.1.symmetric_contractions.contractions.0.weights_max",
+            i=range(2),
+        ),
+        invariant=paths(
+            "node_embedding.linear",
+            "interactions.0.linear_up",
+            "interactions.{i}.conv_tp_weights.layer{j}.weight",
+            "products.1.linear",
+            "readouts.1.linear_{k}",
+            i=range(2),
+            j=range(2),
+            k=(1, 2),
+        ),
+        impossible=dict.fromkeys(
+            paths(
+                "products.0.symmetric_contractions.contractions.{i}.{weights}",
+                "products.1.symmetric_contractions.contractions.0.{weights}",
+                i=range(2),
+                weights=("weights.0", "weights.1"),
+            ),
+            POLYNOMIAL,
+        )
+        | dict.fromkeys(
+            paths("interactions.{i}.conv_tp", i=range(2)), "a network of edge lengths makes its weights, one set an edge"
+        ),
+        output=functools.partial(_output, 2),
+        notes="Values with irreps on two and three axes: products of correlation 3.",
     ),
 )
