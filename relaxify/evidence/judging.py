@@ -21,7 +21,7 @@ from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.fitting import Transformation, is_isometric, known_actions
 from relaxify.graph.contractions import ChannelOrder, function_name
-from relaxify.graph.weighted_calls import WeightedCall, rearranged, unexpanded
+from relaxify.graph.weighted_calls import WeightedCall, made_kernels, rearranged, unexpanded
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, EvidenceKind, Features, Path, Rejected, RejectionKind, Site
 
@@ -44,6 +44,10 @@ def judge_by_data_flow(model: nn.Module, analysis: Analysis, claimed: Sequence[S
     if broken is not None and not any(isinstance(entry, Rejected) and entry.unsound for entry in entries):
         reason = f"from {broken.location} on the output no longer transforms under {evidence.group.name}"
         entries.append(Rejected(broken.module, broken.op, reason, RejectionKind.unsound, broken.location))
+    known = [entry.path for entry in (*claimed, *analysis.known)]
+    made = made_kernels(model, evidence.nodes, known).items()
+    reason = "its kernel is made in somebody's forward, and no such convolution is relaxed"
+    entries += [Rejected(path, op_name(node), reason, location=where(node)) for path, node in made]
     held = [_held_to(analysis.promises, broken, entry) for entry in claimed]
     return DataFlow(held, [*analysis.known, *entries])
 

@@ -485,6 +485,27 @@ def test_a_fault_before_them_is_refused_in_every_order(order: list[int]) -> None
         relaxify(model, "O(3)", example_inputs=(torch.randn(30, 3),))
 
 
+class OfSpecies(nn.Module):
+    """Vectors with channels made of three species."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Linear(3, 6), nn.Linear(6, 1, bias=False)
+
+    def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        return self.mix((x - x.mean(0)).unsqueeze(-1) * self.embed(species).unsqueeze(1)).squeeze(-1)
+
+
+def test_one_hot_codes_of_three_species_are_not_rotated() -> None:
+    species = torch.eye(3)[torch.arange(12) % 3]
+    found = plan(OfSpecies(), "O(3)", example_inputs=(torch.randn(12, 3), species))
+    assert [site.path for site in found.sites] == ["mix"]
+    assert [(rejected.path, rejected.kind) for rejected in found.rejected] == [("embed", RejectionKind.trivial)]
+    same = torch.eye(3)[torch.zeros(12, dtype=torch.long)]
+    with pytest.raises(ValueError, match="whether these are codes or vectors is ambiguous; pass input_action"):
+        plan(OfSpecies(), "O(3)", example_inputs=(torch.randn(12, 3), same))
+
+
 @pytest.mark.parametrize("how", ["Linear", "linear", "einsum"])
 def test_a_layer_that_starts_at_zero_is_relaxed_and_said_to_be_idle(how: str) -> None:
     class Residual(nn.Module):
@@ -505,3 +526,22 @@ def test_a_layer_that_starts_at_zero_is_relaxed_and_said_to_be_idle(how: str) ->
     assert [(site.path.split(".")[0], bool(site.idle)) for site in result.sites] == [("up", False), ("last", True)]
     assert "6xvector -> 6xvector, idle: its weights start at zero" in str(result)
     assert relaxify(model, "O(3)", example_inputs=(x,)) is model
+
+
+class TurnedFilters(nn.Module):
+    """A lifting convolution in plain torch: one filter, turned by quarters (Cohen, Welling 2016)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 1, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        turned = torch.stack([torch.rot90(self.weight, k, (-2, -1)) for k in range(4)], dim=1)
+        return nn.functional.conv2d(x, turned.flatten(0, 1), padding=1).unflatten(1, (-1, 4)).amax(2).mean((-2, -1))
+
+
+def test_a_convolution_whose_kernel_is_made_is_not_passed_over_in_silence() -> None:
+    found = plan(TurnedFilters(), "C(4)", example_inputs=(torch.randn(4, 1, 6, 6),))
+    assert found.verdict is not None
+    assert found.verdict.is_sound
+    assert [(rejected.path, "kernel is made" in rejected.reason) for rejected in found.rejected] == [("weight", True)]

@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.degrees import ENTRIES as DEGREES
 from zoo.entry import Entry
 from zoo.gvp import ENTRIES as GVPS
 from zoo.painn import ENTRIES as PAINN
+from zoo.scripted import ENTRIES as SCRIPTED
 from zoo.segnn import ENTRIES as SEGNN
 from zoo.tensornet import ENTRIES as TENSORNET
+from zoo.vectors import ENTRIES as VECTORS_OF_OTHERS
 from zoo.vn_pointnet import ENTRIES as VN_POINTNET
+
+ESCN = next(entry for entry in DEGREES if entry.name == "eSCN")
+NEWTONNET = next(entry for entry in SCRIPTED if entry.name == "NewtonNet")
+LORENTZNET = next(entry for entry in VECTORS_OF_OTHERS if entry.name == "LorentzNet")
 
 Function = Callable[[Tensor], Tensor]
 
@@ -138,6 +145,9 @@ FAULTS = {
     "TensorNet, upper triangle": Planted(
         TENSORNET[0], "layers.1.after.parts.2", lambda x: x.movedim(-1, 0).triu().movedim(0, -1), "triu", "selection"
     ),
+    "eSCN, bias": Planted(ESCN, "mix", lambda v: v + 0.1, "add", "bias"),
+    "NewtonNet, relu": Planted(NEWTONNET, "blocks.0.mix", F.relu, "relu", "nonlinearity"),
+    "LorentzNet, relu": Planted(LORENTZNET, "total", F.relu, "relu", "nonlinearity"),
     "SEGNN, tanh": Planted(SEGNN[0], "layers.1.update_2", torch.tanh, "tanh", "nonlinearity"),
     "SEGNN, layer norm": Planted(
         SEGNN[0], "layers.0.update_2", lambda x: F.layer_norm(x, x.shape[-1:]), "layer_norm", "normalisation"
