@@ -11,6 +11,7 @@ from zoo import ENTRIES
 # those that test_round_trips leaves out for time
 NAMES = [
     "Equiformer",
+    "MACE, foundation configuration",
     "SEGNN",
     "ViSNet block, degree 2",
     "e3nn v2106 with attributes",

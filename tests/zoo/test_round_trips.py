@@ -15,6 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 # several seconds each; the page has them
 SLOW = {
     "Equiformer",
+    "MACE, foundation configuration",
     "SE(3)-transformer",
     "SE(3)-transformer, EGNN trunk",
     "SE(3)-transformer, reversible",
