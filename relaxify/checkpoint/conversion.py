@@ -7,6 +7,7 @@ the terms of a relaxed model.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,4 +165,6 @@ def _uncollected() -> Iterator[None]:
 
 
 def _advice(error: OSError) -> str:
+    if error.errno == errno.EMFILE:
+        return "allow more open files, as by ulimit -n"
     return "free some space, or choose another folder" if error.errno in FULL else "choose another folder"
