@@ -44,7 +44,10 @@ _ARGUMENTS = {_TENSOR: 4, _TENSOR_V2: 7, _TENSOR_V3: 8}
 _ALLOWED = {
     "collections": {"OrderedDict", "Counter", "defaultdict"},
     "builtins": {"set", "frozenset", "complex", "bytearray", "int", "float", "bool", "list", "dict", "str", "slice"},
-    "__builtin__": {"set", "frozenset", "complex", "bytearray", "int", "float", "bool", "list", "dict", "slice"},
+    # int and str are called so in protocol 2
+    "__builtin__": {
+        *("set", "frozenset", "complex", "bytearray", "int", "long", "float", "bool", "list", "dict", "unicode", "slice")
+    },
     "_codecs": {"encode"},
     "torch": {"Size", "device", "Tensor"},
     "torch._tensor": {"_rebuild_from_type_v2"},

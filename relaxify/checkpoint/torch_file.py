@@ -207,6 +207,8 @@ class TorchFile:
 
     def _clean_optimizers(self, mappings: Mapping[Where, Any], plans: Sequence[StatePlan]) -> list[str]:
         """Take the terms out of optimizer states, or these where it cannot be told how; the names of those."""
+        if not (self.found.optimizers or self.found.averages):
+            return []
         relaxed = [parameters_of(mappings[plan.state.where], plan) for plan in plans]
         planned = {plan.state.where for plan in plans}
         plain = [parameters_of(mapping, None) for mapping, where in self.found.weights if where not in planned]

@@ -161,10 +161,16 @@ def test_places_in_lists_stay_and_plain_contents_of_other_classes_too(tmp_path: 
         Path("key"): 1,
         (Color.RED, 1): 2,
         np.int64(3): "three",
+        "counts": collections.defaultdict(int, a=1),
         "odd": torch.ones(2).as_subclass(Odd),
         "parameter": tagged(),
     }
-    found, left_out = converted(content, tmp_path)
+    torch.save(content, tmp_path / "in.pt")
+    left_out = convert(tmp_path / "in.pt", tmp_path / "out.pt").left_out
+    # torch does not take defaultdict for plain
+    found = torch.load(tmp_path / "out.pt", weights_only=False)
+    assert found["counts"] == {"a": 1}
+    assert found["counts"].default_factory is int
     assert found["list"] == [1, None]
     assert found["again"] is found["list"]
     assert found["tuple"] == (1, (None, 2))
