@@ -132,7 +132,7 @@ class StatePlan:
         """The new key of every key that stays, in order."""
         return {key: new for key in self.report.kept if (new := self.names.of(key)) is not None}
 
-    def with_added(self, kept: Mapping[str, T], make: Callable[[str, Tensor], T]) -> dict[str, T]:
+    def with_added(self, kept: Mapping[Any, T], make: Callable[[str, Tensor], T]) -> dict[Any, T]:
         """What stays, by its new name, and what is made of what is added, in order."""
         entries = {**kept, **{key: make(key, value) for key, value in self.added.items()}}
         last = len(self.order)
