@@ -20,6 +20,9 @@ from relaxify.graph.recording import Recording
 from relaxify.verdicts.candidates import Way, has_lost_a_sign, ways
 from relaxify.verdicts.draws import Draw, is_orthogonal
 
+# entries along an axis that are looked at before all are
+_FEW = 4
+
 
 @dataclass(frozen=True, eq=False)
 class FullSize:
@@ -52,10 +55,14 @@ class FullSize:
         if found is None:
             return None
         base, moved = found
+        granted = self._granted(base)
 
         def carries(way: Way) -> bool:
+            # a part that is too far off rules out the whole
             return all(
-                _distance(way, g, base, run) <= self._granted(base) for g, run in zip(self.elements, moved, strict=True)
+                _distance(way, g, part(base), part(run)) <= granted
+                for part in (functools.partial(_part, way), _whole)
+                for g, run in zip(self.elements, moved, strict=True)
             )
 
         return any(carries(way) for way in ways(group, base) if not has_lost_a_sign(group, way))
@@ -79,6 +86,18 @@ class FullSize:
 
 def _as_real(value: Tensor) -> Tensor:
     return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value.double()
+
+
+def _part(way: Way, value: Tensor) -> Tensor:
+    """A few entries along each axis on which the way does not act."""
+    if way.place is not None:
+        return value
+    acting = {axis % value.ndim for axis in way.axes}
+    return value[tuple(slice(None) if axis in acting else slice(_FEW) for axis in range(value.ndim))]
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value
 
 
 def _distance(way: Way, g: Draw, base: Tensor, run: Tensor) -> float:
