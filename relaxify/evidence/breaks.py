@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import TOLERANCE, is_isometric
+from relaxify.evidence.fitting import is_isometric
 from relaxify.evidence.full_size import FullSize
 from relaxify.graph.contractions import function_name
 from relaxify.graph.recording import written
@@ -20,10 +20,8 @@ from relaxify.verdicts.candidates import turns
 EXACT = 1e-10
 """Of a value's size: what a constant dominates varies by little more."""
 
-
 RECOVERED = 1e-9
 """Of a value's size: what was wrong and is no more is right up to rounding; a small fault only becomes smaller."""
-
 
 _PARTS = frozenset(
     ["__getitem__", "getitem", "chunk", "split", "unbind", "narrow", "select", "index_select", "gather", "take_along_dim"]
@@ -93,7 +91,7 @@ def _first(
 
 
 def _is_recovered_from(evidence: Evidence, node: fx.Node, is_sound: Callable[[fx.Node], bool]) -> bool:
-    """Whether something that transforms, and varies, is made of a value with nothing between them that does."""
+    """Whether something that moves as it should is made of a value, with nothing between them that does."""
     waiting, seen = [node], {node}
     while waiting:
         for user in (user for user in waiting.pop().users if user not in seen and user.op == "call_function"):
@@ -112,18 +110,13 @@ def _is_passed_on(node: fx.Node, recovered: Collection[fx.Node], is_sound: Calla
 
 
 def _recovers(evidence: Evidence, node: fx.Node) -> bool:
-    """Whether a value transforms up to rounding, and says something of what it is made of: it moves, or varies with inputs.
+    """Whether a value moves as a representation does, up to rounding.
 
-    A part of a value may have been none of what is wrong with the others.
+    What is invariant says nothing, as a length does not of a sign that was lost; nor does a part of a value, which may have
+    been none of what is wrong with the others.
     """
-    if function_name(node.target) in _PARTS:
-        return False
-    found, (first, *others) = evidence.of(node), evidence.values(node)
-    if found.kind != "invariant":
-        return found.kind == "linear" and found.residual < RECOVERED
-    size, (base, runs) = float(first[0].norm()), first
-    varies = any(value.shape == base.shape and float((value - base).norm()) > TOLERANCE * size for value, _ in others)
-    return varies and all(float((run - base).norm()) < RECOVERED * size for run in runs)
+    found = evidence.of(node)
+    return found.kind == "linear" and found.residual < RECOVERED and function_name(node.target) not in _PARTS
 
 
 def _out_of_sight(evidence: Evidence, node: fx.Node) -> list[fx.Node]:
