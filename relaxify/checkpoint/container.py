@@ -16,7 +16,7 @@ from relaxify.checkpoint.state import StateDict
 from relaxify.record import CheckpointError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One tensor of a file to write, row by row: its dtype (as safetensors name it), its bytes, its place among these."""
 

@@ -34,7 +34,7 @@ class Data(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Made:
     """The bytes of a tensor that `make` returns, each time it is asked."""
 
@@ -57,7 +57,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """How a tensor sees its data: entry i of it lies at `offset` + sum_d i_d `stride`_d, counted in entries."""
 
@@ -76,8 +76,10 @@ class View:
         """The first byte of the data that it sees, and the one after the last."""
         if not math.prod(self.shape):
             return 0, 0
-        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
-        return self.offset * self.dtype.itemsize, (self.offset + last + 1) * self.dtype.itemsize
+        width, last = self.dtype.itemsize, self.offset
+        for size, stride in zip(self.shape, self.stride, strict=True):
+            last += (size - 1) * stride
+        return self.offset * width, (last + 1) * width
 
     @property
     def is_contiguous(self) -> bool:

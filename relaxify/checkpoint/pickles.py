@@ -24,7 +24,7 @@ class TruncatedError(CheckpointError):
     """A pickle that ends before it is complete."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Global:
     """A name that the pickle would import."""
 
@@ -34,6 +34,9 @@ class Global:
     def __str__(self) -> str:
         name = f"{self.module}.{self.name}"
         return name if name.isprintable() and len(name) <= LONGEST_NAME else f"{name!r:.{LONGEST_NAME}}"
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 @dataclass(eq=False, slots=True)
@@ -100,32 +103,14 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        data, operations = self.data, _OPERATIONS
-        while True:
-            code = data[self.at]
-            self.at += 1
-            if code == STOP:
-                return self.stack.pop()
+        data, operations, at = self.data, _OPERATIONS, self.at
+        while (code := data[at]) != STOP:
             operation = operations[code]
             if operation is None:
                 raise invalid(f"operation {code:#x} in its pickle")
-            operation(self)
-
-    def take(self, count: int) -> bytes | bytearray:
-        """The next bytes."""
-        begin, self.at = self.at, self.at + count
-        if count < 0 or self.at > len(self.data):
-            raise IndexError
-        return self.data[begin : self.at]
-
-    def number(self, size: int) -> int:
-        """The next bytes as an unsigned integer."""
-        return int.from_bytes(self.take(size), "little")
-
-    def byte(self) -> int:
-        """The next byte."""
-        self.at += 1
-        return self.data[self.at - 1]
+            at = operation(self, at + 1)
+        self.at = at + 1
+        return self.stack.pop()
 
     def push(self, value: Any) -> None:
         """A new object, which counts."""
@@ -141,32 +126,12 @@ class _Machine:
         del self.stack[mark:]
         return values
 
-    def remember(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    def text(self, size: int) -> None:
-        self.stack.append(self.take(size).decode("utf-8", "surrogatepass"))
-
-    def bytes_(self, size: int) -> None:
-        self.stack.append(bytes(self.take(size)))
-
-    def integer(self, size: int) -> None:
-        if size > MAX_INTEGER_BYTES:
-            raise invalid(f"an integer of {size} bytes in its pickle")
-        self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
-
     def tuple_(self, count: int) -> None:
         values = tuple(self.stack[-count:])
         if len(values) < count:
             raise IndexError
         del self.stack[-count:]
         self.push(values)
-
-    def line(self) -> str:
-        end = self.data.index(b"\n", self.at)
-        text = self.data[self.at : end].decode()
-        self.at = end + 1
-        return text
 
     def named(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
@@ -189,9 +154,9 @@ class _Machine:
         self.called(new=True)
 
     def _called(self, call: Call) -> Any:
-        if call.function == ORDERED and not call.arguments:
+        if not call.arguments and call.function == ORDERED:
             return OrderedDict()
-        if call.function == ENCODE and call.arguments[1:] == ("latin1",):
+        if call.arguments[1:] == ("latin1",) and call.function == ENCODE:
             return call.arguments[0].encode("latin1")
         return self.meaning.called(call)
 
@@ -242,6 +207,82 @@ def _key(key: Any) -> Any:
     return key
 
 
+_Operation = Callable[[_Machine, int], int]
+"""What a code does, given where its argument begins; returns where the next code is."""
+
+
+def _acting(act: Callable[[_Machine], object]) -> _Operation:
+    """An operation without an argument."""
+
+    def operation(machine: _Machine, at: int) -> int:
+        act(machine)
+        return at
+
+    return operation
+
+
+def _pushing(value: Any) -> _Operation:
+    def operation(machine: _Machine, at: int) -> int:
+        machine.stack.append(value)
+        return at
+
+    return operation
+
+
+def _numbered(form: str, act: Callable[[_Machine, Any], object]) -> _Operation:
+    """An operation on one number of a fixed size."""
+    number = struct.Struct(form)
+
+    def operation(machine: _Machine, at: int) -> int:
+        act(machine, number.unpack_from(machine.data, at)[0])
+        return at + number.size
+
+    return operation
+
+
+def _sized(form: str, value: Callable[[bytes | bytearray], Any]) -> _Operation:
+    """What pushes a value of as many bytes as a number before them says."""
+    number = struct.Struct(form)
+
+    def operation(machine: _Machine, at: int) -> int:
+        begin = at + number.size
+        end = begin + number.unpack_from(machine.data, at)[0]
+        if end > len(machine.data):
+            raise IndexError
+        machine.stack.append(value(machine.data[begin:end]))
+        return end
+
+    return operation
+
+
+# of most pickles, these four are most of the codes
+def _push_byte(machine: _Machine, at: int) -> int:
+    machine.stack.append(machine.data[at])
+    return at + 1
+
+
+def _recall_by_byte(machine: _Machine, at: int) -> int:
+    machine.stack.append(machine.memo[machine.data[at]])
+    return at + 1
+
+
+def _recall(machine: _Machine, at: int) -> int:
+    machine.stack.append(machine.memo[_INDEX(machine.data, at)[0]])
+    return at + 4
+
+
+def _remember(machine: _Machine, at: int) -> int:
+    machine.memo[_INDEX(machine.data, at)[0]] = machine.stack[-1]
+    return at + 4
+
+
+_INDEX = struct.Struct("<I").unpack_from
+
+
+def _memoize(machine: _Machine, index: int) -> None:
+    machine.memo[index] = machine.stack[-1]
+
+
 def _pair(machine: _Machine) -> list[Any]:
     value, key = machine.stack.pop(), machine.stack.pop()
     return [key, value]
@@ -252,61 +293,74 @@ def _named_on_stack(machine: _Machine) -> None:
     machine.named(module, name)
 
 
-def _skip(machine: _Machine, count: int) -> None:
-    machine.take(count)
+def _named_in_lines(machine: _Machine, at: int) -> int:
+    middle = machine.data.index(b"\n", at)
+    end = machine.data.index(b"\n", middle + 1)
+    machine.named(machine.data[at:middle].decode(), machine.data[middle + 1 : end].decode())
+    return end + 1
 
 
-def _float(machine: _Machine) -> None:
-    machine.stack.append(struct.unpack(">d", machine.take(8))[0])
+def _text(data: bytes | bytearray) -> str:
+    return data.decode("utf-8", "surrogatepass")
 
 
-_BY_CODE: dict[bytes, Callable[[_Machine], None]] = {
-    b"\x80": lambda m: _skip(m, 1),
-    b"\x95": lambda m: _skip(m, 8),
-    b"(": lambda m: m.marks.append(len(m.stack)),
-    b"}": lambda m: m.push({}),
-    b"]": lambda m: m.push([]),
-    b")": lambda m: m.stack.append(()),
-    b"\x8f": lambda m: m.push(set()),
-    b"\x91": _Machine.frozen,
-    b"N": lambda m: m.stack.append(None),
-    b"\x88": lambda m: m.stack.append(True),
-    b"\x89": lambda m: m.stack.append(False),
-    b"K": lambda m: m.stack.append(m.byte()),
-    b"M": lambda m: m.stack.append(m.number(2)),
-    b"J": lambda m: m.integer(4),
-    b"\x8a": lambda m: m.integer(m.byte()),
-    b"\x8b": lambda m: m.integer(m.number(4)),
-    b"G": _float,
-    b"X": lambda m: m.text(m.number(4)),
-    b"\x8c": lambda m: m.text(m.byte()),
-    b"\x8d": lambda m: m.text(m.number(8)),
-    b"T": lambda m: m.text(m.number(4)),
-    b"U": lambda m: m.text(m.byte()),
-    b"B": lambda m: m.bytes_(m.number(4)),
-    b"C": lambda m: m.bytes_(m.byte()),
-    b"\x8e": lambda m: m.bytes_(m.number(8)),
-    b"\x96": lambda m: m.stack.append(bytearray(m.take(m.number(8)))),
-    b"q": lambda m: m.remember(m.byte()),
-    b"r": lambda m: m.remember(m.number(4)),
-    b"\x94": lambda m: m.remember(len(m.memo)),
-    b"h": lambda m: m.stack.append(m.memo[m.byte()]),
-    b"j": lambda m: m.stack.append(m.memo[m.number(4)]),
-    b"t": lambda m: m.push(tuple(m.popped())),
-    b"\x85": lambda m: m.tuple_(1),
-    b"\x86": lambda m: m.tuple_(2),
-    b"\x87": lambda m: m.tuple_(3),
-    b"s": lambda m: m.set_items(_pair(m)),
-    b"u": lambda m: m.set_items(m.popped()),
-    b"a": lambda m: m.append([m.stack.pop()]),
-    b"e": lambda m: m.append(m.popped()),
-    b"\x90": lambda m: m.add(m.popped()),
-    b"c": lambda m: m.named(m.line(), m.line()),
-    b"\x93": _named_on_stack,
-    b"R": lambda m: m.called(new=False),
-    b"\x81": lambda m: m.called(new=True),
-    b"\x92": _Machine.called_with_names,
-    b"b": _Machine.build,
-    b"Q": lambda m: m.push(m.meaning.persistent(m.stack.pop())),
+def _integer(data: bytes | bytearray) -> int:
+    if len(data) > MAX_INTEGER_BYTES:
+        raise invalid(f"an integer of {len(data)} bytes in its pickle")
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _append_number(machine: _Machine, number: float) -> None:
+    machine.stack.append(number)
+
+
+_BY_CODE: dict[bytes, _Operation] = {
+    b"\x80": _numbered("B", lambda m, _: None),
+    b"\x95": _numbered("<Q", lambda m, _: None),
+    b"(": _acting(lambda m: m.marks.append(len(m.stack))),
+    b"}": _acting(lambda m: m.push({})),
+    b"]": _acting(lambda m: m.push([])),
+    b")": _pushing(()),
+    b"\x8f": _acting(lambda m: m.push(set())),
+    b"\x91": _acting(_Machine.frozen),
+    b"N": _pushing(None),
+    b"\x88": _pushing(True),
+    b"\x89": _pushing(False),
+    b"K": _push_byte,
+    b"M": _numbered("<H", _append_number),
+    b"J": _numbered("<i", _append_number),
+    b"\x8a": _sized("B", _integer),
+    b"\x8b": _sized("<I", _integer),
+    b"G": _numbered(">d", _append_number),
+    b"X": _sized("<I", _text),
+    b"\x8c": _sized("B", _text),
+    b"\x8d": _sized("<Q", _text),
+    b"T": _sized("<I", _text),
+    b"U": _sized("B", _text),
+    b"B": _sized("<I", bytes),
+    b"C": _sized("B", bytes),
+    b"\x8e": _sized("<Q", bytes),
+    b"\x96": _sized("<Q", bytearray),
+    b"q": _numbered("B", _memoize),
+    b"r": _remember,
+    b"\x94": _acting(lambda m: _memoize(m, len(m.memo))),
+    b"h": _recall_by_byte,
+    b"j": _recall,
+    b"t": _acting(lambda m: m.push(tuple(m.popped()))),
+    b"\x85": _acting(lambda m: m.tuple_(1)),
+    b"\x86": _acting(lambda m: m.tuple_(2)),
+    b"\x87": _acting(lambda m: m.tuple_(3)),
+    b"s": _acting(lambda m: m.set_items(_pair(m))),
+    b"u": _acting(lambda m: m.set_items(m.popped())),
+    b"a": _acting(lambda m: m.append([m.stack.pop()])),
+    b"e": _acting(lambda m: m.append(m.popped())),
+    b"\x90": _acting(lambda m: m.add(m.popped())),
+    b"c": _named_in_lines,
+    b"\x93": _acting(_named_on_stack),
+    b"R": _acting(lambda m: m.called(new=False)),
+    b"\x81": _acting(lambda m: m.called(new=True)),
+    b"\x92": _acting(_Machine.called_with_names),
+    b"b": _acting(_Machine.build),
+    b"Q": _acting(lambda m: m.push(m.meaning.persistent(m.stack.pop()))),
 }
-_OPERATIONS: list[Callable[[_Machine], None] | None] = [_BY_CODE.get(bytes([code])) for code in range(256)]
+_OPERATIONS: list[_Operation | None] = [_BY_CODE.get(bytes([code])) for code in range(256)]

@@ -12,6 +12,8 @@ from relaxify.record import CheckpointError
 
 MAX_DEPTH = 100
 BATCH = 1000
+# tuples up to these lengths are not noted in case that they occur again
+MAX_SIZES, MAX_UNNOTED = 4, 8
 
 
 class Persistent(tuple[Any, ...]):
@@ -41,35 +43,48 @@ class _Writer:
 
     def write(self, value: Any) -> None:
         kind = type(value)
-        if kind in _UNSHARED:
-            _WRITERS[kind](self, value)
+        if (plain := _UNSHARED.get(kind)) is not None:
+            plain(self, value)
+            return
+        if kind is tuple and len(value) <= MAX_SIZES and {*map(type, value)} == _INTEGERS:
+            # a tensor's sizes take hardly more than what recalls them
+            self.parts(value)
             return
         index = self.memo.get(value if kind in _BY_VALUE else id(value))
         if index is not None:
-            self.out += b"h%c" % index if index < 256 else b"j" + struct.pack("<I", index)
+            self.out += b"h%c" % index if index < 256 else _INDEXED(b"j", index)
             return
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise CheckpointError(f"it is nested in more than {MAX_DEPTH} levels; save the model's state_dict alone.")
         write = _WRITERS.get(kind)
         if write is None:
-            self.write(self.form(value))
-            self.remember(value)
+            self.formed(value)
         else:
             write(self, value)
         self.depth -= 1
 
+    def formed(self, value: Any) -> None:
+        """What something else stands for; one that is noted itself need not be noted twice."""
+        form = self.form(value)
+        self.write(form)
+        if (index := self.memo.get(id(form))) is None:
+            self.remember(value)
+        else:
+            self.memo[id(value)] = index
+            self.kept.append(value)
+
     def remember(self, value: Any) -> None:
         """Note that this value is what lies on the stack."""
-        index = len(self.memo)
+        index = len(self.kept)
         self.memo[value if type(value) in _BY_VALUE else id(value)] = index
         # so that no other value gets this one's id
         self.kept.append(value)
-        self.out += b"q%c" % index if index < 256 else b"r" + struct.pack("<I", index)
+        self.out += b"q%c" % index if index < 256 else _INDEXED(b"r", index)
 
     def text(self, value: str) -> None:
         data = value.encode("utf-8", "surrogatepass")
-        self.out += b"X" + struct.pack("<I", len(data)) + data
+        self.out += _INDEXED(b"X", len(data)) + data
         self.remember(value)
 
     def number(self, value: int) -> None:
@@ -86,12 +101,15 @@ class _Writer:
         if not value:
             self.out += b")"
             return
+        self.parts(value)
+        self.remember(value)
+
+    def parts(self, value: tuple[Any, ...]) -> None:
         if len(value) > 3:
             self.out += b"("
         for part in value:
             self.write(part)
-        self.out += (b"\x85", b"\x86", b"\x87")[len(value) - 1] if len(value) <= 3 else b"t"
-        self.remember(value)
+        self.out += _TUPLES[min(len(value), 4)]
 
     def elements(self, value: list[Any]) -> None:
         self.out += b"]"
@@ -120,6 +138,8 @@ class _Writer:
             self.out += b"b"
 
     def items(self, value: dict[Any, Any]) -> None:
+        if not value:
+            return
         pairs = list(value.items())
         for begin in range(0, len(pairs), BATCH):
             self.out += b"("
@@ -134,17 +154,21 @@ class _Writer:
 
     def call(self, value: Call) -> None:
         self.write(value.function)
-        self.write(value.arguments)
+        if 0 < len(value.arguments) <= MAX_UNNOTED:
+            self.parts(value.arguments)
+        else:
+            self.write(value.arguments)
         self.out += b"\x81" if value.new else b"R"
         self.remember(value)
-        self.append(value.appended)
+        if value.appended:
+            self.append(value.appended)
         self.items(value.items)
         if value.state:
             self.write(value.state[0])
             self.out += b"b"
 
     def persistent(self, value: Persistent) -> None:
-        self.write(tuple(value))
+        self.parts(value)
         self.out += b"Q"
 
     def called(self, function: Global, *arguments: Any) -> None:
@@ -154,13 +178,17 @@ class _Writer:
         self.out += b"R"
 
 
+_INDEXED = struct.Struct("<cI").pack
+_TUPLES = (b"", b"\x85", b"\x86", b"\x87", b"t")
 _BY_VALUE = frozenset({str, Global})
-_UNSHARED = frozenset({type(None), bool, int, float})
-_WRITERS: dict[type, Callable[[_Writer, Any], None]] = {
+_INTEGERS = {int}
+_UNSHARED: dict[type, Callable[[_Writer, Any], None]] = {
     type(None): lambda writer, _: writer.out.extend(b"N"),
     bool: lambda writer, value: writer.out.extend(b"\x88" if value else b"\x89"),
     int: _Writer.number,
     float: lambda writer, value: writer.out.extend(b"G" + struct.pack(">d", value)),
+}
+_WRITERS: dict[type, Callable[[_Writer, Any], None]] = {
     str: _Writer.text,
     bytes: lambda writer, value: writer.called(ENCODE, value.decode("latin1"), "latin1"),
     bytearray: lambda writer, value: writer.called(Global("builtins", "bytearray"), bytes(value)),

@@ -45,7 +45,7 @@ DTYPES: dict[str, tuple[str, int]] = {
 NAMES = {getattr(torch, name): ours for ours, (name, _) in DTYPES.items() if name and hasattr(torch, name)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor: its dtype, its shape, and its first byte in the file and the one after its last."""
 

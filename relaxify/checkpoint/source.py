@@ -155,7 +155,7 @@ class Slice(Source):
         """Whoever opened the whole file closes it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Range:
     """Bytes of a source, with their CRC-32 if the source says it."""
 

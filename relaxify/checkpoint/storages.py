@@ -56,7 +56,7 @@ _ALLOWED = {
 }
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Storage:
     """Memory that tensors share. `targets` are the tensors in it that terms are folded into, and what these become."""
 
@@ -100,7 +100,7 @@ class Storage:
         return Persistent(("storage", self.kind, key, "cpu", self.count))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class TorchTensor:
     """A tensor in a storage, and the call that rebuilds it."""
 
@@ -111,14 +111,15 @@ class TorchTensor:
     @property
     def identity(self) -> tuple[object, ...]:
         """What two tensors have in common exactly if they are one."""
-        return id(self.storage), self.view
+        view = self.view
+        return id(self.storage), view.dtype, view.shape, view.stride, view.offset
 
     def load(self) -> Tensor:
         """The tensor as it is in the file, in memory of its own."""
         return self.view.load(self.storage.read)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """A tensor that a term is folded into: the identity of the term's weight, and what the tensor becomes."""
 
@@ -155,7 +156,7 @@ class Meanings:
         """
         if isinstance(key, tuple) and len(key) == 4 and key[0] == "module":
             return key[1]
-        if not isinstance(key, tuple) or len(key) < 5 or key[0] != "storage" or any(part is not None for part in key[5:]):
+        if not isinstance(key, tuple) or len(key) < 5 or key[0] != "storage" or key[5:] not in ((), (None,)):
             raise invalid("what its pickle refers to is no storage")
         _, kind, name, _, count = key[:5]
         if not isinstance(kind, Global) or kind.name not in _STORAGES or not isinstance(name, str) or not _is_count(count):
@@ -165,7 +166,7 @@ class Meanings:
             storage = self.storages[name] = Storage(name, kind, count)
             if (data := self._find(name)) is not None:
                 storage.put(data)
-        if (storage.kind, storage.count) != (kind, count):
+        elif (storage.kind, storage.count) != (kind, count):
             raise invalid(f"the storage {name!r} is described in two ways")
         return storage
 
@@ -208,6 +209,11 @@ def _are_counts(value: object) -> bool:
     return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(map(_is_count, value))
 
 
+def _sizes(value: Any) -> Any:
+    """What is in a torch.Size."""
+    return value.arguments[0] if isinstance(value, Call) and value.arguments else value
+
+
 def _view(call: Call) -> View:
     """What a tensor sees of its storage. CheckpointError if that reaches beyond it."""
     storage, offset, shape, stride = call.arguments[:4]
@@ -217,7 +223,7 @@ def _view(call: Call) -> View:
         if not isinstance(name, Global) or not _is_dtype(name):
             raise invalid("a tensor without a dtype in its pickle")
         dtype = getattr(torch, name.name)
-    shape, stride = (part.arguments[0] if isinstance(part, Call) and part.arguments else part for part in (shape, stride))
+    shape, stride = _sizes(shape), _sizes(stride)
     if not _are_counts(shape) or not _are_counts(stride) or len(shape) != len(stride) or not _is_count(offset):
         raise invalid("a tensor without a shape in its pickle")
     view = View(dtype, shape, stride, offset)

@@ -56,10 +56,13 @@ def walk(checkpoint: Any) -> Nested:
             raise CheckpointError(f"it is nested in more than {MAX_DEPTH} levels; save the model's state_dict alone.")
         if isinstance(item, dict) and item:
             _note(item, where, found)
-        inner = list(children(item))
+        inner = [(key, child) for key, child in children(item) if isinstance(child, _CONTAINERS)]
         found.optimizers.extend((item, (*where, key)) for key, child in inner if _is_optimizer_state(child))
         pending.extend((child, (*where, key)) for key, child in reversed(inner) if not _is_optimizer_state(child))
     return found
+
+
+_CONTAINERS = (dict, list, tuple, Call)
 
 
 def _note(item: dict[Any, Any], where: Where, found: Nested) -> None:
