@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, sentence
 
 # the function `convert` of relaxify_cli.convert is `relaxify convert`
-COMMANDS = ("plan", "diagnose", "inspect", "history", "convert", "lconv", "symmetry", "demo", "doctor")
+COMMANDS = ("plan", "diagnose", "inspect", "history", "convert", "show", "diff", "lconv", "symmetry", "demo", "doctor")
 
 
 class Commands(TyperGroup):

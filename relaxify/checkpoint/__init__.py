@@ -3,6 +3,8 @@
 This is the room's face: other rooms and the command line import from here alone.
 """
 
+from relaxify.checkpoint.comparing import Comparison, Difference, compare
+from relaxify.checkpoint.contents import Contents, StateContents, TensorContents, TermContents, Totals, contents
 from relaxify.checkpoint.conversion import convert, relax
 from relaxify.checkpoint.loading import LoadError, check_loads, load_weights
 from relaxify.checkpoint.plan import Conversion, StateConversion, TermConversion, ThetaError
@@ -12,15 +14,24 @@ from relaxify.record import CheckpointError, Record
 
 __all__ = [
     "CheckpointError",
+    "Comparison",
+    "Contents",
     "Conversion",
+    "Difference",
     "LoadError",
     "Record",
     "SourceChangedError",
+    "StateContents",
     "StateConversion",
     "TargetExistsError",
+    "TensorContents",
+    "TermContents",
     "TermConversion",
     "ThetaError",
+    "Totals",
     "check_loads",
+    "compare",
+    "contents",
     "convert",
     "load_weights",
     "relax",

@@ -27,6 +27,14 @@ class Piece:
     rank: int
 
 
+@dataclass(frozen=True)
+class Description:
+    """What kind of file it is, in words, and what it holds besides tensors in state dicts, by name."""
+
+    kind: str
+    rest: tuple[tuple[str, str], ...]
+
+
 @runtime_checkable
 class Checkpoint(Protocol):
     """An open file. Once planned for, its clean contents are had in one of two forms, each with names of what it lacks."""
@@ -49,6 +57,10 @@ class Checkpoint(Protocol):
         """The same, as if it held the state dict at or below `key` alone. CheckpointError unless there is one."""
         ...
 
+    def described(self) -> Description:
+        """What it is, for people."""
+        ...
+
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         """All that the file held, state dicts nested as they were, with tensors that are `TorchTensor`s."""
         ...
@@ -56,6 +68,12 @@ class Checkpoint(Protocol):
     def pieces(self, plans: Sequence[StatePlan]) -> tuple[Sequence[Piece], dict[str, str] | None, tuple[str, ...]]:
         """The one state dict tensor by tensor, and metadata. CheckpointError if there are several."""
         ...
+
+
+def state_dicts(checkpoint: Checkpoint) -> list[StateDict]:
+    """Every state dict, with terms or without, outermost first."""
+    found = {state.where: state for state in (*checkpoint.weights(), *checkpoint.states)}
+    return sorted(found.values(), key=lambda state: len(state.where))
 
 
 @runtime_checkable

@@ -6,10 +6,8 @@ the terms of a relaxed model.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +17,7 @@ from torch import nn
 from relaxify.checkpoint.container import Checkpoint
 from relaxify.checkpoint.copying import FULL, Progress
 from relaxify.checkpoint.destination import destination_of
-from relaxify.checkpoint.formats import INDICES, checkpoint_at, container_of
+from relaxify.checkpoint.formats import INDICES, checkpoint_at, container_of, uncollected
 from relaxify.checkpoint.loading import check_loads
 from relaxify.checkpoint.plan import Conversion, Mode, Options, StatePlan, plan_states
 from relaxify.checkpoint.relaxing import relaxing_plans
@@ -123,7 +121,7 @@ def _carry_out(
     reader = container_of(source)
     destination.check((source,))
     try:
-        with _uncollected(), reader.opened(source) as opened:
+        with uncollected(), reader.opened(source) as opened:
             checkpoint = opened.chosen(job.key) if job.key else opened
             plans = plan(checkpoint)
             parts, left_out = destination.parts(checkpoint, plans)
@@ -150,18 +148,6 @@ def _carry_out(
         raise CheckpointError(
             f"{source} could not be converted to {target}: {error.strerror or error}; nothing was written: {_advice(error)}."
         ) from error
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the search for circles, which would look at each of a million small objects again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _advice(error: OSError) -> str:

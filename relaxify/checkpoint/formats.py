@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from relaxify.checkpoint.container import Container
+from relaxify.checkpoint.container import Checkpoint, Container
 from relaxify.checkpoint.deepspeed_folder import FIRST, MODEL, DeepSpeedContainer, tagged
 from relaxify.checkpoint.distributed_folder import METADATA, DistributedContainer
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer
 from relaxify.checkpoint.shards import INDEX, TORCH_INDEX, ShardsContainer, TorchShardsContainer
+from relaxify.checkpoint.source import check_source
 from relaxify.checkpoint.torch_file import TorchContainer
 from relaxify.record import CheckpointError
 
@@ -60,3 +64,28 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the search for circles, which would look at each of a million small objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[Path, Checkpoint]]:
+    """A checkpoint, open until the context ends, and its file, of which errors then speak."""
+    path = checkpoint_at(path)
+    check_source(path)
+    container = container_of(path)
+    try:
+        with uncollected(), container.opened(path) as checkpoint:
+            yield path, checkpoint
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from error

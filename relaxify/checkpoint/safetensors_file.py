@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from relaxify.checkpoint.container import Checkpoint, Piece, not_nested
+from relaxify.checkpoint.container import Checkpoint, Description, Piece, not_nested
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.data import Made, View, contiguous_stride
 from relaxify.checkpoint.plan import StatePlan
-from relaxify.checkpoint.safetensors_header import METADATA, Entry, check_key, in_safetensors, in_torch, read_header
+from relaxify.checkpoint.safetensors_header import DTYPES, METADATA, Entry, check_key, in_safetensors, in_torch, read_header
 from relaxify.checkpoint.source import Range, Source
-from relaxify.checkpoint.state import StateDict
+from relaxify.checkpoint.state import StateDict, Stored
 from relaxify.checkpoint.storages import TorchTensor, made_tensor, tensor_like
 
 # among the ranks of a file's pieces
@@ -72,13 +72,21 @@ class SafetensorsFile:
     @property
     def states(self) -> Sequence[StateDict]:
         shapes = {key: entry.shape for key, entry in self.entries.items()}
-        return (StateDict(shapes, lambda key: self._view(key).load(self._range(key)), file_size=self.source.length),)
+        size = self.source.length
+        return (StateDict(shapes, lambda key: self._view(key).load(self._range(key)), self.stored, file_size=size),)
+
+    def stored(self, key: str) -> Stored:
+        name = self.entries[key].dtype
+        return Stored(DTYPES[name][0] or name, self._range(key))
 
     def weights(self) -> Iterator[StateDict]:
         yield from self.states
 
     def chosen(self, key: str) -> Checkpoint:
         raise not_nested(key)
+
+    def described(self) -> Description:
+        return Description("safetensors", tuple((f"{METADATA}.{key}", text) for key, text in (self.metadata or {}).items()))
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[OrderedDict[str, TorchTensor], tuple[str, ...]]:
         (plan,) = plans

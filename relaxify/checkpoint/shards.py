@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relaxify.checkpoint.container import Checkpoint, Piece, not_nested
+from relaxify.checkpoint.container import Checkpoint, Description, Piece, not_nested
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer, SafetensorsFile, made_piece
@@ -52,13 +52,17 @@ class Shards:
         def load(key: str) -> Tensor:
             return of[key].load(key)
 
-        return (StateDict(shapes, load, file_size=sum(state.file_size for state in states.values())),)
+        size = sum(state.file_size for state in states.values())
+        return (StateDict(shapes, load, lambda key: self.owners[key].stored(key), file_size=size),)
 
     def weights(self) -> Iterator[StateDict]:
         yield from self.states
 
     def chosen(self, key: str) -> Checkpoint:
         raise not_nested(key)
+
+    def described(self) -> Description:
+        return Description(f"{len(self.files)} safetensors files and their index", ())
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[OrderedDict[str, TorchTensor], tuple[str, ...]]:
         (plan,) = plans

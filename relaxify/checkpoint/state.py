@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.checkpoint.data import Data
 from relaxify.grids.kernels import symmetrised
 from relaxify.intertwiners import as_channels, fold_updates
 from relaxify.modules.hanging import key_of, modules_at, owner_prefix
@@ -21,16 +22,25 @@ from relaxify.sites import Path
 FREE_ENTRIES = 2**24
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as it lies in a file: the name of its dtype, as torch has it, and its bytes, row by row."""
+
+    dtype: str
+    data: Data
+
+
 @dataclass(frozen=True)
 class StateDict:
     """A state dict whose tensors are loaded one at a time: their shapes by key, in order, and `load`.
 
-    `where` are the keys that lead to it in a nested checkpoint; `same_as` maps a key to an earlier key of the same
-    memory; `file_size`, in bytes, bounds what may be made of it.
+    `stored` is a tensor that is still in the file. `where` are the keys that lead to the state dict in a nested checkpoint;
+    `same_as` maps a key to an earlier key of the same memory; `file_size`, in bytes, bounds what may be made of it.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     load: Callable[[str], Tensor]
+    stored: Callable[[str], Stored]
     where: tuple[str | int, ...] = ()
     same_as: Mapping[str, str] = field(default_factory=dict)
     file_size: int = 0

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from relaxify.checkpoint.archive import is_archive, read_members, writing_members
-from relaxify.checkpoint.container import Checkpoint, Piece
+from relaxify.checkpoint.container import Checkpoint, Description, Piece, state_dicts
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.foreign import without_foreign
 from relaxify.checkpoint.optimizers import average_without_terms, keep_groups, parameters_of, without_terms
 from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
 from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
+from relaxify.checkpoint.rest import rest_of
 from relaxify.checkpoint.safetensors_header import check_key, in_safetensors
 from relaxify.checkpoint.source import Source
 from relaxify.checkpoint.state import StateDict
@@ -193,6 +194,10 @@ class TorchFile:
         mapping, where = _at(key, found)
         lost = (*self.left_out, *others(self.content, where))
         return TorchFile(mapping, Nested([(mapping, ())], [(mapping, ())]), self.sources, lost)
+
+    def described(self) -> Description:
+        where = {state.where for state in state_dicts(self)}
+        return Description("torch.save", tuple(rest_of(self.content, where)))
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         mappings = self._mappings()

@@ -9,7 +9,7 @@ from typing import Any
 from relaxify.checkpoint.pickles import Call, Global
 from relaxify.checkpoint.pickling import MAX_DEPTH
 from relaxify.checkpoint.plan import StatePlan
-from relaxify.checkpoint.state import StateDict
+from relaxify.checkpoint.state import StateDict, Stored
 from relaxify.checkpoint.storages import TorchTensor, made_tensor, rebuilt
 from relaxify.checkpoint.terms import is_term_key
 from relaxify.record import CheckpointError
@@ -143,7 +143,12 @@ def state_dict_of(mapping: Mapping[Any, Any], where: Where, file_size: int) -> S
     first: dict[tuple[object, ...], str] = {}
     same_as = {key: first.setdefault(tensor.identity, key) for key, tensor in tensors.items() if tensor.view.size}
     shapes = {key: tensor.view.shape for key, tensor in tensors.items()}
-    return StateDict(shapes, lambda key: tensors[key].load(), where, same_as, file_size)
+    return StateDict(shapes, lambda key: tensors[key].load(), lambda key: _stored(tensors[key]), where, same_as, file_size)
+
+
+def _stored(tensor: TorchTensor) -> Stored:
+    view = tensor.view
+    return Stored(str(view.dtype).removeprefix("torch."), view.row_by_row(tensor.storage.read))
 
 
 def clean_state_dict(mapping: MutableMapping[Any, Any], plan: StatePlan) -> None:

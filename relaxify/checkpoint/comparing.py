@@ -1,0 +1,206 @@
+"""What differs between two checkpoints, tensor by tensor and a portion at a time: max |a - b|, and that over max |a|."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relaxify.checkpoint.container import state_dicts
+from relaxify.checkpoint.data import Data
+from relaxify.checkpoint.formats import opened
+from relaxify.checkpoint.source import PORTION, damaged
+from relaxify.checkpoint.state import StateDict, Stored
+from relaxify.record import CheckpointError
+
+FORMAT = "relaxify-diff/1"
+# views that repeat few entries many times become as large as they look: together at most this, or so much of the file
+FREE_BYTES, TIMES_THE_FILE = 2**30, 8
+_WIDEST = 16
+
+_Tensors = dict[str, tuple[StateDict, str]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor that is not the same in both: `largest` is max |a - b|, infinite where one of them alone is NaN.
+
+    `relative` is that over max |a|, and `entries` how many differ. All three are None where the shapes differ, and the
+    first two where the dtype is none that can be computed with. `a` and `b` say dtype and shape.
+    """
+
+    key: str
+    a: str
+    b: str
+    largest: float | None = None
+    relative: float | None = None
+    entries: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two checkpoints have in common, and what not; `differing` begins with what differs most."""
+
+    a: Path
+    b: Path
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    differing: tuple[Difference, ...]
+    same: int
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both have the same keys, and under these tensors of the same dtype, shape and values."""
+        return not (self.only_a or self.only_b or self.differing)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data under the key `format`: "relaxify-diff/1"."""
+        plain = dataclasses.asdict(self) | {"a": str(self.a), "b": str(self.b)}
+        return {"format": FORMAT, "is_equal": self.is_equal, **plain}
+
+
+def compare(a: Path | str, b: Path | str) -> Comparison:
+    """Compare the tensors of two checkpoints, of whatever containers. CheckpointError if one cannot be read.
+
+    State dicts belong together that are at the same place, or that are the only one left in their files. NaN equals NaN.
+    """
+    with opened(Path(a)) as (path_a, one), opened(Path(b)) as (path_b, other):
+        in_a, in_b = _named(state_dicts(one), state_dicts(other))
+        _check_sizes(in_a)
+        _check_sizes(in_b)
+        differences = _differences(in_a, in_b)
+        found = sorted((each for each in differences if each is not None), key=_size, reverse=True)
+        only_a, only_b = (tuple(key for key in x if key not in y) for x, y in ((in_a, in_b), (in_b, in_a)))
+        return Comparison(path_a, path_b, only_a, only_b, tuple(found), len(differences) - len(found))
+
+
+def _size(difference: Difference) -> float:
+    return math.inf if difference.largest is None else difference.largest
+
+
+def _named(a: Sequence[StateDict], b: Sequence[StateDict]) -> tuple[_Tensors, _Tensors]:
+    """All tensors of both, by names that are the same for what belongs together."""
+    names_a, names_b = ({state.where: state.name for state in states} for states in (a, b))
+    rest_a, rest_b = [x for x in a if x.where not in names_b], [x for x in b if x.where not in names_a]
+    if rest_a and rest_b and 1 in (len(rest_a), len(rest_b)):
+        one, other = max(itertools.product(rest_a, rest_b), key=_in_common)
+        # the shorter name is of the file with less in it
+        names_a[one.where] = names_b[other.where] = min(one.name, other.name, key=len)
+    return _by_name(a, names_a), _by_name(b, names_b)
+
+
+def _in_common(pair: tuple[StateDict, StateDict]) -> int:
+    return len(pair[0].shapes.keys() & pair[1].shapes.keys())
+
+
+def _by_name(states: Sequence[StateDict], names: Mapping[tuple[Any, ...], str]) -> _Tensors:
+    return {f"{names[state.where]}.{key}".removeprefix("."): (state, key) for state in states for key in state.shapes}
+
+
+def _check_sizes(tensors: _Tensors) -> None:
+    sizes, length = {}, 0
+    for state, key in tensors.values():
+        first, length = state.same_as.get(key, key), state.file_size
+        sizes[state.where, first] = state.stored(first).data.size
+    if sum(sizes.values()) > FREE_BYTES + TIMES_THE_FILE * length:
+        raise CheckpointError("its tensors are many times as large as the file that holds them; save the model again.")
+
+
+def _differences(a: _Tensors, b: _Tensors) -> list[Difference | None]:
+    """Of every key that both have; None where both have the same. One memory is read once."""
+    known: dict[tuple[Any, ...], Difference | None] = {}
+    found = []
+    for name, (state_a, key_a) in a.items():
+        if name not in b:
+            continue
+        state_b, key_b = b[name]
+        pair = (state_a.where, state_a.same_as.get(key_a, key_a), state_b.where, state_b.same_as.get(key_b, key_b))
+        if pair not in known:
+            shapes = tuple(state_a.shapes[key_a]), tuple(state_b.shapes[key_b])
+            known[pair] = difference(name, (state_a.stored(key_a), shapes[0]), (state_b.stored(key_b), shapes[1]))
+        same = known[pair]
+        found.append(None if same is None else dataclasses.replace(same, key=name))
+    return found
+
+
+def difference(key: str, a: tuple[Stored, tuple[int, ...]], b: tuple[Stored, tuple[int, ...]]) -> Difference | None:
+    """What differs between two tensors that are given with their shapes; None if nothing does."""
+    (one, shape), (other, shape_b) = a, b
+    words = f"{one.dtype} {list(shape)}", f"{other.dtype} {list(shape_b)}"
+    if shape != shape_b:
+        return Difference(key, *words)
+    if one.dtype == other.dtype and _are_same_bytes(one.data, other.data):
+        return None
+    count, largest, scale = _in_portions(one, other)
+    if one.dtype == other.dtype and count == 0:
+        return None
+    if largest is None or scale is None:
+        return Difference(key, *words, entries=count)
+    relative = largest / scale if scale else math.inf if largest else 0.0
+    return Difference(key, *words, largest, relative, count)
+
+
+def _in_portions(a: Stored, b: Stored) -> tuple[int, float | None, float | None]:
+    """How many entries differ, max |a - b| and max |a|; only the first of dtypes that torch does not compute with."""
+    dtype_a, dtype_b = _dtype(a.dtype), _dtype(b.dtype)
+    if dtype_a is None or dtype_b is None:
+        return 1, None, None
+    count, largest, scale = 0, 0.0, 0.0
+    sizes = [PORTION // _WIDEST * dtype.itemsize for dtype in (dtype_a, dtype_b)]
+    for one, other in zip(_portions(a.data, sizes[0]), _portions(b.data, sizes[1]), strict=True):
+        x = torch.frombuffer(one, dtype=dtype_a)
+        scale = max(scale, float(_numbers(x).abs().nan_to_num(0, 0, 0).max()))
+        distance = _distance(x, torch.frombuffer(other, dtype=dtype_b))
+        count += int(distance.count_nonzero())
+        largest = max(largest, float(distance.max()))
+    return count, largest, scale
+
+
+def _are_same_bytes(a: Data, b: Data) -> bool:
+    return all(one == other for one, other in zip(_portions(a, PORTION), _portions(b, PORTION), strict=True))
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    """None for what torch does not know, and for what packs several numbers into a byte."""
+    found = getattr(torch, name, None)
+    return found if isinstance(found, torch.dtype) and not name.endswith(("x2", "x4")) else None
+
+
+def _numbers(values: Tensor) -> Tensor:
+    return values.to(torch.complex128 if values.is_complex() else torch.float64)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|: 0 where both are NaN or the same infinity, and infinite where one is not finite."""
+    x, y = _numbers(a), _numbers(b)
+    distance = (x - y).abs().nan_to_num(nan=math.inf).masked_fill((x == y) | (x.isnan() & y.isnan()), 0.0)
+    if a.dtype == b.dtype and a.dtype.itemsize == 8 and not (a.is_floating_point() or a.is_complex()):
+        # beyond 2^53, integers that differ are the same in float64
+        distance = torch.where(a.view(torch.int64) == b.view(torch.int64), distance, distance.clamp(min=1.0))
+    return distance
+
+
+def _portions(data: Data, size: int) -> Iterator[bytearray | memoryview]:
+    """The bytes in portions of this size, the last one smaller, held against their checksum at the end."""
+    rest, crc = bytearray(), 0
+    for chunk in data.chunks():
+        crc = zlib.crc32(chunk, crc) if data.crc is not None else crc
+        if not rest and len(chunk) == size:
+            yield chunk
+            continue
+        rest += chunk
+        while len(rest) >= size:
+            yield rest[:size]
+            del rest[:size]
+    if rest:
+        yield rest
+    if data.crc is not None and crc != data.crc:
+        raise damaged()
