@@ -13,9 +13,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from relaxify_cli.errors import ThresholdError, shown
+from relaxify_cli.options import Action, Irreps, OutputAction
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
+    from relaxify_cli.verification import Verifier
 
 SHOWN_NAMES = 8
 
@@ -25,9 +27,12 @@ def convert(
         Path, typer.Argument(metavar="IN", help="Checkpoint of a relaxed model: .safetensors, .pt, an index, or a folder.")
     ],
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="The plain model's checkpoint; without a suffix, a new folder."),
-    ],
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write nothing; say whether OUT is what IN converts to.")
+    ] = None,
     mode: Annotated[
         Literal["drop", "fold"], typer.Option(help="Leave the terms out, or first add to the layers what these can express.")
     ] = "drop",
@@ -57,18 +62,43 @@ def convert(
         str | None,
         typer.Option(metavar="PKG.MOD:FACTORY", help="Write OUT only if it loads strictly into the model this makes."),
     ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            "-i",
+            metavar="X.safetensors|PKG.MOD:FACTORY",
+            help="With --verify: run the model on these, and write OUT only if it commutes with the group of the terms and "
+            "gives what the relaxed model gives once projected.",
+        ),
+    ] = None,
+    action: Action = None,
+    irreps: Irreps = None,
+    output_action: OutputAction = None,
 ) -> None:
-    """Write the plain model's checkpoint from a relaxed model's, without the model's code."""
+    """Write the plain model's checkpoint from a relaxed model's, without the model's code.
+
+    Exit code 1 if a bound, a check or a verification failed; then nothing is written.
+    """
     from relaxify.checkpoint import ThetaError
     from relaxify.checkpoint import convert as convert_checkpoint
-    from relaxify_cli.loading import build_model, check_loads
+    from relaxify_cli.verification import Verifier, check_file
 
+    if (output is None) is (check is None):
+        raise ValueError("convert either writes or checks; give one of --output OUT and --check OUT.")
     if relax is not None:
-        if mode == "fold" or max_theta is not None or prefix or verify is not None:
-            raise ValueError("--relax adds terms, and checks them; leave --mode, --max-theta, --prefix and --verify out.")
+        if output is None or mode == "fold" or max_theta is not None or prefix or verify is not None or inputs is not None:
+            raise ValueError(
+                "--relax adds terms, and checks them; leave --mode, --max-theta, --prefix, --verify, --inputs and --check out."
+            )
         _relax(source, output, relax, force=force, strip_prefix=strip_prefix, key=key, max_shard_size=max_shard_size)
         return
-    model = None if verify is None else build_model(verify)
+    verifier = Verifier.of(verify, inputs, action=action, irreps=irreps, output_action=output_action, prefix=prefix)
+    if check is not None:
+        options = {"mode": mode, "max_theta": max_theta, "strip_prefix": strip_prefix, "prefix": prefix, "key": key}
+        check_file(source, check, options, verifier)
+        return
+    assert output is not None
     try:
         with _bar() as progress:
             conversion = convert_checkpoint(
@@ -81,12 +111,12 @@ def convert(
                 prefix=prefix,
                 key=key,
                 max_shard_size=max_shard_size,
-                check=None if model is None else lambda path, done: check_loads(model, path, done),
+                check=verifier,
                 progress=progress,
             )
     except ThetaError as error:
         raise ThresholdError(str(error)) from error
-    _show(conversion, verified=verify)
+    _show(conversion, verifier)
 
 
 def _relax(
@@ -107,7 +137,7 @@ def _relax(
             max_shard_size=max_shard_size,
             progress=progress,
         )
-    _show(conversion, verified=factory)
+    _show(conversion, None, relaxed=factory)
 
 
 @contextlib.contextmanager
@@ -123,7 +153,7 @@ def _bar() -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _show(conversion: Conversion, verified: str | None) -> None:
+def _show(conversion: Conversion, verifier: Verifier | None, relaxed: str | None = None) -> None:
     console = Console()
     for state in conversion.states:
         console.print(_table(state, conversion.mode))
@@ -134,8 +164,10 @@ def _show(conversion: Conversion, verified: str | None) -> None:
         console.print(f"{len(state.kept)} keys kept, {changed}; {counts} parameters (with buffers){rest}.")
     if conversion.left_out:
         console.print(f"Left out: {shown(_names(conversion.left_out))}.", soft_wrap=True)
-    if verified is not None:
-        console.print(f"Loads with strict=True into {shown(verified)}.")
+    if relaxed is not None:
+        console.print(f"Loads with strict=True into {shown(relaxed)}.")
+    if verifier is not None:
+        verifier.print(console)
     console.print(f"Wrote {shown(str(conversion.target))}.", soft_wrap=True)
 
 

@@ -33,21 +33,22 @@ def diff(
     if as_json:
         typer.echo(json.dumps(finite(found.to_dict()), indent=1))
     else:
-        _print(found, console())
+        print_comparison(found, console())
     if not found.is_equal:
         raise typer.Exit(THRESHOLD)
 
 
-def _print(found: Comparison, out: Console) -> None:
+def print_comparison(found: Comparison, out: Console, most: int | None = None) -> None:
+    """What differs, of each kind the first ones only if there is a bound."""
     for path, keys in ((found.a, found.only_a), (found.b, found.only_b)):
         if keys:
             out.print(f"[bold]Only in {shown(str(path))}[/bold]", soft_wrap=True)
-            in_columns(out, ((key,) for key in keys), Column("key", overflow="fold"))
+            in_columns(out, ((key,) for key in keys[:most]), Column("key", overflow="fold"))
     if found.differing:
         out.print("[bold]Different in A and B[/bold]")
         numbers = [Column(name, justify="right") for name in ("|A - B|", "relative", "entries")]
         kinds = [Column("A"), Column("B")] if any(each.a != each.b for each in found.differing) else []
-        rows = (_cells(each)[: 4 + len(kinds)] for each in found.differing)
+        rows = (_cells(each)[: 4 + len(kinds)] for each in found.differing[:most])
         in_columns(out, rows, Column("key", overflow="fold"), *numbers, *kinds)
     alike = "no tensor is the same" if not found.same else f"{_tensors(found.same)} the same"
     if found.is_equal:

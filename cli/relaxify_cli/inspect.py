@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from relaxify_cli.errors import THRESHOLD, ThresholdError, shown
-from relaxify_cli.options import Action, Factory, Irreps
+from relaxify_cli.options import Action, Factory, Irreps, OutputAction
 
 if TYPE_CHECKING:
     from relaxify.inspection import Errors, Report
@@ -26,10 +26,7 @@ def inspect(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load first: .safetensors or .pt.")] = None,
     action: Action = None,
     irreps: Irreps = None,
-    output_action: Annotated[
-        str | None,
-        typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),
-    ] = None,
+    output_action: OutputAction = None,
     training: Annotated[bool, typer.Option("--training", help="In training mode, where dropout acts.")] = False,
     images: Annotated[
         bool,

@@ -14,8 +14,7 @@ from typing import Any
 from torch import nn
 
 from relaxify import checkpoint
-from relaxify.checkpoint import Conversion, LoadError
-from relaxify_cli.errors import ThresholdError
+from relaxify.checkpoint import LoadError
 
 
 def build_model(spec: str) -> nn.Module:
@@ -145,15 +144,4 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"{error.what} does not load into {error.model} ({error.reason}); give a checkpoint of this model, and one of "
             "the relaxed model only to a factory that relaxes it."
-        ) from error
-
-
-def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
-    """ThresholdError unless every converted state dict in the file loads with strict=True, but for wrappers' prefixes."""
-    try:
-        checkpoint.check_loads(model, path, conversion)
-    except LoadError as error:
-        raise ThresholdError(
-            f"{error.what} does not load into {error.model} ({error.reason}), so {conversion.target} was not written; give "
-            "the factory of the plain model."
         ) from error

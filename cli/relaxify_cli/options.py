@@ -19,5 +19,9 @@ Irreps = Annotated[
         metavar="NAME=IRREPS", help="What an input carries on its last axis, such as x=8x0e+8x1o; may be repeated."
     ),
 ]
+OutputAction = Annotated[
+    str | None,
+    typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),
+]
 Include = Annotated[list[str] | None, typer.Option(help="Only layers at paths of this pattern; may be repeated.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="No layer at paths of this pattern; may be repeated.")]

@@ -12,7 +12,7 @@ from relaxify_cli.errors import printable, shown
 # what a pipe or a file takes in a line
 WIDEST = 10_000
 # rich takes long to lay out long tables
-BATCH = 2000
+BATCH = 300
 
 
 def console() -> Console:

@@ -3,16 +3,18 @@
 This is the room's face: other rooms and the command line import from here alone.
 """
 
+from relaxify.checkpoint.checking import Checked, check_converted
 from relaxify.checkpoint.comparing import Comparison, Difference, compare
 from relaxify.checkpoint.contents import Contents, StateContents, TensorContents, TermContents, Totals, contents
 from relaxify.checkpoint.conversion import convert, relax
-from relaxify.checkpoint.loading import LoadError, check_loads, load_weights
+from relaxify.checkpoint.loading import LoadError, check_loads, load_state, load_weights
 from relaxify.checkpoint.plan import Conversion, StateConversion, TermConversion, ThetaError
 from relaxify.checkpoint.source import SourceChangedError
 from relaxify.output import TargetExistsError
 from relaxify.record import CheckpointError, Record
 
 __all__ = [
+    "Checked",
     "CheckpointError",
     "Comparison",
     "Contents",
@@ -29,10 +31,12 @@ __all__ = [
     "TermConversion",
     "ThetaError",
     "Totals",
+    "check_converted",
     "check_loads",
     "compare",
     "contents",
     "convert",
+    "load_state",
     "load_weights",
     "relax",
 ]

@@ -73,13 +73,18 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
     State dicts belong together that are at the same place, or that are the only one left in their files. NaN equals NaN.
     """
     with opened(Path(a)) as (path_a, one), opened(Path(b)) as (path_b, other):
-        in_a, in_b = _named(state_dicts(one), state_dicts(other))
-        _check_sizes(in_a)
-        _check_sizes(in_b)
-        differences = _differences(in_a, in_b)
-        found = sorted((each for each in differences if each is not None), key=_size, reverse=True)
-        only_a, only_b = (tuple(key for key in x if key not in y) for x, y in ((in_a, in_b), (in_b, in_a)))
-        return Comparison(path_a, path_b, only_a, only_b, tuple(found), len(differences) - len(found))
+        return compare_states((path_a, state_dicts(one)), (path_b, state_dicts(other)))
+
+
+def compare_states(a: tuple[Path, Sequence[StateDict]], b: tuple[Path, Sequence[StateDict]]) -> Comparison:
+    """The same of state dicts that are open, and the paths that they come from."""
+    in_a, in_b = _named(a[1], b[1])
+    _check_sizes(in_a)
+    _check_sizes(in_b)
+    differences = _differences(in_a, in_b)
+    found = sorted((each for each in differences if each is not None), key=_size, reverse=True)
+    only_a, only_b = (tuple(key for key in x if key not in y) for x, y in ((in_a, in_b), (in_b, in_a)))
+    return Comparison(a[0], b[0], only_a, only_b, tuple(found), len(differences) - len(found))
 
 
 def _size(difference: Difference) -> float:
@@ -181,7 +186,7 @@ def _numbers(values: Tensor) -> Tensor:
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """|a - b|: 0 where both are NaN or the same infinity, and infinite where one is not finite."""
     x, y = _numbers(a), _numbers(b)
-    distance = (x - y).abs().nan_to_num(nan=math.inf).masked_fill((x == y) | (x.isnan() & y.isnan()), 0.0)
+    distance = (x - y).abs().nan_to_num(nan=math.inf, posinf=math.inf).masked_fill((x == y) | (x.isnan() & y.isnan()), 0.0)
     if a.dtype == b.dtype and a.dtype.itemsize == 8 and not (a.is_floating_point() or a.is_complex()):
         # beyond 2^53, integers that differ are the same in float64
         distance = torch.where(a.view(torch.int64) == b.view(torch.int64), distance, distance.clamp(min=1.0))

@@ -38,9 +38,13 @@ class TensorContents:
 
 @dataclass(frozen=True)
 class TermContents:
-    """One term. `rank` is None of a dense W; `unfoldable` says why its layer can take over nothing of it, if so."""
+    """One term, at a `path` in the file, of the layer at `site` in the model that was relaxed.
+
+    `rank` is None of a dense W; `unfoldable` says why its layer can take over nothing of it, if so.
+    """
 
     path: str
+    site: str
     theta: float
     group: str
     adapter: str
@@ -152,6 +156,7 @@ def _term(term: StoredTerm) -> TermContents:
     record, shapes = term.record, [term.state.shapes[key] for key in term.weight_keys]
     return TermContents(
         path=term.path,
+        site=record.path,
         theta=term.theta(),
         group=record.group,
         adapter=record.adapter,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from relaxify.checkpoint.formats import checkpoint_at, container_of
+from relaxify.checkpoint.formats import opened
 from relaxify.checkpoint.plan import Conversion
 from relaxify.checkpoint.prefixes import BESIDE, wrapper_prefix
-from relaxify.checkpoint.source import check_source
 from relaxify.checkpoint.state import StateDict
-from relaxify.record import CheckpointError
 
 LONGEST_REASON = 500
 
@@ -34,9 +31,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     (`module.`, `_orig_mod.`, `_module.`, `model.`) put before every key.
     """
     reason = "it holds no state dict"
-    path = checkpoint_at(path)
-    check_source(path)
-    with _naming(path), container_of(path).opened(path) as checkpoint:
+    with opened(path) as (_, checkpoint):
         for state in checkpoint.weights():
             if (failed := _load(model, state)) is None:
                 return
@@ -46,39 +41,35 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def check_loads(model: nn.Module, path: Path, conversion: Conversion) -> None:
     """LoadError unless every converted state dict in the file `path` loads with strict=True, but for wrappers' prefixes."""
-    path = checkpoint_at(path)
-    container = container_of(path)
-    with _naming(path), container.opened(path) as checkpoint:
-        found = {state.where: state for state in checkpoint.weights()}
-        for converted in conversion.states:
-            state = found.get(converted.where if container.nested else ())
-            reason = "it holds more than tensors" if state is None else _load(model, state)
-            if reason is not None:
-                raise LoadError(converted.name or "the state dict", model, reason)
+    for converted in conversion.states:
+        load_state(model, path, converted.where)
 
 
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors that say of which file they speak."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from error
+def load_state(model: nn.Module, path: Path, where: tuple[Any, ...], *, prefix: str = "") -> None:
+    """Load the state dict at this place with strict=True, without `prefix` and wrappers' prefixes, or LoadError."""
+    with opened(path) as (_, checkpoint):
+        states = {state.where: state for state in (*checkpoint.states, *checkpoint.weights())}
+        # where there is one alone, that is meant
+        state = next(iter(states.values())) if len(states) == 1 else states.get(where)
+        reason = "there is none" if state is None else _load(model, state, prefix)
+    if reason is not None:
+        raise LoadError(".".join(map(str, where)) or "the state dict", model, reason)
 
 
-def _load(model: nn.Module, state: StateDict) -> str | None:
+def _load(model: nn.Module, state: StateDict, prefix: str = "") -> str | None:
     """Load it as it is, or without its wrappers' prefixes; or else what torch said last."""
-    prefix, reason = load_fitting(model, state)
-    return None if prefix is not None else reason
+    fitting, reason = load_fitting(model, state, below=prefix)
+    return None if fitting is not None else reason
 
 
-def load_fitting(model: nn.Module, state: StateDict) -> tuple[str | None, str]:
+def load_fitting(model: nn.Module, state: StateDict, below: str = "") -> tuple[str | None, str]:
     """The prefix without which a state dict loads; None, and what torch said, if there is none.
 
-    What averages of weights keep beside the model's keys does not count.
+    What averages of weights keep beside the model's keys does not count, and what is not `below` another prefix.
     """
     reason = "it holds no tensors"
-    state_dict = {key: state.load(key) for key in state.shapes if key not in BESIDE}
+    keys = [key for key in state.shapes if key.startswith(below) and key not in BESIDE]
+    state_dict = {key.removeprefix(below): state.load(key) for key in keys}
     for prefix in _wrappers(state_dict):
         attempt = {key.removeprefix(prefix): value for key, value in state_dict.items()}
         try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relaxify.checkpoint.loading import LONGEST_REASON, load_fitting
 from relaxify.checkpoint.plan import Options, StateConversion, StatePlan, TermConversion
 from relaxify.checkpoint.prefixes import Names
-from relaxify.checkpoint.state import StateDict, StoredTerm
+from relaxify.checkpoint.state import StateDict, StoredTerm, in_memory
 from relaxify.checkpoint.terms import find_terms, is_term_key
 from relaxify.record import CheckpointError
 
@@ -48,8 +48,7 @@ def _plan(state: StateDict, model: nn.Module, fresh: Mapping[str, Tensor], prefi
         raise CheckpointError("none of its keys begins with a wrapper's prefix; leave that option out.")
     names, ahead = (Names(prefix), "") if options.strip_prefix else (Names(), prefix)
     found = {key: value.detach() for key, value in model.state_dict().items()}
-    size = sum(value.nbytes for value in found.values())
-    terms = find_terms(StateDict({k: tuple(v.shape) for k, v in found.items()}, found.__getitem__, file_size=size))
+    terms = find_terms(in_memory(found))
     own = {key: term for term in terms for key in term.own_keys()}
     # loading a plain model's weights makes a term's 0, but for what is an ordinary kernel's rest
     made = {key: found[key].cpu().clone() if own[key].record.symmetriser else fresh[key] for key in found if key in own}

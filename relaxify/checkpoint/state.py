@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.checkpoint.data import Data
+from relaxify.checkpoint.data import Data, Made
 from relaxify.grids.kernels import symmetrised
 from relaxify.intertwiners import as_channels, fold_updates
 from relaxify.modules.hanging import key_of, modules_at, owner_prefix
@@ -61,6 +61,17 @@ class StateDict:
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{key} has fewer entries in the file than its shape says; save the model again.")
         return tensor.detach().cpu()
+
+
+def in_memory(tensors: Mapping[str, Tensor]) -> StateDict:
+    """The state dict of tensors that are loaded."""
+
+    def stored(key: str) -> Stored:
+        tensor = tensors[key]
+        return Stored(str(tensor.dtype).removeprefix("torch."), Made(tensor.nbytes, lambda: tensor))
+
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    return StateDict(shapes, tensors.__getitem__, stored, file_size=sum(value.nbytes for value in tensors.values()))
 
 
 @dataclass(frozen=True)
