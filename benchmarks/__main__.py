@@ -1,6 +1,6 @@
 """Time every case, print a table, and save it as JSON and as a picture.
 
-python -m benchmarks [--rounds 11] [--only NAME] [--memory] [--verdicts]
+python -m benchmarks [--rounds 11] [--only NAME] [--memory] [--verdicts] [--convert [--gigabytes 5] [--folder DIR]]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import verdicts
+from benchmarks import converting, verdicts
 from benchmarks.memory import peak
 from benchmarks.models import CASES, Case
 from benchmarks.steps import steps
@@ -100,10 +100,16 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
     parser.add_argument("--verdicts", action="store_true", help="measure what plan and inspect take, and nothing else")
+    parser.add_argument("--convert", action="store_true", help="measure what convert takes, and nothing else")
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="with --convert: the size of the checkpoint")
+    parser.add_argument("--folder", type=Path, help="with --convert: where it is written, thrice its size")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.verdicts:
         judge(options.only)
+        return
+    if options.convert:
+        convert(options)
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     target = RESULTS / f"steps-{device.type}.json"
@@ -124,6 +130,16 @@ def judge(only: str) -> None:
     rows = [verdicts.measured(each, rounds=2) for each in verdicts.MODELS if only.lower() in each.name.lower()]
     print(table(rows))
     verdicts.save(rows, machine(torch.device("cpu")))
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Measure what converting a checkpoint costs, on the disk of a folder."""
+    rows = []
+    for row in converting.measured(options.folder, int(options.gigabytes * 1e9), min(options.rounds, 3), options.only):
+        print(table([row]), flush=True)
+        rows.append(row)
+    if not options.only:
+        converting.save(rows, machine(torch.device("cpu")))
 
 
 def save(row: dict[str, Any], of: dict[str, Any], target: Path) -> None:

@@ -29,7 +29,7 @@ from relaxify import output
 from relaxify.checkpoint import convert
 
 ORPHAN = re.compile(r"\.relaxify-[0-9a-f]{16}\.\w+")
-CALLS = ("open", "fsync", "link", "replace", "unlink", "copy_file_range", "preadv", "fstat", "stat", "lseek")
+CALLS = ("open", "fsync", "link", "replace", "unlink", "pwrite", "preadv", "fstat", "stat", "lseek")
 OLD = b"the old output"
 
 

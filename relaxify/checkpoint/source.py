@@ -16,8 +16,8 @@ from types import TracebackType
 from relaxify.record import CheckpointError
 
 CHUNK = 4 * 1024**2
-# what is copied or compared at once stays in the processor's cache
-PORTION = 512 * 1024
+# what is copied and compared at once stays in the processor's cache
+PORTION = 256 * 1024
 
 
 class SourceChangedError(CheckpointError):
