@@ -39,7 +39,16 @@ T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, converted or written: one sentence says what, why, and how to fix it."""
+    """A checkpoint that cannot be read, converted or written: one sentence says what, why, and how to fix it.
+
+    `path` is the file that it names, empty as long as it names none.
+    """
+
+    path: str = ""
+
+
+class NewerFormatWarning(UserWarning):
+    """Of a record with fields that this version of relaxify does not know."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,8 @@ def _check_version(document: dict[str, Any]) -> None:
     if match[1] != "1":
         raise CheckpointError(f"the record has format {version!r}: written by a newer relaxify; upgrade relaxify.")
     if int(match[2] or 0) > 0:
-        warnings.warn(f"records have format {version!r}: what it adds is ignored; upgrade relaxify.", stacklevel=2)
+        words = f"records have format {version!r}: what it adds is ignored; upgrade relaxify."
+        warnings.warn(words, NewerFormatWarning, stacklevel=2)
         for name in document.keys() - _RECORD.keys():
             del document[name]
 

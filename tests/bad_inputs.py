@@ -119,6 +119,12 @@ def _flipped(folder: Path) -> None:
     (folder / "in.pt").write_bytes(data)
 
 
+def _flipped_copy(folder: Path) -> None:
+    _flipped(folder)
+    (folder / "in.pt").rename(folder / "other.pt")
+    torch.save({**STATE, "big": torch.zeros(1000)}, folder / "in.pt")
+
+
 def _cut(folder: Path) -> None:
     good(folder)
     os.truncate(folder / "in.pt", 2000)
@@ -132,6 +138,19 @@ def _wide(folder: Path) -> None:
     term = {"up": torch.ones(n, 1), "down": torch.ones(1, n), "theta": torch.tensor(1.0), "_extra_state": wide.encode()}
     keys = {f"relaxation.{name}": value for name, value in term.items()}
     torch.save({"weight": torch.zeros(1).expand(n * n), **keys}, folder / "in.pt")
+
+
+def _spoilt_kernel(folder: Path) -> None:
+    """An ordinary convolution that was symmetrised in training."""
+    block = replace(IRREPS.rep_in[0], multiplicity=1)
+    basis = ((0.5, 0.5, 0.5, 0.5),)
+    record = replace(IRREPS, path="conv", rep_in=(block,) * 4, rep_out=(block,), paths=(), symmetriser=basis,
+                     base_shapes={"weight": (1, 1, 2, 2)})  # fmt: skip
+    term = {"weight": torch.ones(1, 4), "theta": torch.tensor(0.0), "_extra_state": record.encode()}
+    kernel = torch.tensor([1.0, 2.0, 3.0, float("nan")]).view(1, 1, 2, 2)
+    torch.save(
+        {"conv.weight": kernel, **{f"conv.relaxation.{name}": value for name, value in term.items()}}, folder / "in.pt"
+    )
 
 
 def weights(what: str, content: Any) -> Case:
@@ -220,6 +239,7 @@ CASES: dict[str, list[Case]] = {
         state("a term of another shape", lin__relaxation__weight=torch.ones(12, 10)),
         state("an integer theta", lin__relaxation__theta=torch.tensor(1)),
         state("NaN in a term that is folded", options=" --mode fold", lin__relaxation__weight=nan()),
+        Case("NaN in a kernel of which the symmetric part is kept", _spoilt_kernel),
         state("a term that repeats one entry", lin__relaxation__weight=torch.ones(1).expand(10, 12)),
         state("a record cut short", lin__relaxation___extra_state=TEXT[:-9]),
         state("a record that is no text", lin__relaxation___extra_state=torch.full((9,), 255, dtype=torch.uint8)),
@@ -316,6 +336,15 @@ CASES: dict[str, list[Case]] = {
         Case("a model without terms", good, "convert in.pt -o out.pt --relax torch.nn:Identity"),
         Case("terms to add and to fold", good, "convert in.pt -o out.pt --relax torch.nn:Identity --mode fold"),
     ],
+    "Files to show and to compare": [
+        Case("no file to show", lambda folder: None, "show in.pt"),
+        Case("a file of no format to show", lambda folder: (folder / "in.gguf").write_text("x") and None, "show in.gguf"),
+        Case("text to show", lambda folder: (folder / "in.pt").write_text("not a checkpoint") and None, "show in.pt"),
+        Case("no file to compare with", good, "diff in.pt other.pt"),
+        Case("a file that repeats one entry",
+             lambda folder: torch.save({"a": torch.zeros(1).expand(2**31)}, folder / "in.pt"), "diff in.pt in.pt"),
+        Case("a flipped bit in what is compared", _flipped_copy, "diff in.pt other.pt"),
+    ],
     "Weights to load": [
         weights("no state dict", {"epoch": 3}),
         weights("a state dict of another model", {"a.weight": torch.ones(2, 2)}),
@@ -342,6 +371,12 @@ CASES: dict[str, list[Case]] = {
         Case("a factory that is not there", good, "convert in.pt -o out.pt --verify torch.nn:Nothing"),
         Case("a factory that makes no model", good, "convert in.pt -o out.pt --verify builtins:dict"),
         Case("a model that the output does not fit", good, "convert in.pt -o out.pt --verify torch.nn:Identity"),
+        Case("neither an output nor a file to check", good, "convert in.pt"),
+        Case("inputs without a model to run", good, "convert in.pt -o out.pt --inputs x.safetensors"),
+        Case("a way to move inputs without inputs", good,
+             "convert in.pt -o out.pt --verify torch.nn:Identity --irreps x=1o"),
+        Case("a file to check that is not there", good, "convert in.pt --check out.pt"),
+        Case("a file to check that is still relaxed", good, "convert in.pt --check in.pt"),
         Case("an unknown mode", good, "convert in.pt -o out.pt --mode fit"),
         Case("a negative bound", good, "convert in.pt -o out.pt --max-theta -1"),
         Case("inputs that are no safetensors file", lambda folder: (folder / "x.safetensors").write_text("x") and None,
@@ -381,7 +416,7 @@ def said(case: Case) -> tuple[str | None, int, str]:
 
 def _in_python(case: Case, words: list[str]) -> str | None:
     options = dict(zip(words[4::2], words[5::2], strict=False))
-    if case.python is None and (words[0] != "convert" or "--verify" in options):
+    if case.python is None and (words[0] != "convert" or words[2:3] != ["-o"] or {"--verify", "--inputs"} & options.keys()):
         return None
     if "--relax" in options:
         return None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from relaxify_cli.errors import ThresholdError, shown
 from relaxify_cli.options import Action, Irreps, OutputAction
+from relaxify_cli.progress import bar
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
@@ -88,9 +87,7 @@ def convert(
         raise ValueError("convert either writes or checks; give one of --output OUT and --check OUT.")
     if relax is not None:
         if output is None or mode == "fold" or max_theta is not None or prefix or verify is not None or inputs is not None:
-            raise ValueError(
-                "--relax adds terms, and checks them; leave --mode, --max-theta, --prefix, --verify, --inputs and --check out."
-            )
+            raise ValueError("--relax adds terms, and checks them; leave --mode, --max-theta, --prefix and --verify out.")
         _relax(source, output, relax, force=force, strip_prefix=strip_prefix, key=key, max_shard_size=max_shard_size)
         return
     verifier = Verifier.of(verify, inputs, action=action, irreps=irreps, output_action=output_action, prefix=prefix)
@@ -100,7 +97,7 @@ def convert(
         return
     assert output is not None
     try:
-        with _bar() as progress:
+        with bar("writing and comparing") as progress:
             conversion = convert_checkpoint(
                 source,
                 output,
@@ -126,7 +123,7 @@ def _relax(
     from relaxify_cli.loading import build_model
 
     model = build_model(factory)
-    with _bar() as progress:
+    with bar("writing and comparing") as progress:
         conversion = relax(
             source,
             output,
@@ -138,19 +135,6 @@ def _relax(
             progress=progress,
         )
     _show(conversion, None, relaxed=factory)
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar with bytes, rate and time left, where errors go to a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("writing and comparing"), *columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _show(conversion: Conversion, verifier: Verifier | None, relaxed: str | None = None) -> None:

@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -14,7 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, sentence
+from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, printable, sentence
 
 # the function `convert` of relaxify_cli.convert is `relaxify convert`
 COMMANDS = ("plan", "diagnose", "inspect", "history", "convert", "show", "diff", "lconv", "symmetry", "demo", "doctor")
@@ -61,11 +62,12 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; `--debug` may stand anywhere and lets errors through."""
     debug = "--debug" in arguments
     try:
-        result = typer.main.get_command(app).main(
-            [argument for argument in arguments if argument != "--debug"] or ["--help"],
-            prog_name="relaxify",
-            standalone_mode=False,
-        )
+        with _warnings_in_a_sentence():
+            result = typer.main.get_command(app).main(
+                [argument for argument in arguments if argument != "--debug"] or ["--help"],
+                prog_name="relaxify",
+                standalone_mode=False,
+            )
         code = result if isinstance(result, int) else FINE
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
@@ -77,6 +79,24 @@ def run(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED:
         sys.stderr.write("relaxify: interrupted.\n")
     return code
+
+
+@contextlib.contextmanager
+def _warnings_in_a_sentence() -> Iterator[None]:
+    """What relaxify warns of, each once, without the line of code; warnings of other libraries are theirs."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def told(message: Warning | str, category: type[Warning], filename: str, *more: Any, **named: Any) -> None:
+            if category.__module__.partition(".")[0] != "relaxify":
+                show(message, category, filename, *more, **named)
+            elif str(message) not in said:
+                said.add(str(message))
+                sys.stderr.write(f"relaxify: {printable(str(message)).rstrip('.')}.\n")
+
+        warnings.showwarning = told
+        yield
 
 
 class Output:

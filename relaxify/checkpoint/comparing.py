@@ -16,9 +16,9 @@ from torch import Tensor
 
 from relaxify.checkpoint.container import state_dicts
 from relaxify.checkpoint.data import Data
-from relaxify.checkpoint.formats import opened
+from relaxify.checkpoint.formats import opened, speaking_of
 from relaxify.checkpoint.source import PORTION, damaged
-from relaxify.checkpoint.state import StateDict, Stored
+from relaxify.checkpoint.state import StateDict
 from relaxify.record import CheckpointError
 
 FORMAT = "relaxify-diff/1"
@@ -79,9 +79,10 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
 def compare_states(a: tuple[Path, Sequence[StateDict]], b: tuple[Path, Sequence[StateDict]]) -> Comparison:
     """The same of state dicts that are open, and the paths that they come from."""
     in_a, in_b = _named(a[1], b[1])
-    _check_sizes(in_a)
-    _check_sizes(in_b)
-    differences = _differences(in_a, in_b)
+    for path, tensors in ((a[0], in_a), (b[0], in_b)):
+        with speaking_of(path):
+            _check_sizes(tensors)
+    differences = _differences((a[0], in_a), (b[0], in_b))
     found = sorted((each for each in differences if each is not None), key=_size, reverse=True)
     only_a, only_b = (tuple(key for key in x if key not in y) for x, y in ((in_a, in_b), (in_b, in_a)))
     return Comparison(a[0], b[0], only_a, only_b, tuple(found), len(differences) - len(found))
@@ -119,48 +120,60 @@ def _check_sizes(tensors: _Tensors) -> None:
         raise CheckpointError("its tensors are many times as large as the file that holds them; save the model again.")
 
 
-def _differences(a: _Tensors, b: _Tensors) -> list[Difference | None]:
+def _differences(a: tuple[Path, _Tensors], b: tuple[Path, _Tensors]) -> list[Difference | None]:
     """Of every key that both have; None where both have the same. One memory is read once."""
     known: dict[tuple[Any, ...], Difference | None] = {}
     found = []
-    for name, (state_a, key_a) in a.items():
-        if name not in b:
-            continue
-        state_b, key_b = b[name]
+    for name in (name for name in a[1] if name in b[1]):
+        (state_a, key_a), (state_b, key_b) = a[1][name], b[1][name]
         pair = (state_a.where, state_a.same_as.get(key_a, key_a), state_b.where, state_b.same_as.get(key_b, key_b))
         if pair not in known:
-            shapes = tuple(state_a.shapes[key_a]), tuple(state_b.shapes[key_b])
-            known[pair] = difference(name, (state_a.stored(key_a), shapes[0]), (state_b.stored(key_b), shapes[1]))
+            known[pair] = _difference(name, _Side.of(a[0], state_a, key_a), _Side.of(b[0], state_b, key_b))
         same = known[pair]
         found.append(None if same is None else dataclasses.replace(same, key=name))
     return found
 
 
-def difference(key: str, a: tuple[Stored, tuple[int, ...]], b: tuple[Stored, tuple[int, ...]]) -> Difference | None:
-    """What differs between two tensors that are given with their shapes; None if nothing does."""
-    (one, shape), (other, shape_b) = a, b
-    words = f"{one.dtype} {list(shape)}", f"{other.dtype} {list(shape_b)}"
-    if shape != shape_b:
-        return Difference(key, *words)
-    if one.dtype == other.dtype and _are_same_bytes(one.data, other.data):
+@dataclass(frozen=True)
+class _Side:
+    """One of two tensors that are compared, and the file that it is in."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    data: Data
+
+    @classmethod
+    def of(cls, path: Path, state: StateDict, key: str) -> _Side:
+        stored = state.stored(key)
+        return cls(path, stored.dtype, tuple(state.shapes[key]), stored.data)
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+def _difference(key: str, a: _Side, b: _Side) -> Difference | None:
+    if a.shape != b.shape:
+        return Difference(key, str(a), str(b))
+    if a.dtype == b.dtype and _are_same_bytes(a, b):
         return None
-    count, largest, scale = _in_portions(one, other)
-    if one.dtype == other.dtype and count == 0:
+    count, largest, scale = _in_portions(a, b)
+    if a.dtype == b.dtype and count == 0:
         return None
     if largest is None or scale is None:
-        return Difference(key, *words, entries=count)
+        return Difference(key, str(a), str(b), entries=count)
     relative = largest / scale if scale else math.inf if largest else 0.0
-    return Difference(key, *words, largest, relative, count)
+    return Difference(key, str(a), str(b), largest, relative, count)
 
 
-def _in_portions(a: Stored, b: Stored) -> tuple[int, float | None, float | None]:
+def _in_portions(a: _Side, b: _Side) -> tuple[int, float | None, float | None]:
     """How many entries differ, max |a - b| and max |a|; only the first of dtypes that torch does not compute with."""
     dtype_a, dtype_b = _dtype(a.dtype), _dtype(b.dtype)
     if dtype_a is None or dtype_b is None:
         return 1, None, None
     count, largest, scale = 0, 0.0, 0.0
     sizes = [PORTION // _WIDEST * dtype.itemsize for dtype in (dtype_a, dtype_b)]
-    for one, other in zip(_portions(a.data, sizes[0]), _portions(b.data, sizes[1]), strict=True):
+    for one, other in zip(_portions(a, sizes[0]), _portions(b, sizes[1]), strict=True):
         x = torch.frombuffer(one, dtype=dtype_a)
         scale = max(scale, float(_numbers(x).abs().nan_to_num(0, 0, 0).max()))
         distance = _distance(x, torch.frombuffer(other, dtype=dtype_b))
@@ -169,7 +182,7 @@ def _in_portions(a: Stored, b: Stored) -> tuple[int, float | None, float | None]
     return count, largest, scale
 
 
-def _are_same_bytes(a: Data, b: Data) -> bool:
+def _are_same_bytes(a: _Side, b: _Side) -> bool:
     return all(one == other for one, other in zip(_portions(a, PORTION), _portions(b, PORTION), strict=True))
 
 
@@ -193,19 +206,20 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return distance
 
 
-def _portions(data: Data, size: int) -> Iterator[bytearray | memoryview]:
+def _portions(side: _Side, size: int) -> Iterator[bytearray | memoryview]:
     """The bytes in portions of this size, the last one smaller, held against their checksum at the end."""
-    rest, crc = bytearray(), 0
-    for chunk in data.chunks():
-        crc = zlib.crc32(chunk, crc) if data.crc is not None else crc
-        if not rest and len(chunk) == size:
-            yield chunk
-            continue
-        rest += chunk
-        while len(rest) >= size:
-            yield rest[:size]
-            del rest[:size]
-    if rest:
-        yield rest
-    if data.crc is not None and crc != data.crc:
-        raise damaged()
+    rest, crc, data = bytearray(), 0, side.data
+    with speaking_of(side.path):
+        for chunk in data.chunks():
+            crc = zlib.crc32(chunk, crc) if data.crc is not None else crc
+            if not rest and len(chunk) == size:
+                yield chunk
+                continue
+            rest += chunk
+            while len(rest) >= size:
+                yield rest[:size]
+                del rest[:size]
+        if rest:
+            yield rest
+        if data.crc is not None and crc != data.crc:
+            raise damaged()

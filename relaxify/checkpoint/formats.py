@@ -81,11 +81,25 @@ def uncollected() -> Iterator[None]:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[Path, Checkpoint]]:
     """A checkpoint, open until the context ends, and its file, of which errors then speak."""
-    path = checkpoint_at(path)
-    check_source(path)
-    container = container_of(path)
     try:
-        with uncollected(), container.opened(path) as checkpoint:
-            yield path, checkpoint
+        path = checkpoint_at(path)
+        check_source(path)
+        container = container_of(path)
     except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from error
+        error.path = str(path)
+        raise
+    with speaking_of(path), uncollected(), container.opened(path) as checkpoint:
+        yield path, checkpoint
+
+
+@contextlib.contextmanager
+def speaking_of(path: Path) -> Iterator[None]:
+    """Errors that name no file yet name this one."""
+    try:
+        yield
+    except CheckpointError as error:
+        if error.path:
+            raise
+        named = type(error)(f"{path}: {error}")
+        named.path = str(path)
+        raise named from error

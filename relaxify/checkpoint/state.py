@@ -150,7 +150,13 @@ class StoredTerm:
         base = self.state.load_real(key)
         if self.record.symmetriser:
             basis = torch.tensor(self.record.symmetriser, dtype=torch.float64)
-            return symmetrised(base, basis.mT @ basis)
+            result = symmetrised(base, basis.mT @ basis)
+            if not result.isfinite().all():
+                raise CheckpointError(
+                    f"the symmetric part of {key} has NaN or infinite entries, as the layer has them or they overflow; "
+                    "convert an earlier checkpoint."
+                )
+            return result
         flat = base.to(torch.float64, copy=True).flatten()
         for path, update in self.updates():
             if path.parameter == parameter:

@@ -148,7 +148,7 @@ def _projected(
             input_action=action,
         )
         load_state(model, conversion.source, state.where, prefix=prefix)
-        return project(model, mode=conversion.mode).eval()
+        return project(model, mode="fold" if conversion.mode == "fold" else "drop").eval()
 
 
 def _is_among(sites: Collection[str], path: str, module: nn.Module) -> bool:

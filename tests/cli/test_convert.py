@@ -13,6 +13,7 @@ from relaxed_states import IRREPS, assert_same, digest, load, relaxed_layer, sav
 from torch import Tensor
 
 from relaxify.checkpoint import convert
+from relaxify_cli import progress
 from relaxify_cli.main import run
 
 MODEL = """
@@ -236,15 +237,16 @@ def test_a_file_that_fails_to_import_or_exits_is_bad_input(tmp_path: Path, capsy
         assert f"failed with {text}" in capsys.readouterr().err
 
 
-def test_a_terminal_sees_how_far_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("delay", [0.0, 60.0])
+def test_a_terminal_sees_how_far_it_is_if_it_takes_long(
+    delay: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(progress, "DELAY", delay)
     state = {"big": torch.ones(2_000_000), **LAYER.state("lin.")}
     assert run(["convert", str(save(state, tmp_path / "in.pt")), "-o", str(tmp_path / "out.pt")]) == 0
     shown = capsys.readouterr()
-    assert "writing and comparing" in shown.err
-    assert "8.0/8.0 MB" in shown.err
+    assert ("writing and comparing" in shown.err, "8.0/8.0 MB" in shown.err) == (delay == 0, delay == 0)
     assert "writing and comparing" not in shown.out
 
 

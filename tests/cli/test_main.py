@@ -6,10 +6,13 @@ import importlib.metadata
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 import typer
+from relaxed_states import relaxed_layer, save
 
 from relaxify.checkpoint import TargetExistsError
 from relaxify.graph.inputs import InputsError
@@ -88,7 +91,7 @@ def test_debug_lets_the_error_through(arguments: list[str], command: types.Modul
         (["nonsense"], "No such command 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense"),
         (["convert"], "Missing argument 'IN'"),
-        (["convert", "in.pt"], "Missing option '--output'"),
+        (["convert", "in.pt"], "give one of --output OUT and --check OUT"),
         (["convert", "in.pt", "-o", "out.pt", "--max-theta", "much"], "Invalid value for '--max-theta'"),
         (["convert", "in.pt", "-o", "out.pt", "more"], "unexpected extra argument"),
     ],
@@ -134,3 +137,19 @@ def test_the_exit_code_leaves_the_process(start: list[str]) -> None:
     result = subprocess.run([sys.executable, *start, "nonsense"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.startswith("relaxify: No such command 'nonsense'")
+
+
+def test_what_is_warned_of_is_said_once_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records of a later minor version, in two terms."""
+    state = {}
+    for name in ("a.", "b."):
+        state |= relaxed_layer().state(name)
+        record = bytes(state[f"{name}relaxation._extra_state"].numpy()).replace(b'"relaxify/1"', b'"relaxify/1.3"')
+        state[f"{name}relaxation._extra_state"] = torch.frombuffer(bytearray(record), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run(["convert", str(save(state, tmp_path / "in.pt")), "-o", str(tmp_path / "out.pt")]) == 0
+    said = capsys.readouterr().err
+    assert said == "relaxify: records have format 'relaxify/1.3': what it adds is ignored; upgrade relaxify.\n"
