@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from relaxed_states import IRREPS, relaxed_layer
 
-from relaxify.checkpoint import convert
+from relaxify.checkpoint import compare, contents, convert
 from relaxify.record import Record
 from relaxify_cli.arrays import read_arrays
 from relaxify_cli.errors import sentence
@@ -145,12 +145,14 @@ def _refused(use: Callable[[], object]) -> str | None:
 
 
 def converted(data: bytes, suffix: str) -> None:
-    """CheckpointError in one sentence, or an output that its library loads."""
+    """CheckpointError in one sentence, or an output that its library loads; shown, and found to be equal to itself."""
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder, start = Path(name), time.process_time()
         source, target = folder / f"in{suffix}", folder / f"out{suffix}"
         source.write_bytes(data)
+        _refused(lambda: contents(source).to_dict())
+        _refused(lambda: _same(source))
         said = _refused(lambda: convert(source, target, mode="fold"))
         assert target.exists() is (said is None)
         if said is None:
@@ -170,6 +172,10 @@ def distributed(metadata: bytes) -> None:
         said = _refused(lambda: convert(folder, target))
         assert target.exists() is (said is None)
         assert time.process_time() - start < SLOW
+
+
+def _same(source: Path) -> None:
+    assert compare(source, source).is_equal
 
 
 def decoded(text: bytes) -> None:

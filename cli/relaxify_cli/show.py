@@ -78,7 +78,7 @@ def _print_terms(state: StateContents, out: Console) -> None:
     of_terms, groups = state.totals(of_terms=True), ", ".join(state.groups)
     out.print()
     out.print(
-        f"{len(state.terms)} terms for [bold]{shown(groups)}[/bold], record format {shown(', '.join(state.formats))}; they "
+        f"{len(state.terms)} term{'s' if len(state.terms) > 1 else ''} for [bold]{shown(groups)}[/bold], record format {shown(', '.join(state.formats))}; they "
         f"are {of_terms.tensors:,} of the tensors, {in_bytes(of_terms.size)}."
     )
     out.print(_terms(state))

@@ -14,6 +14,7 @@ from relaxify.checkpoint.container import Checkpoint, state_dicts
 from relaxify.checkpoint.data import Made
 from relaxify.checkpoint.formats import container_of, opened
 from relaxify.checkpoint.plan import Conversion, Mode, Options, StatePlan, plan_states
+from relaxify.checkpoint.rest import UNREAD
 from relaxify.checkpoint.state import StateDict, Stored
 
 ROUNDING = 4
@@ -60,7 +61,7 @@ def check_converted(
         comparison = compare_states((path, _expected(checkpoint, plans, nested)), (written, state_dicts(other)))
         rounded = {new for plan in plans for key, new in plan.renamed().items() if key in plan.targets}
         conversion = Conversion(path, written, mode, tuple(plan.report for plan in plans))
-        rest = _rest(checkpoint, plans, other) if nested else []
+        rest = _rest(checkpoint, plans, other) if nested and container_of(path).nested else []
         return Checked(conversion, _without_rounding(comparison, rounded), tuple(rest))
 
 
@@ -97,8 +98,7 @@ def _is_rounding(difference: Difference, rounded: set[str]) -> bool:
 
 def _rest(checkpoint: Checkpoint, plans: Sequence[StatePlan], other: Checkpoint) -> list[str]:
     """The names of what else should be in the file and is not, or is other."""
-    if checkpoint.described().kind != other.described().kind:
-        return []
     checkpoint.whole(plans)
     expected, found = dict(checkpoint.described().rest), dict(other.described().rest)
-    return [name for name in expected | found if expected.get(name) != found.get(name)]
+    names = [name for name in expected | found if expected.get(name) != UNREAD]
+    return [name for name in names if expected.get(name) != found.get(name)]

@@ -95,12 +95,12 @@ class Folder:
         self, parts: Sequence[Part], inputs: Sequence[Path], progress: Progress | None
     ) -> Iterator[Callable[[], Path]]:
         with new_folder(self.target, inputs=inputs) as new:
-            done, total = 0, 2 * sum(part.size for part in parts)
+            done, total = 0, sum(part.size for part in parts)
             for part in parts:
                 with new.file(part.name) as file, Copy(file, _later(progress, done, total)) as copy:
                     part.write(copy)
                     copy.finish()
-                    done += 2 * copy.size
+                    done += copy.size
             yield lambda: new.path
 
 

@@ -9,6 +9,7 @@ from relaxify.checkpoint.pickles import Call
 from relaxify.checkpoint.tree import Where, children, tensor_of
 
 LONGEST = 60
+UNREAD = "what only code could read"
 
 
 def rest_of(content: Any, state_dicts: set[Where], where: Where = ()) -> Iterator[tuple[str, str]]:

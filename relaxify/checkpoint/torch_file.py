@@ -18,7 +18,7 @@ from relaxify.checkpoint.optimizers import average_without_terms, keep_groups, p
 from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
 from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
-from relaxify.checkpoint.rest import rest_of
+from relaxify.checkpoint.rest import UNREAD, rest_of
 from relaxify.checkpoint.safetensors_header import check_key, in_safetensors
 from relaxify.checkpoint.source import Source
 from relaxify.checkpoint.state import StateDict
@@ -197,7 +197,8 @@ class TorchFile:
 
     def described(self) -> Description:
         where = {state.where for state in state_dicts(self)}
-        return Description("torch.save", tuple(rest_of(self.content, where)))
+        kind = "torch.save" if len(self.sources) == 1 else f"{len(self.sources)} files of torch"
+        return Description(kind, (*rest_of(self.content, where), *((name, UNREAD) for name in self.left_out)))
 
     def whole(self, plans: Sequence[StatePlan]) -> tuple[Any, tuple[str, ...]]:
         mappings = self._mappings()
