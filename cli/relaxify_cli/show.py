@@ -77,9 +77,10 @@ def _totals(totals: Totals) -> str:
 def _print_terms(state: StateContents, out: Console) -> None:
     of_terms, groups = state.totals(of_terms=True), ", ".join(state.groups)
     out.print()
+    many = "s" if len(state.terms) > 1 else ""
     out.print(
-        f"{len(state.terms)} term{'s' if len(state.terms) > 1 else ''} for [bold]{shown(groups)}[/bold], record format {shown(', '.join(state.formats))}; they "
-        f"are {of_terms.tensors:,} of the tensors, {in_bytes(of_terms.size)}."
+        f"{len(state.terms)} term{many} for [bold]{shown(groups)}[/bold], record format {shown(', '.join(state.formats))}: "
+        f"{of_terms.tensors:,} of the tensors, {in_bytes(of_terms.size)}."
     )
     out.print(_terms(state))
 

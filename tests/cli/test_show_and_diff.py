@@ -41,7 +41,7 @@ def test_show_says_what_is_in_a_file(nested: str, capsys: pytest.CaptureFixture[
         "embedding.weight float32 1000x40 160.0 kB\n",
         "lin.relaxation.theta float32 () 4 B",
         "head.weight float32 1000x40 160.0 kB embedding.weight",
-        "2 terms for O(3), SO(3), record format relaxify/1; they are 7 of the tensors",
+        "2 terms for O(3), SO(3), record format relaxify/1: 7 of the tensors",
         "lin O(3) 0.7 2x0e+3x1o+1x0e -> 2x1o+4x0e full 120 yes",
         "vn SO(3) 0.7 3xvector -> 5xvector 2 48 no: its [attribute] varies",
         "epoch 3",
