@@ -67,8 +67,8 @@ class Moving(nn.Module):
             apart = apart + 0.1 * x[:, None]
         pull = (self.weigh(apart.square().sum(-1, keepdim=True)) * apart).mean(1)
         h = self.first(torch.stack([pull, pull * pull.square().sum(-1, keepdim=True) if v is None else v], -1))
-        if self.fault == "turned":
-            h = h.abs()
+        if self.fault == "shifted":
+            h = h + 0.1
         moved = x + self.last(h * torch.tanh(h.square().sum(1, keepdim=True))).mean(-1)
         return 1.01 * moved if self.fault == "stretched" else moved
 
@@ -101,7 +101,7 @@ def test_a_model_on_positions(name: str, n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "op", "group"), [("absolute", "mul", "SE(3)"), ("turned", "abs", "E(3)"), ("stretched", "mul", "E(3)")]
+    ("fault", "op", "group"), [("absolute", "mul", "SE(3)"), ("shifted", "add", "E(3)"), ("stretched", "mul", "E(3)")]
 )
 def test_what_breaks_it_is_named(fault: str, op: str, group: str) -> None:
     """The first and the last break translations alone: rotations about the origin would show neither."""
