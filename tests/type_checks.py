@@ -33,6 +33,8 @@ def checked(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
         # `networks.unchecked` turns off both
         return (function if jaxtyping.config.jaxtyping_disable else with_types)(*args, **kwargs)
 
+    # where the code of a model stands is read off the stack, from which the frames of jaxtyping are left out
+    called.__code__ = called.__code__.replace(co_filename=jaxtyping.__file__)
     return called
 
 
