@@ -28,6 +28,8 @@ from relaxify.verdicts.verdict import Reason, Status
 
 Model = TypeVar("Model", bound=nn.Module)
 
+LARGEST_TERM = 2**30
+"""Parameters of a dense term that are made unasked: 4 GB in float32, and three times that with Adam."""
 SILENT = (
     "the model's output does not respond to the example inputs, so it is not checked as a whole; its values transform as "
     "they should up to where nothing responds"
@@ -66,8 +68,9 @@ def relaxify(
     - `strict`: raise if the model breaks the symmetry somewhere, rather than leave what breaks it, and the layers downstream
       of it that example inputs show to be spoilt, as they are, with a warning that names them.
 
-    Returns the model that it was given. ValueError for bad input: see `plan`, and further if no site is found, or the model
-    is already relaxed otherwise (relaxing it again in the same way does nothing). The model is unchanged after an error.
+    Returns the model that it was given. ValueError for bad input: see `plan`, and further if no site is found, if a dense
+    term would have more than 2^30 parameters, or if the model is already relaxed otherwise (relaxing it again in the same
+    way does nothing). The model is unchanged after an error.
 
     >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
     >>> x = torch.randn(16, 3, 4)  # points, components, channels: 4 vectors a point
@@ -105,6 +108,7 @@ def relaxify(
     if existing := terms_of(module):
         _check_same(existing, result, keep_relaxed)
         return module  # type: ignore[return-value]
+    _check_sizes(result)
     # every term is made before the first is attached, so that an error leaves the model as it was
     terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
     Before(structure(module)).or_done(lambda: _hang(module, result.sites, terms))
@@ -132,6 +136,18 @@ def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:
     if hasattr(site.module, name):
         raise ValueError(f"{site.path!r} already has an attribute named {name!r}; rename it, or exclude this layer.")
     return term.train(site.module.training)
+
+
+def _check_sizes(result: Plan) -> None:
+    """ValueError for dense terms that would take all memory: of what mixes all channels they grow as the square."""
+    dense = [site for site in result.sites if result.configs[site.path].rank is None]
+    if large := [site for site in dense if site.added_parameters > LARGEST_TERM]:
+        site = max(large, key=lambda each: each.added_parameters)
+        more = f" and {len(large) - 1} more" if len(large) > 1 else ""
+        raise ValueError(
+            f"the dense term of {site.path!r}{more} would have {site.added_parameters:,} parameters; give it a rank, as by "
+            f"overrides={{{site.path!r}: RelaxConfig(rank=16)}}, or exclude it."
+        )
 
 
 def _check_same(existing: Mapping[str, Term], result: Plan, keep_relaxed: bool) -> None:

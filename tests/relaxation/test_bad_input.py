@@ -415,3 +415,14 @@ def test_a_bound_on_theta_that_nothing_meets_is_refused(bound: float) -> None:
     model = relaxify(VNLinear(2, 2), "SO(3)")
     with pytest.raises(ValueError, match="it bounds"):
         project(model, max_theta=bound)
+
+
+def test_a_term_that_would_take_all_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(o3.Linear("8x1o", "8x1o"), o3.Linear("4x1o", "4x1o"))
+    monkeypatch.setattr("relaxify.relaxation.attach.LARGEST_TERM", 24 * 24 - 1)
+    before = anatomy(model)
+    with pytest.raises(ValueError, match="the dense term of '0' would have 576 parameters") as error:
+        relaxify(model, "O(3)")
+    assert says(error, "overrides={'0': RelaxConfig(rank=16)}", "exclude it")
+    assert anatomy(model) == before
+    relaxify(model, "O(3)", overrides={"0": RelaxConfig(rank=2)})
