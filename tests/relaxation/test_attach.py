@@ -288,7 +288,7 @@ def test_the_relaxed_output_is_a_fresh_tensor() -> None:
 
 
 ERRORS = {
-    "unknown group": {"group": "SU(2)"},
+    "unknown group": {"group": "SU(3)"},
     "no such layer": {"exclude": ["nowhere"]},
     "bad override": {"overrides": {"nowhere": RelaxConfig()}},
     "every layer excluded": {"exclude": ["*"]},

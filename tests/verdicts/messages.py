@@ -103,7 +103,7 @@ BAD = (
     ),
     Bad("turns that move pixels between pixels", (r"C\(8\)", r"C\(4\)"), lambda: (torch.randn(3, 1, 9, 9),), "C(8)", images),
     Bad("all turns of pixels", (r"SO\(2\)", r"C\(4\)"), lambda: (torch.randn(3, 1, 9, 9),), "SO(2)", images),
-    Bad("an unknown group", ("SU", r"SO\(3\)"), group="SU(3)"),
+    Bad("an unknown group", ("SU", r"SO\(n\), O\(n\)"), group="SU(3)"),
     Bad("a group that is no name", ("3", "name|Group"), group=3),
     Bad("the wrong number of inputs", ("x|argument|position",), lambda: (torch.randn(20, 3), torch.randn(20, 3))),
     Bad("no inputs", ("input", "example|pass|give"), lambda: (), verbs=("inspect", "assert_equivariant")),
