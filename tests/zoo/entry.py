@@ -91,6 +91,8 @@ class Entry:
     """The relative equivariance error of the model in float64."""
     keywords: tuple[str, ...] = ()
     notes: str = ""
+    also_double: bool = False
+    """Whether it returns something in float64, whatever precision it computes in."""
 
     def transform(self, g: Tensor, inputs: Inputs) -> Inputs:
         return (self.input_action or vectors_of_size_three)(g, inputs)

@@ -166,5 +166,6 @@ ENTRIES = (
         ),
         output=functools.partial(_output, 2),
         notes="Values with irreps on two and three axes: products of correlation 3.",
+        also_double=True,
     ),
 )
