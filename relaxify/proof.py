@@ -100,7 +100,8 @@ def _plain(value: object) -> Hashable:
     if isinstance(value, tuple | list):
         return (type(value), *map(_plain, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return (type(value), _plain(vars(value)))
+        # a cached property is no field, and may be the value itself
+        return (type(value), *(_plain(getattr(value, field.name)) for field in dataclasses.fields(value)))
     if isinstance(value, slice):
         return (slice, *map(_plain, (value.start, value.stop, value.step)))
     if isinstance(value, Mapping):

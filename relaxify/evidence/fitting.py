@@ -248,7 +248,7 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
     d = math.prod(shape[axis] for axis in axes)
     samples = sum(base.numel() for base, _ in pairs) // d
     # so few samples fit anything
-    if d > LARGEST_AXIS or (samples <= d and not partial):
+    if not samples or d > LARGEST_AXIS or (samples <= d and not partial):
         return Transformation("undecided")
     chosen = _columns(samples, min(samples, 8 * d + 64))
     before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)

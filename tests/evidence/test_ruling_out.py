@@ -62,3 +62,9 @@ def test_what_vanishes_on_moved_inputs_carries_no_representation(left: float) ->
     matrix = torch.diag(torch.tensor([1.0, 1.0, left], dtype=torch.float64))
     flattened = [(x, [torch.einsum("ij,njk->nik", matrix, run) for run in runs]) for x, runs in vectors()]
     assert fit(SO3, flattened, (-2,)).kind == "none"
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_value_without_entries_tells_nothing(partial: bool) -> None:
+    empty = [(x[:0], [run[:0] for run in runs]) for x, runs in vectors()]
+    assert fit(SO3, empty, (-2,), partial=partial).kind == "undecided"
