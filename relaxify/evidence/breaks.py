@@ -84,10 +84,16 @@ def _first(
         sources = node.all_input_nodes or _out_of_sight(evidence, node)
         waiting += [source for source in sources if source not in suspects and not is_sound(source)]
     broken = sorted(filter(breaks, suspects), key=order.__getitem__)
-    lasting = [node for node in broken if not _is_recovered_from(evidence, node, is_sound)]
-    passed_on = set(broken) - set(lasting)
-    new = (node for node in lasting if not _is_passed_on(node, passed_on, is_sound))
-    return next(new, next(iter(lasting or broken), None))
+    recovered: set[fx.Node] = set()
+    lasting = []
+    for node in broken:
+        if _is_recovered_from(evidence, node, is_sound):
+            recovered.add(node)
+        elif _is_passed_on(node, recovered, is_sound):
+            lasting.append(node)
+        else:
+            return node
+    return next(iter(lasting or broken), None)
 
 
 def _is_recovered_from(evidence: Evidence, node: fx.Node, is_sound: Callable[[fx.Node], bool]) -> bool:

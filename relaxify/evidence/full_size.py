@@ -35,6 +35,11 @@ class FullSize:
     tolerance: float = TOLERANCE
 
     @functools.cached_property
+    def _named(self) -> dict[fx.Node, bool | None]:
+        """What is known of each value that was asked for, which one search does again and again."""
+        return {}
+
+    @functools.cached_property
     def _index(self) -> dict[fx.Node, int]:
         return {node: i for i, node in enumerate(self.evidence.nodes)}
 
@@ -51,6 +56,11 @@ class FullSize:
 
     def moves_in_a_known_way(self, node: fx.Node) -> bool | None:
         """Whether a value is carried to that on g x as an invariant is, vectors, pairs or positions; None if not seen."""
+        if node not in self._named:
+            self._named[node] = self._moves_in_a_known_way(node)
+        return self._named[node]
+
+    def _moves_in_a_known_way(self, node: fx.Node) -> bool | None:
         found, group = self.values(node), self.evidence.group
         if found is None:
             return None

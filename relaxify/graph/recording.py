@@ -236,7 +236,7 @@ class _Recorder(TorchFunctionMode):
             # made where no function was seen (by an extension, say), or written to through another view of its storage
             sources = () if node is None else filter(None, (node, self._writers.get(_storage(value))))
             node, is_new = self._node(opaque if node is None else written, tuple(sources)), node is None
-            if is_new:
+            if is_new and not _is_mapped(value):
                 node.meta["held"] = value
             if (writer := self._writers.get(_storage(value))) is not None:
                 # where the statement is that wrote

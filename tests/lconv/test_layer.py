@@ -247,4 +247,4 @@ def test_the_killing_form_of_what_is_no_algebra_is_that_of_the_definition(seed: 
     matrices = generators.matrices / generators.matrices.flatten(1).norm(dim=1)[:, None, None]
     killing = killing_form(structure_constants(matrices.detach()))
     off = killing.square().sum() - killing.diagonal().square().sum()
-    assert float(killing_penalty(generators)) == pytest.approx(float(off / killing.square().sum()), rel=1e-4)
+    assert float(killing_penalty(generators).detach()) == pytest.approx(float(off / killing.square().sum()), rel=1e-4)

@@ -237,7 +237,7 @@ def test_no_matrix_is_formed_unless_asked_for(name: str) -> None:
         if name != "points":
             generators.act(h)
             generators.combine(torch.ones(generators.count), h)
-            generators.power()
+            generators.power((160, 160))
     assert largest <= 9 * 32 * 160 * 160
 
 
