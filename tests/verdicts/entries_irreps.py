@@ -302,7 +302,7 @@ ENTRIES = (
             tp=made(o3.FullyConnectedTensorProduct, "2e", HARMONICS, "2x0e+2x1o"),
         ),
         irreps("2x0e+2x1o"),
-        "tp._compiled_main_left_right:einsum",
+        "tp._compiled_main_left_right:einsum tp._compiled_main_left_right:tensordot",
     ),
     of_points(
         "one sign of l = 2",
@@ -311,7 +311,7 @@ ENTRIES = (
             tp=made(o3.FullyConnectedTensorProduct, HARMONICS, HARMONICS, "2x0e+2x1o"),
         ),
         irreps("2x0e+2x1o"),
-        "tp._compiled_main_left_right:einsum :mul",
+        "tp._compiled_main_left_right:einsum tp._compiled_main_left_right:tensordot :mul",
     ),
     of_points(
         "y, z, x on one side alone",
