@@ -228,10 +228,13 @@ def probe(module: nn.Module, dtype: torch.dtype | None = torch.float64) -> nn.Mo
 
 def restore_forward(module: nn.Module) -> None:
     """Give a module the forward back that it had before anything stood in for it."""
-    while isinstance(forward := vars(module).get(_STAND_IN), StandIn):
-        vars(module)[_STAND_IN] = forward.before
-    if forward is None:
-        vars(module).pop(_STAND_IN, None)
+    own = vars(module)
+    own.pop(_STAND_IN, None)
+    forward = own.pop("forward", None)
+    while isinstance(forward, StandIn):
+        forward = forward.before
+    if forward is not None:
+        own["forward"] = forward
 
 
 def take_off_all(model: nn.Module) -> None:
