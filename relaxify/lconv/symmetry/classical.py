@@ -174,9 +174,7 @@ def _acts_as_in(name: str, central: Float[Tensor, "d d"]) -> bool:
     """Whether an algebra with this centre is the one of the name: in u(n) it is the complex unit, in gl(n) scaling."""
     if name.startswith("u("):
         square = central @ central
-        return float((square - torch.trace(square) / len(square) * torch.eye(len(square)).to(square)).norm()) < (
-            LARGEST_ZERO * float(square.norm())
-        ) and bool(torch.trace(square) < 0)
+        return bool(torch.trace(square) < 0) and _is_scaling(square)
     return _is_scaling(central) if name.startswith("gl(") else True
 
 
@@ -200,7 +198,8 @@ def _abelian(matrices: Float[Tensor, "n d d"]) -> str:
     if 1 - float(share.norm()) > LARGEST_ZERO:
         return f"abelian({n})"
     rest = torch.linalg.svd(share[None]).Vh[1:]
-    return f"{_abelian(torch.einsum('kn,nab->kab', rest, matrices))} + scaling"
+    other = _abelian(torch.einsum("kn,nab->kab", rest, matrices))
+    return f"abelian({n})" if other.startswith("abelian") else f"{other} + scaling"
 
 
 def _one_parameter(matrix: Float[Tensor, "d d"]) -> str:
