@@ -86,6 +86,20 @@ def _output(width: int, g: Tensor, result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "forces": along(-1)(g, result["forces"]), "node_feats": torch.cat([scalars, vectors, last], dim=-1)}
 
 
+INVARIANT = paths(
+    "node_embedding.linear",
+    "interactions.0.linear_up",
+    "interactions.{i}.conv_tp_weights.layer{j}.weight",
+    "products.1.linear",
+    "readouts.1.linear_{k}",
+    i=range(2),
+    j=range(2),
+    k=(1, 2),
+)
+MADE_BY_LENGTHS = dict.fromkeys(
+    paths("interactions.{i}.conv_tp", i=range(2)), "a network of edge lengths makes its weights, one set an edge"
+)
+
 ENTRIES = (
     Entry(
         name="MACE",
@@ -101,16 +115,7 @@ ENTRIES = (
             "readouts.0.linear",
             i=range(2),
         ),
-        invariant=paths(
-            "node_embedding.linear",
-            "interactions.0.linear_up",
-            "interactions.{i}.conv_tp_weights.layer{j}.weight",
-            "products.1.linear",
-            "readouts.1.linear_{k}",
-            i=range(2),
-            j=range(2),
-            k=(1, 2),
-        ),
+        invariant=INVARIANT,
         impossible=dict.fromkeys(
             paths(
                 "products.0.symmetric_contractions.contractions.{i}.{weights}",
@@ -120,9 +125,7 @@ ENTRIES = (
             ),
             POLYNOMIAL,
         )
-        | dict.fromkeys(
-            paths("interactions.{i}.conv_tp", i=range(2)), "a network of edge lengths makes its weights, one set an edge"
-        ),
+        | MADE_BY_LENGTHS,
         output=functools.partial(_output, 4),
         notes="It makes its input positions require gradients. The first products' weights differ by element.",
     ),
@@ -142,16 +145,7 @@ ENTRIES = (
             "products.1.symmetric_contractions.contractions.0.weights_max",
             i=range(2),
         ),
-        invariant=paths(
-            "node_embedding.linear",
-            "interactions.0.linear_up",
-            "interactions.{i}.conv_tp_weights.layer{j}.weight",
-            "products.1.linear",
-            "readouts.1.linear_{k}",
-            i=range(2),
-            j=range(2),
-            k=(1, 2),
-        ),
+        invariant=INVARIANT,
         impossible=dict.fromkeys(
             paths(
                 "products.0.symmetric_contractions.contractions.{i}.{weights}",
@@ -161,9 +155,7 @@ ENTRIES = (
             ),
             POLYNOMIAL,
         )
-        | dict.fromkeys(
-            paths("interactions.{i}.conv_tp", i=range(2)), "a network of edge lengths makes its weights, one set an edge"
-        ),
+        | MADE_BY_LENGTHS,
         output=functools.partial(_output, 2),
         notes="Values with irreps on two and three axes: products of correlation 3.",
         also_double=True,
