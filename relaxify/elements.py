@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from relaxify.algebras import exponential
-from relaxify.groups import Element, Group, Word, shortest_words
+from relaxify.groups import Group
+from relaxify.random_elements import Element, Word, shortest_words
 
 
 def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from relaxify.algebras import exponential
-from relaxify.groups import Element, Group
+from relaxify.groups import Group
+from relaxify.random_elements import Element
 
 Layout = Literal["channel_major", "component_major"]
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.elements import element_of
-from relaxify.groups import Element, Group
+from relaxify.groups import Group
+from relaxify.random_elements import Element
 from relaxify.representations import Representation
 
 

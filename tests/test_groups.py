@@ -11,7 +11,7 @@ from strategies import COMPACT, LABELS
 
 from relaxify import Group, Representation
 from relaxify.algebras import closure_residual, structure_constants
-from relaxify.groups import Element, shortest_words
+from relaxify.random_elements import Element, shortest_words
 
 ETA = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
 

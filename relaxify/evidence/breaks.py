@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import is_isometric
 from relaxify.evidence.full_size import FullSize
+from relaxify.evidence.generators import is_isometric
 from relaxify.graph.contractions import function_name
 from relaxify.graph.recording import written
 from relaxify.verdicts.candidates import turns

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from relaxify.evidence.fitting import TOLERANCE, Norms, Pairs, Transformation, close, elements, transformation
+from relaxify.evidence.fitting import transformation
 from relaxify.evidence.other_values import by_other_values, representations_of
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
+from relaxify.evidence.transformations import TOLERANCE, Norms, Pairs, Transformation, close, elements
 from relaxify.graph.recording import Node, Recording
 from relaxify.grids.pixels import is_image
 from relaxify.groups import Group

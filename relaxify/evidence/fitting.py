@@ -10,67 +10,31 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
-from scipy.linalg import logm
 from torch import Tensor
 
-from relaxify.algebras import brackets, exponential, structure_constants
-from relaxify.grids.pixels import Pixels
-from relaxify.groups import Element, Group
+from relaxify.evidence.generators import actions_of, bracket_sign
+from relaxify.evidence.ruling_out import Sampled
+from relaxify.evidence.transformations import (
+    LARGEST_AXIS,
+    TOLERANCE,
+    Axes,
+    Kind,
+    Norms,
+    Pairs,
+    Transformation,
+    close,
+    columns,
+    elements,
+    is_larger,
+    on_axes,
+    ratio,
+)
+from relaxify.groups import Group
 from relaxify.representations import Layout, Representation
-
-TOLERANCE = 1e-6
-ANGLE = 0.25
-LARGEST_AXIS = 256
-
-Kind = Literal["invariant", "linear", "none", "zero", "undecided"]
-
-Axes = tuple[int, ...]
-
-Pairs = Sequence[tuple[Tensor, Sequence[Tensor]]]
-"""For each input x: a value on x, and that value on g x for each of `elements`."""
-
-
-@dataclass(frozen=True)
-class Transformation:
-    """How a value transforms: not at all, by a representation on `axes` (from the end), in no linear way, or unknown.
-
-    No axes at all is a character: the whole value is multiplied by a number. `actions` are the generators' matrices, as in
-    Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from that,
-    relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1). With
-    `pixels`, all this is true once the pixels are moved back. Of `unreached` dimensions of the axes no value has a part in
-    any, and nothing acts on them.
-    """
-
-    kind: Kind
-    axes: Axes = ()
-    actions: Float[Tensor, "actions d d"] | None = None
-    residual: float = 0.0
-    is_transposed: bool = False
-    pixels: Pixels | None = None
-    unreached: int = 0
-
-    @property
-    def is_sound(self) -> bool:
-        return self.kind in ("invariant", "linear", "zero")
-
-    def __str__(self) -> str:
-        return f"linear on axes {self.axes}" if self.kind == "linear" else self.kind
-
-
-@functools.lru_cache(64)
-def elements(group: Group) -> Sequence[Element]:
-    """A small element for each generator, then a random one, full-size in compact groups, that tests what they predict."""
-    count = len(group.generators)
-    found = [Element(ANGLE * direction) for direction in torch.eye(count, dtype=torch.float64)]
-    found += [Element(torch.zeros(count, dtype=torch.float64), (letter,)) for letter in range(len(group.finite))]
-    generic = group.random(torch.Generator().manual_seed(11))
-    return (*found, generic if group.compact else Element(0.3 * generic.coefficients, generic.word))
 
 
 def transformation(
@@ -111,7 +75,7 @@ def are_points(group: Group, pairs: Pairs, matrices: Sequence[Float[Tensor, "d d
         return False
     for axis in (axis for axis in range(-len(shape), 0) if shape[axis] == n):
         misfits = [
-            _ratio(
+            ratio(
                 float((base.movedim(axis, -1) @ g[:n, :n].mT + g[:n, n] - run.movedim(axis, -1)).norm()), float(run.norm())
             )
             for base, runs in pairs
@@ -161,67 +125,6 @@ def still(pairs: Pairs, tiny: float, norms: Norms) -> Transformation | None:
     return Transformation("invariant") if is_still else None
 
 
-class Norms:
-    """|v| of each value, taken once."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Tensor, float]] = {}
-
-    def __call__(self, value: Tensor) -> float:
-        if id(value) not in self._known:
-            # an object's identity is its id only while it lives
-            self._known[id(value)] = value, float(value.norm())
-        return self._known[id(value)][1]
-
-
-class Sampled:
-    """A few samples of large values: where these alone fit worse than `fit` grants all of them, so do all.
-
-    A sound value is fitted on several axes before the right one is found, and wrong ones cost as much as that. Looked at are
-    the runs on the first `count` elements.
-    """
-
-    def __init__(self, pairs: Pairs, norms: Norms, count: int) -> None:
-        self.pairs = pairs
-        self.norms = norms
-        self.runs = [[runs[e] for _, runs in pairs] for e in range(count)]
-        self.is_alike = all(base.shape == pairs[0][0].shape for base, _ in pairs)
-
-    @functools.cached_property
-    def _granted(self) -> list[float]:
-        """The largest misfit for each element."""
-        return [TOLERANCE * math.hypot(*map(self.norms, of_element)) for of_element in self.runs]
-
-    def misfit(self, axes: Axes, *, of_all: bool = False) -> float | None:
-        """How far a few samples are from any linear map on the axes, relative to their size; None if that may be rounding.
-
-        Few samples take as long as a fit; `of_all` looks at these too.
-        """
-        shape = self.pairs[0][0].shape
-        d = math.prod(shape[axis] for axis in axes)
-        each, wanted = self.pairs[0][0].numel() // d, 2 * d + 16
-        if not self.is_alike or d > LARGEST_AXIS or each < (d + 1 if of_all else 8 * wanted):
-            return None
-        free = [size for axis, size in enumerate(shape, -len(shape)) if axis not in axes]
-        free = [size for axis, size in enumerate(shape, -len(shape)) if axis not in axes]
-        index = torch.unravel_index(_columns(each, min(each, wanted)), free)
-
-        def rows(values: Iterable[Tensor]) -> Tensor:
-            last = tuple(range(-len(axes), 0))
-            return torch.cat([value.movedim(axes, last)[index].reshape(-1, d) for value in values])
-
-        # where rows are dependent, this is more than their span, and the misfit too small
-        span = torch.linalg.qr(rows(base for base, _ in self.pairs)).Q
-        largest = None
-        for of_element, granted in zip(self.runs, self._granted, strict=True):
-            moved = rows(of_element)
-            misfit, size = float((moved - span @ (span.mT @ moved)).norm()), float(moved.norm())
-            # twice: least squares over all samples fits these worse, and nothing fits them better
-            if misfit > 2 * granted:
-                largest = max(largest or 0.0, misfit / size)
-        return largest
-
-
 def possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()) -> Iterator[Axes]:
     """Where a representation may act: on no axis, on one, or on two of the group's own size together, as on r r^T."""
     yield ()
@@ -229,12 +132,6 @@ def possible_axes(group: Group, shape: torch.Size, without: Collection[int] = ()
     # likely ones first, and cheap ones
     yield from ((axis,) for axis in sorted(axes, key=lambda axis: (shape[axis] != group.vector_size, shape[axis])))
     yield from itertools.combinations([axis for axis in axes if shape[axis] == group.vector_size > 1], 2)
-
-
-def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples"]:
-    """The axes as one in front, all others as samples."""
-    value = value.movedim(axes, tuple(range(len(axes))))
-    return value.reshape(math.prod(value.shape[: len(axes)]), -1)
 
 
 def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, partial: bool = False) -> Transformation:
@@ -250,14 +147,14 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
     # so few samples fit anything
     if not samples or d > LARGEST_AXIS or (samples <= d and not partial):
         return Transformation("undecided")
-    chosen = _columns(samples, min(samples, 8 * d + 64))
+    chosen = columns(samples, min(samples, 8 * d + 64))
     before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
     inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-9)
     after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
     matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
     sizes = [math.hypot(*map(norms, runs)) for runs in zip(*(runs for _, runs in pairs), strict=True)]
     misfits = [float((m @ before - moved).norm()) for m, moved in zip(matrices, after, strict=False)]
-    fits = [_ratio(misfit, size) for misfit, size in zip(misfits, sizes, strict=False)]
+    fits = [ratio(misfit, size) for misfit, size in zip(misfits, sizes, strict=False)]
     if not max(fits, default=0.0) < TOLERANCE:
         return Transformation("none", residual=max(fits))
     reached = int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6))
@@ -275,11 +172,11 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
         matrices = completed
     if not all(_has_inverse(m) for m in matrices):
         return Transformation("none", axes, residual=1.0)
-    actions = _actions(group, matrices, len(axes))
-    if (sign := _bracket_sign(group, actions)) is not None and sign < 0:
+    actions = actions_of(group, matrices, len(axes))
+    if (sign := bracket_sign(group, actions)) is not None and sign < 0:
         return Transformation("none", axes, residual=_change(matrices, before, after), is_transposed=True)
     predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
-    residual = _ratio(float((predicted @ before - after[-1]).norm()), sizes[-1])
+    residual = ratio(float((predicted @ before - after[-1]).norm()), sizes[-1])
     kind: Kind = "linear" if residual < 10 * TOLERANCE else "none"
     return Transformation(kind, axes, actions, residual, unreached=d - reached if partial else 0)
 
@@ -291,7 +188,7 @@ def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:
     for layout in layouts(d // size) if d % size == 0 else ():
         vectors = Representation.vectors(group, d // size, layout)
         misfits = [
-            _ratio(float((vectors.move(g, base.movedim(axis, -1)) - run.movedim(axis, -1)).norm()), float(run.norm()))
+            ratio(float((vectors.move(g, base.movedim(axis, -1)) - run.movedim(axis, -1)).norm()), float(run.norm()))
             for base, runs in pairs
             for g, run in zip(drawn, runs, strict=True)
         ]
@@ -324,15 +221,6 @@ def _change(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor])
     )
 
 
-def _bracket_sign(group: Group, actions: Float[Tensor, "actions d d"]) -> float | None:
-    """The sign of <[a_i, a_j], sum_k c_ijk a_k>, c the structure constants: -1 for g -> M(g^-1), which reverses products."""
-    a, b = group.generators, actions[: len(group.generators)]
-    if not len(a) or not brackets(a).abs().max() > 1e-9:
-        return None
-    expected = torch.einsum("ijk,kab->ijab", structure_constants(a), b)
-    return float((expected * brackets(b)).sum().sign())
-
-
 def _completed(
     group: Group, matrices: Sequence[Float[Tensor, "d d"]], span: Float[Tensor, "d d"]
 ) -> list[Float[Tensor, "d d"]] | None:
@@ -357,61 +245,3 @@ def _completed_by_identity(
     if max(float((rest @ m).norm()) for m in matrices) > 1e-5:
         return None
     return [m + rest for m in matrices]
-
-
-def _actions(group: Group, matrices: Sequence[Float[Tensor, "d d"]], axes: int) -> Float[Tensor, "actions d d"]:
-    """log M(exp(t A)) / t for each Lie generator A, M itself for each finite one; the known ones exactly."""
-    lie, found = len(group.generators), torch.stack([*matrices])
-    for exact in known_actions(group, axes).values():
-        if close(found, torch.cat([torch.linalg.matrix_exp(ANGLE * exact[:lie]), exact[lie:]])):
-            return exact
-    return torch.cat([torch.stack([_log(m) / ANGLE for m in found[:lie]]) if lie else found[:0], found[lie:]])
-
-
-def _log(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """The real logarithm, by eigenvalues where those tell it: scipy's, which always does, takes ten times as long."""
-    values, vectors = torch.linalg.eig(matrix)
-    log = ((vectors * values.log()) @ torch.linalg.pinv(vectors)).real
-    if close(exponential(log), matrix):
-        return log
-    return torch.as_tensor(logm(matrix.numpy()).real).reshape(matrix.shape)
-
-
-@functools.lru_cache(64)
-def known_actions(group: Group, axes: int) -> Mapping[str, Float[Tensor, "actions d d"]]:
-    """By name, the representations that need no fit on this many axes."""
-    identity, own = torch.eye(group.vector_size, dtype=torch.float64), group.vectors
-    if axes == 1:
-        return {"vector": own}
-    if axes == 2:
-        lie, finite = own[: len(group.generators)], own[len(group.generators) :]
-        squares = [torch.kron(a, identity) + torch.kron(identity, a) for a in lie]
-        return {"vector⊗vector": torch.stack([*squares, *(torch.kron(g, g) for g in finite)])}
-    return {}
-
-
-def is_isometric(group: Group, actions: Float[Tensor, "actions d d"]) -> bool:
-    """Whether the actions are orthogonal. A sound map between orthogonal representations gives no other kind."""
-    lie, finite = actions[: len(group.generators)], actions[len(group.generators) :]
-    identity = torch.eye(actions.shape[-1], dtype=actions.dtype).expand_as(finite)
-    return torch.allclose(lie, -lie.mT, atol=1e-5) and torch.allclose(finite @ finite.mT, identity, atol=1e-5)
-
-
-def close(a: Tensor, b: Tensor, norms: Norms | None = None) -> bool:
-    """Whether two values are equal up to rounding, as whole tensors."""
-    return a.shape == b.shape and float((a - b).norm()) <= TOLERANCE * (norms or Norms())(b)
-
-
-def _ratio(misfit: float, size: float) -> float:
-    """As of tensors: nothing raises, and 0 / 0 is NaN."""
-    return misfit / size if size else math.inf if misfit else math.nan
-
-
-def is_larger(value: Tensor, tiny: float) -> bool:
-    """Whether any entry is larger than `tiny` in size."""
-    return bool(value.numel()) and float(torch.linalg.vector_norm(value, torch.inf)) > tiny
-
-
-@functools.lru_cache(256)
-def _columns(available: int, wanted: int) -> Tensor:
-    return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:wanted]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import TOLERANCE
+from relaxify.evidence.transformations import TOLERANCE
 from relaxify.graph.recording import Recording
 from relaxify.verdicts.candidates import Way, has_lost_a_sign, ways
 from relaxify.verdicts.draws import Draw, is_orthogonal

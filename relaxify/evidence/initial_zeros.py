@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import Transformation
 from relaxify.evidence.runs import Injection, Injections
-from relaxify.groups import Element
+from relaxify.evidence.transformations import Transformation
+from relaxify.random_elements import Element
 from relaxify.representations import Representation
 from relaxify.sites import Features
 

@@ -19,7 +19,8 @@ from torch import fx, nn
 from relaxify.evidence.analysis import Analysis, Promises
 from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import Transformation, is_isometric, known_actions
+from relaxify.evidence.generators import is_isometric, known_actions
+from relaxify.evidence.transformations import Transformation
 from relaxify.graph.contractions import ChannelOrder, function_name
 from relaxify.graph.weighted_calls import WeightedCall, made_kernels, rearranged, unexpanded
 from relaxify.representations import Representation

@@ -16,18 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.evidence.fitting import (
-    LARGEST_AXIS,
-    Axes,
-    Norms,
-    Pairs,
-    Transformation,
-    close,
-    elements,
-    fit,
-    is_isometric,
-    known_actions,
-)
+from relaxify.evidence.fitting import fit
+from relaxify.evidence.generators import is_isometric, known_actions
+from relaxify.evidence.transformations import LARGEST_AXIS, Axes, Norms, Pairs, Transformation, close, elements
 from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify.sites import Features

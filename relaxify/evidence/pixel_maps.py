@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from relaxify.evidence.fitting import Pairs, Transformation, elements, fit, transformation
+from relaxify.evidence.fitting import fit, transformation
+from relaxify.evidence.transformations import Pairs, Transformation, elements
 from relaxify.grids.pixels import Pixels, order, possible_pixels
 from relaxify.groups import Group
 from relaxify.representations import Representation

@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from relaxify.evidence.evidence import Evidence, Sample, common
-from relaxify.evidence.fitting import elements
 from relaxify.evidence.full_size import FullSize
+from relaxify.evidence.transformations import elements
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import Recording, again, record
 from relaxify.grids.pixels import on_pixels
-from relaxify.groups import Element, Group
+from relaxify.groups import Group
+from relaxify.random_elements import Element
 from relaxify.verdicts.actions import InputAction, default_action, moves_pixels
 from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.nearby import nearby

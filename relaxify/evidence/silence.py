@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import TOLERANCE
+from relaxify.evidence.transformations import TOLERANCE
 from relaxify.verdicts.draws import is_orthogonal
 
 

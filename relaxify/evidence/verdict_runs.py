@@ -15,19 +15,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from relaxify.evidence.evidence import Evidence, Sample
-from relaxify.evidence.fitting import (
-    TOLERANCE,
-    Norms,
-    Pairs,
-    Sampled,
-    Transformation,
-    are_points,
-    close,
-    dense,
-    layouts,
-    over_axes,
-    still,
-)
+from relaxify.evidence.fitting import are_points, dense, layouts, over_axes, still
+from relaxify.evidence.ruling_out import Sampled
+from relaxify.evidence.transformations import TOLERANCE, Norms, Pairs, Transformation, close
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import Node, Recording, again, record
 from relaxify.groups import Group

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.graph.inputs import Inputs, map_tensors
-from relaxify.groups import Group, shortest_words
+from relaxify.groups import Group
+from relaxify.random_elements import shortest_words
 
 
 @dataclass(frozen=True)

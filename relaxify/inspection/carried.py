@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import Transformation, elements, known_actions
+from relaxify.evidence.generators import known_actions
+from relaxify.evidence.transformations import Transformation, elements
 from relaxify.graph.inputs import leaves_of
 from relaxify.grids.pixels import Pixels
 from relaxify.groups import Group

@@ -10,7 +10,9 @@ from torch import Tensor, fx
 
 from relaxify.evidence.breaks import op_name
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.fitting import TOLERANCE, Pairs, Transformation, is_isometric, on_axes, transformation
+from relaxify.evidence.fitting import transformation
+from relaxify.evidence.generators import is_isometric
+from relaxify.evidence.transformations import TOLERANCE, Pairs, Transformation, on_axes
 from relaxify.graph.contractions import MIXING
 from relaxify.inspection.cause import Cause, CauseKind, Form
 from relaxify.inspection.pixel_causes import pixel_cause

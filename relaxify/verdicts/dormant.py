@@ -15,7 +15,8 @@ from torch._C import _functorch as functorch
 from torch.overrides import TorchFunctionMode
 
 from relaxify.graph.inputs import Inputs
-from relaxify.groups import Element, Group
+from relaxify.groups import Group
+from relaxify.random_elements import Element
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.twin import Runner
 

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.groups import Element, Group
+from relaxify.groups import Group
+from relaxify.random_elements import Element
 from relaxify.representations import Representation
 
 ENUMERATED = 12

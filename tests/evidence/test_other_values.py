@@ -8,8 +8,8 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from relaxify import Group, inspect, plan
-from relaxify.evidence.fitting import Norms, elements
 from relaxify.evidence.other_values import by_other_values, representations_of
+from relaxify.evidence.transformations import Norms, elements
 from relaxify.graph.recording import record
 from relaxify.representations import Representation
 from relaxify_adapters.e3nn import so3_generators

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relaxify.evidence.fitting import Axes, Norms, Pairs, Sampled, elements, fit, transformation
+from relaxify.evidence.fitting import fit, transformation
+from relaxify.evidence.ruling_out import Sampled
+from relaxify.evidence.transformations import Axes, Norms, Pairs, elements
 from relaxify.groups import Group
 from relaxify.representations import Layout, Representation
 
