@@ -186,9 +186,17 @@ def analyse(
         undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
         if whole and samples < SAMPLES:
             undecided = undecided or _leaves_values_open(evidence)
-        if not broken and not undecided:
+        if _is_certain(evidence, broken) if broken else not undecided:
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
+
+
+def _is_certain(evidence: Evidence, broken: Break) -> bool:
+    """Whether what an operation reads is known to transform, and what it makes not to."""
+    read = [node for node in broken.node.all_input_nodes if node.op == "call_function" and node not in evidence.constants]
+    return evidence.of(broken.node).kind == "none" and all(
+        evidence.of(node).kind in ("invariant", "linear") for node in read
+    )
 
 
 def symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:

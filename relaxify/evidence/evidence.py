@@ -64,6 +64,7 @@ class Evidence:
         self._index = {node: i for i, node in enumerate(self.nodes[:length])}
         self._known: dict[tuple[int, tuple[int, ...] | None], Transformation] = {}
         self._representations: dict[int, Sequence[Tensor]] = {}
+        self._finite: dict[int, bool] = {}
         inputs = [node for node in self.nodes if node.op == "placeholder"]
         values = [node.meta["value"] for node in inputs if node.meta["floating"] and node.meta["value"].numel()]
         self.tiny = ROUNDING * min([1.0, *(float(value.abs().max()) or 1.0 for value in values)])
@@ -112,8 +113,13 @@ class Evidence:
             if axis is not None and node.op == "call_function":
                 of_shape.setdefault(shape, []).append((axis, index))
         places = [place for each in of_shape.values() for place in each[:: -(-len(each) // 4)]]
-        chosen = [(axis, self._pairs_at(index)) for axis, index in places[:: -(-len(places) // 24)]] if places else []
-        return [(axis, pairs) for axis, pairs in chosen if _are_finite(pairs, Norms())]
+        chosen = places[:: -(-len(places) // 24)] if places else []
+        return [(axis, self._pairs_at(index)) for axis, index in chosen if self._is_finite(index)]
+
+    def _is_finite(self, index: int) -> bool:
+        if index not in self._finite:
+            self._finite[index] = _are_finite(self._pairs_at(index), Norms())
+        return self._finite[index]
 
     def _fit(self, pairs: Pairs) -> Transformation:
         norms = Norms()

@@ -26,8 +26,8 @@ from relaxify.evidence.transformations import (
     Norms,
     Pairs,
     Transformation,
+    chosen_columns,
     close,
-    columns,
     elements,
     is_larger,
     on_axes,
@@ -57,15 +57,13 @@ def transformation(
     known, fitted = Sampled(pairs, norms, len(pairs[0][1]) - 1), functools.partial(fit, group, pairs, norms=norms)
 
     def unless_ruled_out(axes: Axes) -> Transformation:
-        return fitted(axes) if known.misfit(axes) is None else Transformation("none", axes, residual=math.nan)
+        misfit = known.misfit(axes)
+        return fitted(axes) if misfit is None else Transformation("none", residual=misfit)
 
     found, failed = over_axes(group, pairs[0][0].shape, unless_ruled_out, sample_sizes, without)
     if found.kind == "none" and are_points(group, pairs, _matrices(group)):
         return Transformation("undecided")
-    if found.kind == "none":
-        failed = [fitted(each.axes) if math.isnan(each.residual) else each for each in failed]
-        return min(failed, key=lambda each: (not each.is_transposed, each.residual))
-    return found
+    return min(failed, key=lambda each: (not each.is_transposed, each.residual)) if found.kind == "none" else found
 
 
 def are_points(group: Group, pairs: Pairs, matrices: Sequence[Float[Tensor, "d d"]]) -> bool:
@@ -147,28 +145,32 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
     # so few samples fit anything
     if not samples or d > LARGEST_AXIS or (samples <= d and not partial):
         return Transformation("undecided")
-    chosen = columns(samples, min(samples, 8 * d + 64))
-    before = torch.cat([on_axes(base, axes) for base, _ in pairs], dim=1)
-    inverse = torch.linalg.pinv(before[:, chosen], rtol=1e-9)
-    after = [torch.cat([on_axes(runs[e], axes) for _, runs in pairs], dim=1) for e in range(len(pairs[0][1]))]
-    matrices = [moved[:, chosen] @ inverse for moved in after[:-1]]
-    sizes = [math.hypot(*map(norms, runs)) for runs in zip(*(runs for _, runs in pairs), strict=True)]
-    misfits = [float((m @ before - moved).norm()) for m, moved in zip(matrices, after, strict=False)]
-    fits = [ratio(misfit, size) for misfit, size in zip(misfits, sizes, strict=False)]
-    if not max(fits, default=0.0) < TOLERANCE:
-        return Transformation("none", residual=max(fits))
-    reached = int(torch.linalg.matrix_rank(before[:, chosen], rtol=1e-6))
+    bases, of_element = [base for base, _ in pairs], [list(runs) for runs in zip(*(runs for _, runs in pairs), strict=True)]
+    chosen = samples, min(samples, 8 * d + 64)
+    few, few_moved = chosen_columns(bases, axes, chosen), [chosen_columns(runs, axes, chosen) for runs in of_element]
+    inverse = torch.linalg.pinv(few, rtol=1e-9)
+    matrices = [moved @ inverse for moved in few_moved[:-1]]
+    sizes = [math.hypot(*map(norms, runs)) for runs in of_element]
+    if _misfit(matrices, few, few_moved, sizes) > TOLERANCE:
+        # all samples fit no better than these
+        return Transformation("none", residual=_misfit(matrices, few, few_moved, [float(run.norm()) for run in few_moved]))
+    before = torch.cat([on_axes(base, axes) for base in bases], dim=1)
+    after = [torch.cat([on_axes(run, axes) for run in runs], dim=1) for runs in of_element]
+    misfit = _misfit(matrices, before, after, sizes)
+    if not misfit < TOLERANCE:
+        return Transformation("none", residual=misfit)
+    reached = int(torch.linalg.matrix_rank(few, rtol=1e-6))
     is_spanned = reached == d
-    if len(chosen) < 2 * (reached if partial else d):
+    if chosen[1] < 2 * (reached if partial else d):
         vectors = _as_vectors(group, pairs, axes[0]) if is_spanned and len(axes) == 1 else None
         return vectors or Transformation("undecided")
     if not is_spanned:
         if len(axes) == 1 and not partial:
             return Transformation("undecided")
         complete = _completed_by_identity if partial else _completed
-        completed = complete(group, matrices, before[:, chosen] @ inverse)
+        completed = complete(group, matrices, few @ inverse)
         if completed is None:
-            return Transformation("none", axes, residual=max(fits))
+            return Transformation("none", axes, residual=misfit)
         matrices = completed
     if not all(_has_inverse(m) for m in matrices):
         return Transformation("none", axes, residual=1.0)
@@ -179,6 +181,12 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
     residual = ratio(float((predicted @ before - after[-1]).norm()), sizes[-1])
     kind: Kind = "linear" if residual < 10 * TOLERANCE else "none"
     return Transformation(kind, axes, actions, residual, unreached=d - reached if partial else 0)
+
+
+def _misfit(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor], sizes: Sequence[float]) -> float:
+    """How far M(g) is from carrying what was before to what is after, in these sizes: the worst of all g."""
+    misfits = [float((m @ before - moved).norm()) for m, moved in zip(matrices, after, strict=False)]
+    return max(map(ratio, misfits, sizes), default=0.0)
 
 
 def _as_vectors(group: Group, pairs: Pairs, axis: int) -> Transformation | None:

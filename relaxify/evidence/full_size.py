@@ -48,7 +48,8 @@ class FullSize:
         index = self._index[node]
         runs = [run.nodes[index] if index < len(run.nodes) else None for run in (self.base, *self.moved)]
         is_other = any(run is None or run.target != node.target or run.meta.get("value") is None for run in runs)
-        if is_other or self.evidence.of(node).pixels is not None:
+        has_pixels = self.evidence.pixel_maps is not None and self.evidence.of(node).pixels is not None
+        if is_other or has_pixels:
             return None
         # of complex numbers the real and the imaginary part, on one more axis: a turn of the plane turns them
         base, *moved = [_as_real(value) for run in runs if run is not None and (value := run.meta.get("value")) is not None]

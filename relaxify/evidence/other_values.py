@@ -18,6 +18,7 @@ from torch import Tensor
 
 from relaxify.evidence.fitting import fit
 from relaxify.evidence.generators import is_isometric, known_actions
+from relaxify.evidence.ruling_out import Sampled
 from relaxify.evidence.transformations import LARGEST_AXIS, Axes, Norms, Pairs, Transformation, close, elements
 from relaxify.groups import Group
 from relaxify.representations import Representation
@@ -87,7 +88,8 @@ def _on_a_part(group: Group, pairs: Pairs, sample_sizes: Collection[int], norms:
     pairs_of_axes = itertools.combinations(axes, 2) if group.compact else ()
     both = (chosen for chosen in pairs_of_axes if size(chosen) <= LARGEST_PAIR)
     chosen = [*sorted(((axis,) for axis in axes), key=size), *sorted(both, key=size)]
-    found = (fit(group, pairs, each, norms, partial=True) for each in chosen)
+    known = Sampled(pairs, norms, len(pairs[0][1]) - 1)
+    found = (fit(group, pairs, each, norms, partial=True) for each in chosen if known.misfit(each) is None)
     return next((each for each in found if _is_told(group, each)), None)
 
 
@@ -99,13 +101,17 @@ def _is_told(group: Group, found: Transformation) -> bool:
     return found.actions is not None and (not group.compact or is_isometric(group, found.actions))
 
 
+def _may_fit(pairs: Pairs, axes: Axes) -> bool:
+    return Sampled(pairs, Norms(), len(pairs[0][1]) - 1).misfit(axes) is None
+
+
 def representations_of(group: Group, size: int, values: Sequence[tuple[int, Pairs]]) -> list[Actions]:
     """The representations of this size that values carry on one axis each, those on all of it first.
 
     `values` are axes, and values that have them.
     """
     known = list(known_actions(group, 1).values()) if size == group.dim else []
-    every = [fit(group, pairs, (axis,), partial=True) for axis, pairs in values]
+    every = [fit(group, pairs, (axis,), partial=True) for axis, pairs in values if _may_fit(pairs, (axis,))]
     found = [each for each in every if _is_told(group, each)]
     nothing = Representation.trivial(group, size).act(torch.eye(size, dtype=torch.float64))
     for actions in (each.actions for each in sorted(found, key=lambda each: each.unreached)):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from relaxify.evidence.transformations import LARGEST_AXIS, TOLERANCE, Axes, Norms, Pairs, columns
+from relaxify.evidence.transformations import LARGEST_AXIS, TOLERANCE, Axes, Norms, Pairs, places
 
 
 class Sampled:
@@ -40,11 +40,10 @@ class Sampled:
         each, wanted = self.pairs[0][0].numel() // d, 2 * d + 16
         if not self.is_alike or d > LARGEST_AXIS or each < (d + 1 if of_all else 8 * wanted):
             return None
-        free = [size for axis, size in enumerate(shape, -len(shape)) if axis not in axes]
-        index = torch.unravel_index(columns(each, min(each, wanted)), free)
+        free = tuple(size for axis, size in enumerate(shape, -len(shape)) if axis not in axes)
+        index, last = places((each, min(each, wanted)), 0, free), tuple(range(-len(axes), 0))
 
         def rows(values: Iterable[Tensor]) -> Tensor:
-            last = tuple(range(-len(axes), 0))
             return torch.cat([value.movedim(axes, last)[index].reshape(-1, d) for value in values])
 
         # where rows are dependent, this is more than their span, and the misfit too small

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from relaxify.grids.pixels import Pixels
@@ -103,3 +104,23 @@ def on_axes(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d samples
 def columns(available: int, wanted: int) -> Tensor:
     """Which samples to look at: the same for values of the same size."""
     return torch.randperm(available, generator=torch.Generator().manual_seed(0))[:wanted]
+
+
+@functools.lru_cache(1024)
+def places(chosen: tuple[int, int], start: int, free: tuple[int, ...]) -> tuple[Int[Tensor, " samples"], ...]:
+    """Of the `columns` chosen among all those of a value that begins at `start`: where they are on each of its axes."""
+    flat = columns(*chosen)
+    own = flat[(flat >= start) & (flat < start + math.prod(free))] - start
+    return tuple(map(torch.from_numpy, np.unravel_index(own.numpy(), free)))
+
+
+def chosen_columns(values: Sequence[Float[Tensor, "..."]], axes: Axes, chosen: tuple[int, int]) -> Float[Tensor, "d _"]:
+    """Of `on_axes` of all values beside each other the `columns` chosen, without the others being copied."""
+    last, start, rows = tuple(range(-len(axes), 0)), 0, []
+    for value in values:
+        # one axis of samples even where all are acted on
+        each = value[None].movedim(axes, last)
+        free = tuple(each.shape[: each.ndim - len(axes)])
+        rows.append(each[places(chosen, start, free)].flatten(1) if axes else each[places(chosen, start, free)][:, None])
+        start += math.prod(free)
+    return torch.cat(rows).mT

@@ -35,11 +35,19 @@ def test_most_of_what_does_not_fit_is_ruled_out() -> None:
     assert [Sampled(vectors(), Norms(), 3).misfit(axes) is None for axes in ((), (-2,), (-1,))] == [False, True, False]
 
 
-def test_a_value_that_transforms_in_no_way_is_told_by_the_residual_of_all_its_samples() -> None:
-    pairs = vectors(0.1)
+@pytest.mark.parametrize("spoilt", [1e-3, 0.1])
+def test_a_value_that_transforms_in_no_way_is_told_by_the_residual_of_the_nearest_that_it_might(spoilt: float) -> None:
+    """A few samples tell how far it is; here, of all of them."""
+    pairs = vectors(spoilt)
     found = transformation(SO3, pairs, sample_sizes={400})
+    before = torch.cat([x.mT.reshape(-1, 3) for x, _ in pairs])
+    of_all = []
+    for e in range(3):
+        after = torch.cat([runs[e].mT.reshape(-1, 3) for _, runs in pairs])
+        left = after - before @ torch.linalg.lstsq(before, after).solution
+        of_all.append(float(left.norm() / after.norm()))
     assert found.kind == "none"
-    assert found.residual == min(fit(SO3, pairs, axes).residual for axes in ((), (-2,), (-1,)))
+    assert found.residual == pytest.approx(max(of_all), rel=0.25)
 
 
 @pytest.mark.parametrize("layout", ["channel_major", "component_major"])
