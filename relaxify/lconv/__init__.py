@@ -8,7 +8,7 @@ from relaxify.lconv.operators import Dense, Generators, Grid, ImageAlgebra, LowR
 from relaxify.lconv.pooling import CosetPool
 from relaxify.lconv.regularisers import closure_penalty, killing_penalty
 from relaxify.lconv.restoring import unlconvify
-from relaxify.lconv.symmetry import Symmetry, generators, symmetries_of, symmetries_of_model, symmetries_of_moments
+from relaxify.lconv.symmetry import Symmetry, Verdict, generators, symmetries_of, symmetries_of_model, symmetries_of_moments
 
 __all__ = [
     "AdjacencyLConv",
@@ -27,6 +27,7 @@ __all__ = [
     "Sparse",
     "Swap",
     "Symmetry",
+    "Verdict",
     "algebra",
     "check_output",
     "closure_penalty",

@@ -19,6 +19,7 @@ from relaxify.lconv import (
     LConv,
     LowRank,
     Symmetry,
+    Verdict,
     algebra,
     generators,
     lconvify,
@@ -283,7 +284,7 @@ def test_a_report_makes_layers_and_flows() -> None:
     assert generators(layer)[""].name == "so(3)"
     path = found.flow(torch.tensor([1.0, 2.0, 2.0]), [0.0, 0.5, 1.0])
     torch.testing.assert_close(path.norm(dim=-1), torch.full((3,), 3.0))
-    none = Symmetry(torch.zeros(0, 3, 3), False, "nothing.", "test")
+    none = Symmetry(torch.zeros(0, 3, 3), Verdict.NONE, "nothing.", "test")
     assert "no symmetry" in str(none)
     with pytest.raises(ValueError, match="no generators to build on"):
         none.as_operators()

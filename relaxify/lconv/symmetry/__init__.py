@@ -4,12 +4,13 @@ from relaxify.lconv.symmetry.classical import names_of
 from relaxify.lconv.symmetry.of_data import symmetries_of, symmetries_of_moments
 from relaxify.lconv.symmetry.of_models import symmetries_of_model
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
-from relaxify.lconv.symmetry.symmetry import Symmetry
+from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.trained import generators
 
 __all__ = [
     "Overlap",
     "Symmetry",
+    "Verdict",
     "generators",
     "names_of",
     "overlap",

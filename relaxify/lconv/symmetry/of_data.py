@@ -16,7 +16,7 @@ from relaxify.lconv.symmetry.bootstrap import LARGEST_ALGEBRA, Bootstrap, bootst
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, regression
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
-from relaxify.lconv.symmetry.symmetry import Symmetry
+from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
 LEVEL = 0.01
 # of the moments of high angular frequency, beside those of low ones
@@ -87,7 +87,7 @@ def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | Non
     fit = regression(SecondMoments(H, None if C is None else C.double(), labels))
     reason = f"every distribution with these second moments keeps them under {fit.names[0]}; that is no evidence."
     basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
-    return Symmetry(basis, False, reason, "second moments", output_generators=outputs, frame=fit.root)
+    return Symmetry(basis, Verdict.NONE, reason, "second moments", output_generators=outputs, frame=fit.root)
 
 
 def _checked(X: object, Y: object) -> tuple[Tensor, Tensor | None]:
@@ -120,7 +120,7 @@ def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Boo
     source = "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)"
     return Symmetry(
         basis,
-        found,
+        Verdict.of(found),
         reason,
         source,
         held_out_defect=_held_out(X, Y),
@@ -169,7 +169,7 @@ def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, chance: Boots
     basis, together = orthonormal_pair(fit.generators, fit.outputs)
     return Symmetry(
         basis,
-        found,
+        Verdict.of(found),
         reason,
         "distribution",
         spectrum,

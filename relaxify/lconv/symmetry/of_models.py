@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relaxify.algebras import closure_residual
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
-from relaxify.lconv.symmetry.symmetry import Symmetry, cut
+from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict, cut
 from relaxify.modules.copies import copied
 
 # a direction of gl(d) that is broken less than this share of a random one may be a symmetry ...
@@ -68,7 +68,7 @@ def symmetries_of_model(
     found, reason = _judge(generators, spectrum, dimension)
     return Symmetry(
         generators,
-        found,
+        Verdict.of(found),
         reason,
         "gradients of the model",
         spectrum,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,31 @@ from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, named, 
 from relaxify.lconv.symmetry.forms import InvariantForm, invariant_form
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
 
+POWER = 0.95
+
+
+class Verdict(enum.StrEnum):
+    """What the evidence comes to: a Lie algebra, a finite group instead, neither, or nothing as yet."""
+
+    FOUND = "found"
+    DISCRETE = "discrete"
+    NONE = "none"
+    TOO_FEW = "too few data"
+
+    @classmethod
+    def of(cls, found: bool) -> Verdict:
+        """Of a search that knows but two."""
+        return cls.FOUND if found else cls.NONE
+
 
 @dataclass(frozen=True, eq=False)
 class Symmetry:
     """A Lie algebra that was looked for, with what speaks for it and against it.
 
     `generators` are an orthonormal basis, (dimension, d, d), and `output_generators` what goes with each on the outputs.
-    `found` says whether the evidence is enough to speak of a symmetry, and `reason` why; only then is there a `name`.
+    `verdict` says what the evidence comes to, and `reason` why; only a symmetry that is `found` has a `name`.
+    `smallest_break` is the smallest break of the symmetry that these data would have shown with a probability of `power`,
+    `samples_needed` how many samples would do where they are too few, and `discrete` the finite group that is kept.
     `spectrum` holds how strongly each direction of gl(d) is broken, ascending, relative to a random direction: the first
     `dimension` of them are the algebra's. `held_out_defect` is how much the generators break on data that they were not
     found on, relative to the same. `confidence_angle` is the angle in degrees that holds the true algebra with 95 %
@@ -35,7 +54,7 @@ class Symmetry:
     """
 
     generators: Float[Tensor, "dimension d d"]
-    found: bool
+    verdict: Verdict
     reason: str
     source: str
     spectrum: Float[Tensor, " directions"] | None = None
@@ -45,6 +64,15 @@ class Symmetry:
     output_generators: Float[Tensor, "dimension c c"] | None = None
     space: tuple[int, ...] | None = None
     frame: Float[Tensor, "d d"] | None = None
+    smallest_break: float | None = None
+    power: float = POWER
+    samples_needed: int | None = None
+    discrete: str | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether the verdict is that there is a Lie algebra."""
+        return self.verdict is Verdict.FOUND
 
     @property
     def dimension(self) -> int:
@@ -135,9 +163,14 @@ class Symmetry:
         """Plain data, with the overlaps with `known` algebras of the same size."""
         overlaps = {name: self.overlap(other) for name, other in (known or {}).items()}
         return {
+            "verdict": str(self.verdict),
             "found": self.found,
             "name": self.name,
+            "discrete": self.discrete,
             "reason": self.reason,
+            "smallest_break": self.smallest_break,
+            "power": self.power,
+            "samples_needed": self.samples_needed,
             "dimension": self.dimension,
             "names_of_the_span": self.names,
             "gap": self.gap,
@@ -154,11 +187,16 @@ class Symmetry:
 
     def lines(self, known: Mapping[str, Group | str | Tensor] | None = None) -> list[str]:
         """The report, line by line, with the overlaps with `known` algebras of the same size."""
-        title = f"{self.source}: " + (f"symmetry {self.name or 'without a name'}" if self.found else "no symmetry")
-        lines = [title, f"  {self.reason}", f"  dimension {self.dimension} of gl({self.generators.shape[-1]})"]
+        lines = [
+            f"{self.source}: {self._title}",
+            f"  {self.reason}",
+            f"  dimension {self.dimension} of gl({self.generators.shape[-1]})",
+        ]
         if self.names:
             lines[-1] += f", as an algebra {' = '.join(self.names)}"
         facts = {
+            f"a break of {{:.2g}} or more would have shown with probability {self.power:g}": self.smallest_break,
+            "{:,} samples would do": self.samples_needed,
             "spectral gap {:.3g}": self.gap,
             "closure residual {:.2g}": self.closure_residual if self.dimension else None,
             "Killing form {}": self.killing_signature,
@@ -169,6 +207,16 @@ class Symmetry:
         lines += [f"  {words.format(value)}" for words, value in facts.items() if value is not None]
         lines += [f"  {self.overlap(other)} with {name}" for name, other in (known or {}).items() if self.dimension]
         return lines
+
+    @property
+    def _title(self) -> str:
+        titles = {
+            Verdict.FOUND: f"symmetry {self.name or 'without a name'}",
+            Verdict.DISCRETE: f"discrete symmetry {self.discrete}",
+            Verdict.NONE: "no symmetry",
+            Verdict.TOO_FEW: "too few data to tell",
+        }
+        return titles[self.verdict]
 
 
 def cut(spectrum: Float[Tensor, " directions"], largest_defect: float, smallest_gap: float) -> int:

@@ -10,7 +10,7 @@ from relaxify.algebras import closure_residual
 from relaxify.lconv.layer import Flow, LConv
 from relaxify.lconv.operators.family import LARGEST_DENSE, Space
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
-from relaxify.lconv.symmetry.symmetry import Symmetry
+from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
 SMALLEST_SHARE = 0.05
 
@@ -53,7 +53,7 @@ def _report(path: str, layer: LConv | Flow, space: Space | None, share: float, l
     residual = closure_residual(basis) if len(basis) else 0.0
     closes = len(basis) > 1 and residual <= LARGEST_CLOSURE_RESIDUAL
     reason = f"{len(matrices)} generators span {len(basis)} directions, " + _judgement(len(basis), residual)
-    return Symmetry(basis, closes, reason, f"L-conv {path!r}" if path else "the L-conv", space=used)
+    return Symmetry(basis, Verdict.of(closes), reason, f"L-conv {path!r}" if path else "the L-conv", space=used)
 
 
 def _judgement(dimension: int, residual: float) -> str:
