@@ -93,6 +93,15 @@ def regression(moments: SecondMoments, rank: int | None = None) -> Regression:
     return Regression(root, inverse_root, torch.cat([inside, beyond]), torch.cat([outputs, silent]), rank)
 
 
+def held_out_defect(X: Float[Tensor, "n d"], Y: Float[Tensor, "n c"] | None = None) -> float | None:
+    """|L H + H L^T| / 2|L H| on every second sample, for the L found on the others; None if these are too few."""
+    if len(X) // 2 <= X.shape[1]:
+        return None
+    fit = regression(SecondMoments.of(X[::2], None if Y is None else Y[::2]))
+    moved = fit.generators @ SecondMoments.of(X[1::2]).H
+    return float((moved + moved.mT).norm() / (2 * moved.norm())) if len(moved) else 0.0
+
+
 def antisymmetric(frame: Float[Tensor, "d r"]) -> Float[Tensor, "k d d"]:
     """An orthonormal basis of the antisymmetric matrices on the span of the frame's columns."""
     i, j = torch.triu_indices(frame.shape[1], frame.shape[1], 1)

@@ -1,0 +1,307 @@
+"""Symmetries of data with known answers: dimension, name and verdict by number of samples, and seconds by dimension.
+
+python -m benchmarks.discovery [--draws 5] [--only NAME ...] [--times]
+python -m benchmarks.discovery --null [--draws 200]
+
+The first runs every data set of `DATA_SETS` at its numbers of samples, the second data without a symmetry, where "found" is
+an error. Results go to `results/discovery*.json` as they come; what is there is not run again, and tables are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relaxify.lconv import Symmetry, symmetries_of
+
+RESULTS = Path(__file__).parent / "results"
+SIZES = (300, 1_000, 3_000, 10_000, 30_000, 100_000)
+Draw = Callable[[int, torch.Generator], Tensor]
+
+
+def distribution(data: Tensor) -> Symmetry:
+    """What the benchmark asks of samples without labels, unless a data set says otherwise."""
+    return symmetries_of(data, resamplings=0)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Samples that are drawn, what finds their symmetry, and the right answer: a verdict with a name and a dimension."""
+
+    name: str
+    draw: Callable[[int, torch.Generator], Any]
+    verdict: str
+    answer: str | None = None
+    dimension: int = 0
+    find: Callable[[Any], Symmetry] = distribution
+    sizes: tuple[int, ...] = SIZES
+    known: tuple[str, ...] = field(default=())
+    """Other names of the answer."""
+
+    def is_right(self, row: dict[str, Any]) -> bool:
+        """Whether verdict, name and dimension are the known ones."""
+        if row["verdict"] != self.verdict or (self.answer and row["answer"] not in (self.answer, *self.known)):
+            return False
+        return self.verdict != "found" or bool(row["dimension"] == self.dimension)
+
+
+def normal(*shape: int, random: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+
+def uniform(*shape: int, random: torch.Generator) -> Tensor:
+    return torch.rand(*shape, generator=random, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+
+
+def mixed(draw: Draw) -> Draw:
+    """In other coordinates, so that the symmetry is not in those that it is looked for in."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        z = draw(count, random)
+        d = z.shape[-1]
+        return z @ (torch.eye(d, dtype=torch.float64) + normal(d, d, random=random) / math.sqrt(d)).mT
+
+    return drawn
+
+
+def noisy(draw: Draw, share: float = 0.1) -> Draw:
+    """With isotropic noise, which keeps every rotation."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        z = draw(count, random)
+        return z + share * z.std() * normal(*z.shape, random=random)
+
+    return drawn
+
+
+def side_by_side(*draws: Draw) -> Draw:
+    """Independent coordinates."""
+    return lambda count, random: torch.cat([draw(count, random) for draw in draws], -1)
+
+
+def gaussian(d: int) -> Draw:
+    return lambda count, random: normal(count, d, random=random)
+
+
+def sphere(d: int) -> Draw:
+    """Of radius 1 to 1.5."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        direction = torch.nn.functional.normalize(normal(count, d, random=random), dim=1)
+        return direction * (1 + 0.5 * uniform(count, 1, random=random))
+
+    return drawn
+
+
+def clusters(k: int, spread: float = 0.15) -> Draw:
+    """k of them on a circle."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        angle = 2 * math.pi * torch.randint(k, (count,), generator=random).double() / k
+        return torch.stack([angle.cos(), angle.sin()], 1) + spread * normal(count, 2, random=random)
+
+    return drawn
+
+
+def logistic(d: int) -> Draw:
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        u = uniform(count, d, random=random)
+        return (u / (1 - u)).log()
+
+    return drawn
+
+
+def laplace(d: int) -> Draw:
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        return uniform(count, d, random=random).log() - uniform(count, d, random=random).log()
+
+    return drawn
+
+
+def exponential(d: int) -> Draw:
+    """Skewed, of mean zero."""
+    return lambda count, random: -uniform(count, d, random=random).log() - 1
+
+
+def corners(d: int, spread: float = 0.3) -> Draw:
+    """Of a cube."""
+    return lambda count, random: normal(count, d, random=random).sign() + spread * normal(count, d, random=random)
+
+
+def mixture(d: int) -> Draw:
+    """Three Gaussians at places and of widths of their own."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        centres, widths = 1.5 * normal(3, d, random=random), 0.5 + uniform(3, d, random=random)
+        chosen = torch.randint(3, (count,), generator=random)
+        return centres[chosen] + widths[chosen] * normal(count, d, random=random)
+
+    return drawn
+
+
+def rotations(count: int, d: int, random: torch.Generator) -> Tensor:
+    """Uniform ones of O(d)."""
+    q, r = torch.linalg.qr(normal(count, d, d, random=random))
+    return q * r.diagonal(dim1=1, dim2=2).sign()[:, None]
+
+
+def turned_together(d: int, vectors: int) -> Draw:
+    """Vectors of varying lengths and angles, of a common random rotation: (n, vectors, d)."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        shapes = uniform(count, vectors, d, random=random) + torch.eye(vectors, d, dtype=torch.float64)
+        return shapes @ rotations(count, d, random).mT
+
+    return drawn
+
+
+def special_unitary(vectors: int, phase: bool = False) -> Draw:
+    """Vectors of C^2, as (n, vectors, 4), of a common random element of SU(2), or with a common random phase of U(2)."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        a = torch.nn.functional.normalize(normal(count, 4, random=random), dim=1)
+        alpha, beta = torch.complex(a[:, 0], a[:, 1]), torch.complex(a[:, 2], a[:, 3])
+        element = torch.stack([torch.stack([alpha, -beta.conj()], 1), torch.stack([beta, alpha.conj()], 1)], 1)
+        if phase:
+            element = element * torch.exp(2j * math.pi * uniform(count, random=random))[:, None, None]
+        three = normal(3, vectors, 4, random=torch.Generator().manual_seed(0))
+        shapes = three[torch.randint(3, (count,), generator=random)] + 0.3 * uniform(count, vectors, 4, random=random)
+        moved = torch.einsum("nab,nvb->nva", element, torch.complex(shapes[..., :2], shapes[..., 2:]))
+        return torch.cat([moved.real, moved.imag], -1)
+
+    return drawn
+
+
+def flat(draw: Draw) -> Draw:
+    """Several vectors as one."""
+    return lambda count, random: draw(count, random).flatten(1)
+
+
+LARGE = SIZES[1:]
+DATA_SETS: tuple[DataSet, ...] = (
+    DataSet("SO(2), a noisy ring", noisy(sphere(2)), "found", "so(2)", 1),
+    DataSet("SO(2), mixed coordinates", mixed(noisy(sphere(2))), "found", "so(2)", 1),
+    DataSet("SO(3), a shell", mixed(sphere(3)), "found", "so(3)", 3),
+    DataSet("SO(4), Gaussian", mixed(gaussian(4)), "found", "so(4)", 6),
+    DataSet("SO(6), Gaussian", mixed(gaussian(6)), "found", "so(6)", 15),
+    DataSet("SO(2) about an axis", mixed(side_by_side(gaussian(2), exponential(1))), "found", "so(2)", 1),
+    DataSet("SO(3) beside two skewed", mixed(side_by_side(gaussian(3), exponential(2))), "found", "so(3)", 3),
+    DataSet("SO(3) x SO(2)", mixed(side_by_side(sphere(3), sphere(2))), "found", "so(3) + so(2)", 4),
+    DataSet("SO(2) x SO(2)", mixed(side_by_side(sphere(2), sphere(2))), "found", "abelian(2)", 2, known=("so(2) + so(2)",)),
+    DataSet("SO(3) x SO(3)", mixed(side_by_side(sphere(3), sphere(3))), "found", "so(3) + so(3)", 6, known=("so(4)",)),
+    DataSet("SO(3) on 2 vectors in R^6", mixed(flat(turned_together(3, 2))), "found", "so(3)", 3, sizes=LARGE),
+    DataSet("SO(3) on (n, 2, 3)", mixed(turned_together(3, 2)), "found", "so(3)", 3),
+    DataSet("SO(3) on (n, 4, 3), noisy", mixed(noisy(turned_together(3, 4))), "found", "so(3)", 3),
+    DataSet("SO(2) on (n, 3, 2)", mixed(turned_together(2, 3)), "found", "so(2)", 1),
+    DataSet("SU(2) on (n, 2, 4)", mixed(special_unitary(2)), "found", "su(2)", 3, known=("so(3)",)),
+    DataSet("U(2) on (n, 2, 4)", mixed(special_unitary(2, phase=True)), "found", "u(2)", 4),
+    DataSet("C(3)", mixed(clusters(3)), "discrete", "C(3)"),
+    DataSet("C(6)", mixed(clusters(6)), "discrete", "C(6)"),
+    DataSet("C(8)", mixed(clusters(8)), "discrete", "C(8)"),
+    DataSet("C(12)", mixed(clusters(12)), "discrete", "C(12)"),
+    DataSet("none: exponential", mixed(exponential(3)), "none"),
+    DataSet("none: a mixture", mixture(3), "none"),
+)
+
+WITHOUT: dict[str, Draw] = {
+    "logistic": mixed(logistic(3)),
+    "Laplace": mixed(laplace(3)),
+    "C(2)": mixed(clusters(2)),
+    "C(5)": mixed(clusters(5)),
+    "C(8)": mixed(clusters(8)),
+    "C(12)": mixed(clusters(12)),
+    "cube": mixed(corners(3)),
+    "skewed": mixed(exponential(4)),
+    "mixture": mixture(3),
+    "correlated uniform": mixed(lambda count, random: uniform(count, 4, random=random) - 0.5),
+}
+"""Data without a continuous symmetry."""
+
+
+def outcome(found: Symmetry, seconds: float) -> dict[str, Any]:
+    return {
+        "verdict": str(found.verdict),
+        "answer": found.name or found.discrete,
+        "dimension": found.dimension,
+        "smallest_break": found.smallest_break,
+        "seconds": seconds,
+    }
+
+
+def run(data_set: DataSet, count: int, seed: int) -> dict[str, Any]:
+    """One draw."""
+    data = data_set.draw(count, torch.Generator().manual_seed(seed))
+    start = time.thread_time()
+    return outcome(data_set.find(data), time.thread_time() - start)
+
+
+class Results:
+    """A file of rows by data set, number of samples and seed, written as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def row(self, data_set: DataSet, count: int, seed: int) -> dict[str, Any]:
+        key = f"{data_set.name}|{count}|{seed}"
+        if key not in self.rows:
+            self.rows[key] = run(data_set, count, seed)
+            self.path.write_text(json.dumps(self.rows, indent=0) + "\n")
+        return self.rows[key]
+
+
+def table(data_sets: tuple[DataSet, ...], sizes: tuple[int, ...], draws: int, results: Results) -> Iterator[str]:
+    """Right answers of all draws, by number of samples."""
+    yield "| data | answer | " + " | ".join(f"{size:,}" for size in sizes) + " |"
+    yield "|---" * (2 + len(sizes)) + "|"
+    for data_set in data_sets:
+        cells = []
+        for size in sizes:
+            rows = [results.row(data_set, size, seed) for seed in range(draws if size in data_set.sizes else 0)]
+            few, right = sum(row["verdict"] == "too few data" for row in rows), sum(map(data_set.is_right, rows))
+            cells.append((f"{right}" + (f" ({few} too few)" if few else "")) if rows else "")
+        yield f"| {data_set.name} | {data_set.answer or data_set.verdict} | " + " | ".join(cells) + " |"
+
+
+def false_table(draws: int, results: Results) -> Iterator[str]:
+    """How often data without a symmetry are said to have one, and how often that is left open."""
+    sizes = SIZES[:3]
+    yield "| data | " + " | ".join(f"{size:,}" for size in sizes) + " |"
+    yield "|---" * (1 + len(sizes)) + "|"
+    for name, draw in WITHOUT.items():
+        cells = []
+        for size in sizes:
+            rows = [results.row(DataSet(name, draw, "none"), size, seed) for seed in range(draws)]
+            found, few = (sum(row["verdict"] == verdict for row in rows) for verdict in ("found", "too few data"))
+            cells.append(f"{found} ({few} too few)")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--null", action="store_true")
+    parser.add_argument("--only", nargs="*", help="Names of data sets begin with one of these.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.mkdir(exist_ok=True)
+    if arguments.null:
+        lines = false_table(arguments.draws, Results(RESULTS / "discovery-null.json"))
+    else:
+        chosen = tuple(one for one in DATA_SETS if not arguments.only or one.name.startswith(tuple(arguments.only)))
+        lines = table(chosen, SIZES, arguments.draws, Results(RESULTS / "discovery.json"))
+    for line in lines:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
