@@ -10,6 +10,7 @@ an error. Results go to `results/discovery*.json` as they come; what is there is
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import time
@@ -245,17 +246,17 @@ def run(data_set: DataSet, count: int, seed: int) -> dict[str, Any]:
 
 
 class Results:
-    """A file of rows by data set, number of samples and seed, written as they come."""
+    """A file of rows by key, written as they come."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
-    def row(self, data_set: DataSet, count: int, seed: int) -> dict[str, Any]:
-        key = f"{data_set.name}|{count}|{seed}"
+    def row(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if key not in self.rows:
-            self.rows[key] = run(data_set, count, seed)
-            self.path.write_text(json.dumps(self.rows, indent=0) + "\n")
+            self.rows[key] = make()
+            text = ",\n".join(f"{json.dumps(key)}: {json.dumps(row)}" for key, row in self.rows.items())
+            self.path.write_text("{\n" + text + "\n}\n")
         return self.rows[key]
 
 
@@ -266,10 +267,19 @@ def table(data_sets: tuple[DataSet, ...], sizes: tuple[int, ...], draws: int, re
     for data_set in data_sets:
         cells = []
         for size in sizes:
-            rows = [results.row(data_set, size, seed) for seed in range(draws if size in data_set.sizes else 0)]
+            seeds = range(draws if size in data_set.sizes else 0)
+            rows = [
+                results.row(f"{data_set.name}|{size}|{seed}", functools.partial(run, data_set, size, seed)) for seed in seeds
+            ]
             few, right = sum(row["verdict"] == "too few data" for row in rows), sum(map(data_set.is_right, rows))
             cells.append((f"{right}" + (f" ({few} too few)" if few else "")) if rows else "")
         yield f"| {data_set.name} | {data_set.answer or data_set.verdict} | " + " | ".join(cells) + " |"
+
+
+def counted(draw: Draw, size: int, draws: int) -> dict[str, Any]:
+    """Verdicts of so many draws."""
+    verdicts = [run(DataSet("", draw, "none"), size, seed)["verdict"] for seed in range(draws)]
+    return {"draws": draws, **{verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}
 
 
 def false_table(draws: int, results: Results) -> Iterator[str]:
@@ -280,9 +290,8 @@ def false_table(draws: int, results: Results) -> Iterator[str]:
     for name, draw in WITHOUT.items():
         cells = []
         for size in sizes:
-            rows = [results.row(DataSet(name, draw, "none"), size, seed) for seed in range(draws)]
-            found, few = (sum(row["verdict"] == verdict for row in rows) for verdict in ("found", "too few data"))
-            cells.append(f"{found} ({few} too few)")
+            row = results.row(f"{name}|{size}", functools.partial(counted, draw, size, draws))
+            cells.append(f"{row.get('found', 0)} of {row['draws']} ({row.get('too few data', 0)} too few)")
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 
