@@ -4,16 +4,37 @@ from relaxify.lconv.checkpoint import check_output, save_lconvs
 from relaxify.lconv.conversion import Swap, free, lconvify, swaps
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
 from relaxify.lconv.layer import Flow, LConv, LinearLConv
-from relaxify.lconv.operators import Dense, Generators, Grid, ImageAlgebra, LowRank, Points, Shifts, Sparse, algebra, graph
+from relaxify.lconv.operators import (
+    Dense,
+    Generators,
+    Grid,
+    ImageAlgebra,
+    LowRank,
+    Points,
+    Shifts,
+    SignalAlgebra,
+    Sparse,
+    algebra,
+    graph,
+)
 from relaxify.lconv.pooling import CosetPool
 from relaxify.lconv.regularisers import closure_penalty, killing_penalty
 from relaxify.lconv.restoring import unlconvify
-from relaxify.lconv.symmetry import Symmetry, Verdict, generators, symmetries_of, symmetries_of_model, symmetries_of_moments
+from relaxify.lconv.symmetry import (
+    FamilySymmetry,
+    Symmetry,
+    Verdict,
+    generators,
+    symmetries_of,
+    symmetries_of_model,
+    symmetries_of_moments,
+)
 
 __all__ = [
     "AdjacencyLConv",
     "CosetPool",
     "Dense",
+    "FamilySymmetry",
     "Flow",
     "Generators",
     "GraphLConv",
@@ -24,6 +45,7 @@ __all__ = [
     "LowRank",
     "Points",
     "Shifts",
+    "SignalAlgebra",
     "Sparse",
     "Swap",
     "Symmetry",

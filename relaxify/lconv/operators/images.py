@@ -1,11 +1,14 @@
-"""Rotation, translations and scaling of images of any resolution, as differential operators on the pixel grid.
+"""Affine flows of images of any resolution, as differential operators on the pixel grid.
 
-With r = (y, x) from the image's centre and h(r) -> h(g^-1 r), in pixels: rotation y d/dx - x d/dy, translations -d/dy and
--d/dx, scaling -(y d/dy + x d/dx).
+With r = (y, x) from the image's centre and h(r) -> h(g^-1 r), in pixels, dr/dt = A r + b moves an image by -(A r + b) d/dr:
+rotation y d/dx - x d/dy, translations -d/dy and -d/dx, scaling -(y d/dy + x d/dx), shears -y d/dx and -x d/dy, and the
+stretch x d/dx - y d/dy.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Literal
 
 import torch
@@ -18,7 +21,23 @@ from relaxify.groups import Group
 from relaxify.lconv.operators.family import Generators, Space
 from relaxify.lconv.operators.matrices import Dense
 
-NAMES = ("rotation", "translation_y", "translation_x", "scaling")
+Row = tuple[float, float, float]
+
+FLOWS: dict[str, tuple[Row, Row]] = {
+    "rotation": ((0, 1, 0), (-1, 0, 0)),
+    "translation_y": ((0, 0, 1), (0, 0, 0)),
+    "translation_x": ((0, 0, 0), (0, 0, 1)),
+    "scaling": ((1, 0, 0), (0, 1, 0)),
+    "stretch": ((1, 0, 0), (0, -1, 0)),
+    "shear_y": ((0, 1, 0), (0, 0, 0)),
+    "shear_x": ((0, 0, 0), (1, 0, 0)),
+}
+"""(A | b) of each: how fast a point (y, x, 1) moves down and to the right."""
+
+NAMES = tuple(FLOWS)
+
+AFFINE = ("rotation", "translation_y", "translation_x", "scaling", "stretch", "shear_x")
+"""A basis of all affine flows."""
 
 
 class ImageAlgebra(Generators):
@@ -43,24 +62,13 @@ class ImageAlgebra(Generators):
 
     def act(self, h: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "count batch channels height width"]:
         y, x = (from_centre(size, h) for size in h.shape[2:])
+        speeds = [_speeds(FLOWS[name], y[:, None], x) for name in self.names]
         if self.sign < 0:
-            # (y d/dx)^T = -d/dx y for antisymmetric derivatives
-            return torch.stack([self._transposed(name, h, y[:, None], x) for name in self.names])
-        down, right = self._differentiate(h, 2), self._differentiate(h, 3)
-        fields = {
-            "rotation": lambda: y[:, None] * right - x * down,
-            "translation_y": lambda: -down,
-            "translation_x": lambda: -right,
-            "scaling": lambda: -(y[:, None] * down + x * right),
-        }
-        return torch.stack([fields[name]() for name in self.names])
-
-    def _transposed(self, name: str, h: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        if name == "rotation":
-            return self._differentiate(x * h, 2) - self._differentiate(y * h, 3)
-        if name == "scaling":
-            return self._differentiate(y * h, 2) + self._differentiate(x * h, 3)
-        return self._differentiate(h, 2 if name == "translation_y" else 3)
+            # (v d/dr)^T = -d/dr v for antisymmetric derivatives
+            return torch.stack([_sum([self._differentiate(v * h, 2 + axis) for axis, v in flow]) for flow in speeds])
+        needed = {axis for flow in speeds for axis, _ in flow}
+        gradient = {axis: self._differentiate(h, 2 + axis) for axis in needed}
+        return torch.stack([-_sum([v * gradient[axis] for axis, v in flow]) for flow in speeds])
 
     def _differentiate(self, h: Tensor, axis: int) -> Tensor:
         return spectral(h, axis) if self.derivative == "spectral" else _central(h, axis)
@@ -84,6 +92,16 @@ def algebra(name: str, *, learnable: bool = False) -> Dense:
     if not len(generators):
         raise ValueError(f"{name!r} is a finite group, without a Lie algebra; name a continuous one, such as 'so(3)'.")
     return Dense(generators.to(torch.get_default_dtype()), learnable=learnable)
+
+
+def _speeds(flow: tuple[Row, Row], y: Tensor, x: Tensor) -> list[tuple[int, Tensor]]:
+    """The axes along which a flow moves, and A r + b there."""
+    rows = [(axis, row) for axis, row in enumerate(flow) if any(row)]
+    return [(axis, _sum([c * of for c, of in zip(row, (y, x, torch.ones_like(x)), strict=True) if c])) for axis, row in rows]
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return functools.reduce(operator.add, terms)
 
 
 def _central(h: Tensor, axis: int) -> Tensor:

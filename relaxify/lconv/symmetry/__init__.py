@@ -1,6 +1,7 @@
 """Reading a Lie algebra out of data, models and trained L-convs, and one report on it."""
 
 from relaxify.lconv.symmetry.classical import names_of
+from relaxify.lconv.symmetry.in_families import FamilySymmetry
 from relaxify.lconv.symmetry.of_data import symmetries_of, symmetries_of_moments
 from relaxify.lconv.symmetry.of_models import symmetries_of_model
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
@@ -8,6 +9,7 @@ from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.trained import generators
 
 __all__ = [
+    "FamilySymmetry",
     "Overlap",
     "Symmetry",
     "Verdict",

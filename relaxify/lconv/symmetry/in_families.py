@@ -1,0 +1,250 @@
+"""symmetries_of(X, generators=...): which generators of a family a distribution keeps, whatever size its samples have.
+
+The generators are applied to templates and never formed. Which combinations are kept is read off the quadratic form of
+`drift`, and judged on samples that had no say in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.lconv.operators import Generators, ImageAlgebra
+from relaxify.lconv.operators.combination import Combination
+from relaxify.lconv.symmetry.affine import affine_name
+from relaxify.lconv.symmetry.drift import LARGEST_KEPT, POWER, Drift, Drifts, Seen
+from relaxify.lconv.symmetry.drift_verdict import judged
+from relaxify.lconv.symmetry.symmetry import Verdict
+from relaxify.lconv.symmetry.templates import chunks, components, projected, windows
+
+FEWEST, MOST_TEMPLATES, SAMPLES_PER_TEMPLATE = 16, 36, 50
+
+# of the largest: a combination of generators that moves less does not move what is seen
+SMALLEST_MOVEMENT = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class FamilySymmetry:
+    """The generators of a family that a distribution keeps, with what speaks for it and against it.
+
+    `coefficients` (dimension, n_L) are of the family's generators, of unit length each. `drifts` are how much each
+    direction of the family is broken, ascending, with standard errors, and `spectrum` their values; a direction is kept if
+    its drift is surely below `largest_kept`. `verdict`, `smallest_break`, `power` and `samples_needed` are as in `Symmetry`.
+    """
+
+    coefficients: Float[Tensor, "dimension unknowns"]
+    family: Generators
+    verdict: Verdict
+    reason: str
+    source: str
+    space: tuple[int, ...]
+    drifts: tuple[Drift, ...]
+    samples: int
+    smallest_break: float
+    power: float = POWER
+    largest_kept: float = LARGEST_KEPT
+    samples_needed: int | None = None
+    centred: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Whether the verdict is that there is a symmetry in the family."""
+        return self.verdict is Verdict.FOUND
+
+    @property
+    def dimension(self) -> int:
+        """How many directions of the family are kept."""
+        return len(self.coefficients)
+
+    @property
+    def spectrum(self) -> Float[Tensor, " directions"]:
+        """The drifts of all directions that were judged."""
+        return torch.tensor([drift.value for drift in self.drifts])
+
+    @property
+    def gap(self) -> float | None:
+        """By what factor the first broken direction drifts more than the last kept one; None if that cannot be told."""
+        if not 0 < self.dimension < len(self.drifts):
+            return None
+        kept, broken = self.drifts[self.dimension - 1 : self.dimension + 1]
+        return broken.value / max(kept.value, kept.error)
+
+    @property
+    def name(self) -> str | None:
+        """What is kept, in words, if a symmetry was found: rotation, translations, e(2), ..., or in terms of the family."""
+        return self.words if self.found else None
+
+    @property
+    def words(self) -> str:
+        """What the kept directions are in terms of the family, whether or not there is evidence for them."""
+        if isinstance(self.family, ImageAlgebra):
+            return affine_name(self.coefficients, self.family.names, min(self.space) / 4)
+        return ", ".join(_combination(row) for row in self.coefficients)
+
+    def as_operators(self) -> Generators:
+        """The generators as a frozen family, to build an L-conv on. ValueError if there are none."""
+        if not self.dimension:
+            raise ValueError("there is no symmetry here, so there are no generators to build on.")
+        return Combination(self.coefficients.to(torch.get_default_dtype()), self.family)
+
+    @property
+    def generators(self) -> Float[Tensor, "dimension d d"]:
+        """As matrices. ValueError where these would be too large: `as_operators` applies them at any size."""
+        size = math.prod(self.space)
+        if not self.dimension:
+            return torch.zeros(0, size, size)
+        return self.as_operators().dense(self.space)
+
+    def flow(
+        self, x: Float[Tensor, "batch channels *space"], times: list[float], generator: int = 0
+    ) -> Float[Tensor, "times batch channels *space"]:
+        """exp(t L) x for each time t: where the symmetry takes samples."""
+        chosen = torch.nn.functional.one_hot(torch.tensor(generator), self.dimension).to(x.dtype)
+        return torch.stack([self.as_operators().expm_apply(t * chosen, x) for t in times])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "verdict": str(self.verdict),
+            "found": self.found,
+            "name": self.name,
+            "reason": self.reason,
+            "smallest_break": self.smallest_break,
+            "power": self.power,
+            "samples": self.samples,
+            "samples_needed": self.samples_needed,
+            "dimension": self.dimension,
+            "family": repr(self.family),
+            "gap": self.gap,
+            "centred": self.centred,
+            "drifts": [[drift.value, drift.error] for drift in self.drifts],
+            "coefficients": self.coefficients.tolist(),
+        }
+
+    def lines(self) -> list[str]:
+        """The report, line by line."""
+        titles = {Verdict.FOUND: f"symmetry {self.words}", Verdict.TOO_FEW: "too few data to tell"}
+        shape = " x ".join(map(str, self.space))
+        lines = [
+            f"{self.source}: {titles.get(self.verdict, 'no symmetry')}",
+            f"  {self.reason}",
+            f"  {self.samples:,} samples of {shape}, {'centred' if self.centred else 'as they are'}; family {self.family}",
+            f"  a drift of {self.smallest_break:.2g} or more would have shown with probability {self.power:g}",
+        ]
+        lines += [f"  {self.samples_needed:,} samples would do"] if self.samples_needed else []
+        drifts = ", ".join(f"{drift.value:.2g} ({drift.error:.1g})" for drift in self.drifts)
+        return [*lines, f"  drifts (and standard errors) {drifts}"]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def symmetries_in_family(
+    X: Tensor, generators: Generators, Y: Tensor | None = None, *, center: bool = False, seed: int = 0
+) -> FamilySymmetry:
+    """The combinations of a family's generators that samples (n, *space) or (n, channels, *space) are symmetric under.
+
+    A direction is kept if the distribution surely drifts along it by less than .3 (see `drift`), and broken if surely by
+    more: *found* says that some are kept, *none* that all are broken. Where neither is sure, or where a drift of twice that
+    would not have shown, the data are too few, and the report says how many would do. With labels Y, classes (n,) or
+    numbers (n, c), it is the samples of each label that keep the flow. `center` takes the mean sample away first.
+
+    >>> noise = torch.randn(2000, 12, 12, generator=torch.Generator().manual_seed(0))
+    >>> symmetries_in_family(noise, ImageAlgebra(("rotation", "scaling"))).name
+    'rotation'
+    """
+    images = _with_channels(X, generators)
+    seen, basis = _seen(images, generators, None if Y is None else _labels(Y, len(images)), center, seed)
+    drifts = Drifts(seen, seed)
+    _, directions = torch.linalg.eigh(drifts.information)
+    measured = drifts.along(directions)
+    # what is surely kept before what may be
+    order = sorted(range(len(measured)), key=lambda index: measured[index].value + 3 * measured[index].error)
+    rows = (basis @ directions).mT[order]
+    judgement = judged(drifts, [measured[index] for index in order])
+    return FamilySymmetry(
+        torch.nn.functional.normalize(rows[: judgement.kept], dim=1),
+        generators,
+        judgement.verdict,
+        judgement.reason,
+        "distribution",
+        tuple(images.shape[2:]),
+        judgement.drifts,
+        len(images),
+        judgement.smallest_break,
+        samples_needed=judgement.samples_needed,
+        centred=center,
+    )
+
+
+def _with_channels(X: Tensor, generators: Generators) -> Tensor:
+    """As (n, channels, *space). ValueError for shapes that the family does not act on, and for NaN."""
+    if X.dim() == 2 and generators.ndim > 1 and (space := generators.space or _square(X.shape[1])):
+        X = X.reshape(len(X), *space) if math.prod(space) == X.shape[1] else X
+    if X.dim() == generators.ndim + 1:
+        X = X[:, None]
+    fits = X.dim() == generators.ndim + 2 and generators.space in (None, tuple(X.shape[2:]))
+    if not fits or len(X) < FEWEST:
+        axes = ", ".join(map(str, generators.space or ("height", "width", "depth")[: generators.ndim]))
+        raise ValueError(
+            f"samples of shape {tuple(X.shape)} do not suit {type(generators).__name__}; pass at least {FEWEST} of them, "
+            f"(n, {axes}) or (n, channels, {axes})."
+        )
+    if generators.space_out(tuple(X.shape[2:])) != tuple(X.shape[2:]):
+        raise ValueError(f"{type(generators).__name__} maps into another space, which is no flow; pass one that stays.")
+    if not all(bool(part.isfinite().all()) for part in chunks(X.flatten(1))):
+        raise ValueError("X has NaN or infinite entries; drop or fix these samples.")
+    return X
+
+
+def _labels(Y: Tensor, count: int) -> Float[Tensor, "n c"]:
+    """Columns of size one: of classes, which they are; of numbers, these themselves."""
+    if len(Y) != count:
+        raise ValueError(f"X has {count} samples and Y has {len(Y)}; pass one label for each sample.")
+    if Y.dim() == 1 and not Y.is_floating_point():
+        columns = torch.nn.functional.one_hot(Y.unique(return_inverse=True)[1]).double()
+    else:
+        columns = Y.reshape(count, -1).double()
+        if not bool(columns.isfinite().all()):
+            raise ValueError("Y has NaN or infinite entries; drop or fix these samples.")
+    return columns / columns.square().mean(0).sqrt().clamp(min=1e-300)
+
+
+def _square(size: int) -> tuple[int, int] | None:
+    side = math.isqrt(size)
+    return (side, side) if side * side == size else None
+
+
+def _seen(
+    images: Tensor, generators: Generators, labels: Tensor | None, center: bool, seed: int
+) -> tuple[Seen, Float[Tensor, "k j"]]:
+    """What templates see of the samples, with the rates along combinations of generators that move it alike."""
+    flat = images.flatten(1)
+    count = min(MOST_TEMPLATES, max(12, len(flat) // SAMPLES_PER_TEMPLATE))
+    shape = tuple(images.shape[1:])
+    if isinstance(generators, ImageAlgebra):
+        templates = windows((shape[1], shape[2]), shape[0], count, seed).flatten(1)
+    else:
+        templates = components(flat, count, seed)
+    moved = copy.deepcopy(generators).double().transpose(shape[1:]).act(templates.reshape(-1, *shape)).flatten(2)
+    values = projected(flat, templates)
+    rates = torch.stack([projected(flat, each) for each in moved], 2)
+    if center:
+        rates = rates - rates.mean(0)
+    seen = Seen.of(values, rates, labels)
+    movement, directions = torch.linalg.eigh(seen.movement)
+    kept = movement > SMALLEST_MOVEMENT**2 * movement[-1].clamp(min=1e-300)
+    basis = directions[:, kept] / movement[kept].sqrt()
+    return seen.along(basis), basis
+
+
+def _combination(weights: Float[Tensor, " n"]) -> str:
+    """The largest terms of sum_i c_i L_i."""
+    order = weights.abs().argsort(descending=True)[:4].tolist()
+    return " ".join(f"{float(weights[i]):+.2f} L{i}" for i in order if abs(float(weights[i])) > 0.05)
