@@ -14,6 +14,12 @@ LEVEL = 0.01
 # "found" says that a break would have shown from this many times on what counts as kept
 LARGEST_UNSEEN = 2.0
 
+# what was searched for among many may go over into what is broken by and by, as turns of nearly Gaussian directions do
+SMALLEST_GAP = 2.5
+
+# drifts below it are alike
+SMALLEST_DRIFT = 0.1
+
 MOST_SAMPLES = 10**9
 
 
@@ -29,29 +35,44 @@ class Judgement:
     samples_needed: int | None = None
 
 
-def judged(drifts: Drifts, measured: list[Drift]) -> Judgement:
+def judged(drifts: Drifts, measured: list[Drift], *, searched: bool = False) -> Judgement:
     """At a level of 1 % for all directions together.
 
     A break that must show is one of twice what counts as kept: where it would not, nothing is found, whatever the
-    estimates are.
+    estimates are. Directions that were `searched` for, as the least broken of many, must also stand out from the others.
     """
     deviations = statistics.NormalDist().inv_cdf(1 - LEVEL / max(1, len(measured)))
     visible = drifts.smallest_visible(deviations)
-    if not measured:
-        reason = "the family does not move what is seen of these samples, so that there is nothing to find."
-        return Judgement(Verdict.NONE, reason, (), 0, visible)
     kept = sum(drift.kept(deviations) for drift in measured)
-    broken = sum(drift.broken(deviations) for drift in measured)
+    open_ = len(measured) - kept - sum(drift.broken(deviations) for drift in measured)
+
+    def verdict(kind: Verdict, reason: str, needed: int | None = None) -> Judgement:
+        return Judgement(kind, reason, tuple(measured), kept if kind is Verdict.FOUND else 0, visible, needed)
+
+    if not measured:
+        return verdict(Verdict.NONE, "the family does not move what is seen of these samples: there is nothing to find.")
     first = f"the least of {len(measured)} directions drifts by {_shown(measured[0])}"
-    if broken == len(measured):
-        return Judgement(Verdict.NONE, f"{first}: all are broken.", tuple(measured), 0, visible)
-    if visible > LARGEST_UNSEEN * LARGEST_KEPT or not kept:
-        reason = f"{first}, and to tell whether that is below {LARGEST_KEPT:g} takes more samples."
-        return Judgement(Verdict.TOO_FEW, reason, tuple(measured), 0, visible, _needed(drifts, measured[0], deviations))
-    beyond = len(measured) - kept - broken
+    if not kept and not open_:
+        return verdict(Verdict.NONE, f"{first}: all are broken.")
+    if visible > LARGEST_UNSEEN * LARGEST_KEPT or not kept or (searched and open_):
+        least = measured[kept if kept and open_ else 0]
+        reason = f"{first}, and to tell what is above {LARGEST_KEPT:g} takes more samples."
+        return verdict(Verdict.TOO_FEW, reason, _needed(drifts, least, deviations))
+    if searched and kept < len(measured) and not _stand_out(measured, kept):
+        return verdict(Verdict.NONE, f"{first}, and the others go on from there without a gap.")
     reason = f"{kept} of {len(measured)} directions drift by no more than {_shown(measured[kept - 1])}"
-    reason += f"; of {beyond} more these samples cannot tell." if beyond else "; all others are broken."
-    return Judgement(Verdict.FOUND, reason, tuple(measured), kept, visible)
+    return verdict(Verdict.FOUND, f"{reason}; {_about_the_others(len(measured) - kept, open_)}.")
+
+
+def _about_the_others(others: int, open_: int) -> str:
+    if others:
+        return f"of {open_} more these samples cannot tell" if open_ else "all others are broken"
+    return "none is broken"
+
+
+def _stand_out(measured: list[Drift], kept: int) -> bool:
+    """Whether there is a gap after the directions that are kept."""
+    return measured[kept].value > SMALLEST_GAP * max(measured[kept - 1].value, SMALLEST_DRIFT)
 
 
 def _shown(drift: Drift) -> str:

@@ -6,8 +6,8 @@ The generators are applied to templates and never formed. Which combinations are
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.operators import Generators, ImageAlgebra
+from relaxify.lconv.operators import Generators, ImageAlgebra, SignalAlgebra
 from relaxify.lconv.operators.combination import Combination
 from relaxify.lconv.symmetry.affine import affine_name
-from relaxify.lconv.symmetry.drift import LARGEST_KEPT, POWER, Drift, Drifts, Seen
+from relaxify.lconv.symmetry.drift import LARGEST_KEPT, POWER, Drift, Drifts
 from relaxify.lconv.symmetry.drift_verdict import judged
 from relaxify.lconv.symmetry.symmetry import Verdict
-from relaxify.lconv.symmetry.templates import chunks, components, projected, windows
+from relaxify.lconv.symmetry.templates import chunks
+from relaxify.lconv.symmetry.view import Resemblance, view_of
 
-FEWEST, MOST_TEMPLATES, SAMPLES_PER_TEMPLATE = 16, 36, 50
+FEWEST = 16
 
-# of the largest: a combination of generators that moves less does not move what is seen
-SMALLEST_MOVEMENT = 1e-4
+# of a unit combination: a generator with so much of it gives it its name
+NEARLY_ALONE = 0.98
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +47,13 @@ class FamilySymmetry:
     space: tuple[int, ...]
     drifts: tuple[Drift, ...]
     samples: int
+    looked_at: str
     smallest_break: float
     power: float = POWER
     largest_kept: float = LARGEST_KEPT
     samples_needed: int | None = None
     centred: bool = False
+    resemblance: Resemblance | None = None
 
     @property
     def found(self) -> bool:
@@ -85,7 +88,11 @@ class FamilySymmetry:
         """What the kept directions are in terms of the family, whether or not there is evidence for them."""
         if isinstance(self.family, ImageAlgebra):
             return affine_name(self.coefficients, self.family.names, min(self.space) / 4)
-        return ", ".join(_combination(row) for row in self.coefficients)
+        if isinstance(self.family, SignalAlgebra):
+            return ", ".join(_combination(row, self.family.names) for row in self.coefficients)
+        if self.resemblance is not None:
+            return str(self.resemblance)
+        return ", ".join(_combination(row, [f"L{i}" for i in range(len(row))]) for row in self.coefficients)
 
     def as_operators(self) -> Generators:
         """The generators as a frozen family, to build an L-conv on. ValueError if there are none."""
@@ -120,7 +127,8 @@ class FamilySymmetry:
             "samples": self.samples,
             "samples_needed": self.samples_needed,
             "dimension": self.dimension,
-            "family": repr(self.family),
+            "family": type(self.family).__name__,
+            "looked_at": self.looked_at,
             "gap": self.gap,
             "centred": self.centred,
             "drifts": [[drift.value, drift.error] for drift in self.drifts],
@@ -134,7 +142,7 @@ class FamilySymmetry:
         lines = [
             f"{self.source}: {titles.get(self.verdict, 'no symmetry')}",
             f"  {self.reason}",
-            f"  {self.samples:,} samples of {shape}, {'centred' if self.centred else 'as they are'}; family {self.family}",
+            f"  {self.samples:,} samples of {shape}{' about their mean' if self.centred else ''}, looked at {self.looked_at}",
             f"  a drift of {self.smallest_break:.2g} or more would have shown with probability {self.power:g}",
         ]
         lines += [f"  {self.samples_needed:,} samples would do"] if self.samples_needed else []
@@ -160,26 +168,35 @@ def symmetries_in_family(
     'rotation'
     """
     images = _with_channels(X, generators)
-    seen, basis = _seen(images, generators, None if Y is None else _labels(Y, len(images)), center, seed)
+    labels = None if Y is None else _labels(Y, len(images))
+    view, samples = view_of(images, generators, seed), len(images)
+    if view.judging is not None:
+        images, labels = images[view.judging], None if labels is None else labels[view.judging]
+    center = center or view.centred
+    seen, basis = view.seen(images, labels, center)
     drifts = Drifts(seen, seed)
     _, directions = torch.linalg.eigh(drifts.information)
     measured = drifts.along(directions)
     # what is surely kept before what may be
     order = sorted(range(len(measured)), key=lambda index: measured[index].value + 3 * measured[index].error)
     rows = (basis @ directions).mT[order]
-    judgement = judged(drifts, [measured[index] for index in order])
+    judgement = judged(drifts, [measured[index] for index in order], searched=view.searched)
+    coefficients = torch.nn.functional.normalize(rows[: judgement.kept], dim=1)
+    needed = judgement.samples_needed
     return FamilySymmetry(
-        torch.nn.functional.normalize(rows[: judgement.kept], dim=1),
-        generators,
+        coefficients,
+        view.family,
         judgement.verdict,
         judgement.reason,
         "distribution",
         tuple(images.shape[2:]),
         judgement.drifts,
-        len(images),
+        samples,
+        view.words,
         judgement.smallest_break,
-        samples_needed=judgement.samples_needed,
+        samples_needed=None if needed is None else math.ceil(needed * samples / len(images)),
         centred=center,
+        resemblance=view.resemblance(images, coefficients),
     )
 
 
@@ -221,30 +238,9 @@ def _square(size: int) -> tuple[int, int] | None:
     return (side, side) if side * side == size else None
 
 
-def _seen(
-    images: Tensor, generators: Generators, labels: Tensor | None, center: bool, seed: int
-) -> tuple[Seen, Float[Tensor, "k j"]]:
-    """What templates see of the samples, with the rates along combinations of generators that move it alike."""
-    flat = images.flatten(1)
-    count = min(MOST_TEMPLATES, max(12, len(flat) // SAMPLES_PER_TEMPLATE))
-    shape = tuple(images.shape[1:])
-    if isinstance(generators, ImageAlgebra):
-        templates = windows((shape[1], shape[2]), shape[0], count, seed).flatten(1)
-    else:
-        templates = components(flat, count, seed)
-    moved = copy.deepcopy(generators).double().transpose(shape[1:]).act(templates.reshape(-1, *shape)).flatten(2)
-    values = projected(flat, templates)
-    rates = torch.stack([projected(flat, each) for each in moved], 2)
-    if center:
-        rates = rates - rates.mean(0)
-    seen = Seen.of(values, rates, labels)
-    movement, directions = torch.linalg.eigh(seen.movement)
-    kept = movement > SMALLEST_MOVEMENT**2 * movement[-1].clamp(min=1e-300)
-    basis = directions[:, kept] / movement[kept].sqrt()
-    return seen.along(basis), basis
-
-
-def _combination(weights: Float[Tensor, " n"]) -> str:
+def _combination(weights: Float[Tensor, " n"], names: Sequence[str]) -> str:
     """The largest terms of sum_i c_i L_i."""
     order = weights.abs().argsort(descending=True)[:4].tolist()
-    return " ".join(f"{float(weights[i]):+.2f} L{i}" for i in order if abs(float(weights[i])) > 0.05)
+    if len(weights) == 1 or abs(float(weights[order[0]])) > NEARLY_ALONE:
+        return names[order[0]]
+    return " ".join(f"{float(weights[i]):+.2f} {names[i]}" for i in order if abs(float(weights[i])) > 0.05)

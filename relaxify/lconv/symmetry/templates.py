@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Float, Shaped
@@ -15,7 +17,7 @@ NARROWEST = 0.2
 NARROWEST_PIXELS = 1.5
 
 # samples of which a copy in double precision is made at a time, in numbers
-CHUNK = 2**24
+CHUNK = 2**22
 
 
 def windows(
@@ -50,7 +52,7 @@ def components(X: Shaped[Tensor, "n d"], count: int, seed: int = 0) -> Float[Ten
     """The first principal components, by subspace iteration: no matrix of d x d."""
     count = min(count, *X.shape)
     random = torch.Generator().manual_seed(seed)
-    mean = sum(part.sum(0) for part in chunks(X)) / len(X)
+    mean = sum_of(part.sum(0) for part in chunks(X)) / len(X)
     basis = torch.randn(X.shape[1], min(count + 8, *X.shape), generator=random, dtype=torch.float64)
     for _ in range(6):
         basis, _ = torch.linalg.qr(basis)
@@ -71,3 +73,14 @@ def chunks(X: Shaped[Tensor, "n d"]) -> Iterator[Float[Tensor, "m d"]]:
     """The samples in double precision, some at a time."""
     for part in X.split(max(1, CHUNK // X.shape[1])):
         yield part.double()
+
+
+def sum_of(parts: Iterable[Tensor]) -> Tensor:
+    """Their sum, one held at a time."""
+    return functools.reduce(operator.add, parts)
+
+
+def variance(X: Shaped[Tensor, "n d"]) -> float:
+    """The variances of all columns together."""
+    mean = sum_of(part.sum(0) for part in chunks(X)) / len(X)
+    return float(sum_of((part - mean).square().sum() for part in chunks(X))) / max(1, len(X) - 1)

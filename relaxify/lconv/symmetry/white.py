@@ -1,0 +1,122 @@
+"""White coordinates of the first principal components, and the least broken of all their rotations, by Lanczos.
+
+Second moments allow every rotation A of white coordinates z. What the distribution keeps of them has E[g'(w.z) w.A z] = 0
+for all directions w, here with g = cos: a quadratic form in the r (r - 1) / 2 unknowns of A, whose smallest eigenvectors are
+looked for with products alone. It knows nothing of where a coordinate is, so that scrambled pixels are as good as others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from relaxify.lconv.operators import LowRank
+from relaxify.lconv.symmetry.templates import chunks, components, projected, sum_of
+
+MOST_COMPONENTS = 64
+SAMPLES_PER_SQUARE = 25
+FUNCTIONS = 3000
+
+# of the waves that look at white coordinates, whose deviation is 1
+SHORTEST, LONGEST = 0.7, 2.5
+
+FEW = 100
+
+CHUNK = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class White:
+    """z = left (x - mean), and x = mean + right^T z as far as the components go."""
+
+    left: Float[Tensor, "r d"]
+    right: Float[Tensor, "r d"]
+    mean: Float[Tensor, " d"]
+
+    @classmethod
+    def of(cls, X: Tensor, count: int) -> White:
+        """Of samples (n, d)."""
+        basis = components(X, count)
+        deviations = projected(X, basis).std(0).clamp(min=1e-300)[:, None]
+        mean = sum_of(part.sum(0) for part in chunks(X)) / len(X)
+        return cls(basis / deviations, basis * deviations, mean)
+
+    def coordinates(self, X: Tensor) -> Float[Tensor, "n r"]:
+        """z of samples."""
+        return projected(X, self.left) - self.left @ self.mean
+
+
+def components_for(X: Float[Tensor, "n d"], most: int | None = None) -> int:
+    """How many components so many samples can tell about, or `most` of them: one less if that does not split a pair."""
+    wanted = most or max(4, math.isqrt(len(X) // SAMPLES_PER_SQUARE))
+    wanted = min(MOST_COMPONENTS, wanted, X.shape[1])
+    variances = projected(X, components(X, wanted + 1)).var(0)
+    if len(variances) <= wanted or wanted < 3:
+        return min(wanted, len(variances))
+    falls = variances[:-1] / variances[1:].clamp(min=1e-300)
+    return wanted if falls[wanted - 1] > falls[wanted - 2] else wanted - 1
+
+
+def least_broken_rotations(
+    X: Float[Tensor, "n d"], white: White, count: int, space: tuple[int, ...], seed: int = 0
+) -> LowRank:
+    """The generators right^T A left of the least broken rotations A of white coordinates, the least first."""
+    form = RotationForm(white.coordinates(X), seed)
+    found = form.smallest(min(count, form.unknowns))
+    rotations = torch.stack([form.rotation(theta) for theta in found])
+    down = white.left.expand(len(rotations), -1, -1)
+    return LowRank(white.right.mT @ rotations, down, space=space, learnable=False)
+
+
+class RotationForm:
+    """sum_g E_1[grad g . A z] E_2[grad g . A z], g(z) = cos(w.z + a), as a form on the entries of A above its diagonal."""
+
+    def __init__(self, z: Float[Tensor, "n r"], seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        r = z.shape[1]
+        w = torch.nn.functional.normalize(torch.randn(FUNCTIONS, r, generator=random, dtype=torch.float64), dim=1)
+        length, phase = torch.rand(2, FUNCTIONS, generator=random, dtype=torch.float64)
+        self.waves = w * (SHORTEST + (LONGEST - SHORTEST) * length[:, None])
+        order = torch.randperm(len(z), generator=random)
+        self.moments = [self._moments(z[half], 2 * math.pi * phase) for half in (order[::2], order[1::2])]
+        self.places = torch.triu_indices(r, r, 1)
+
+    def _moments(self, z: Tensor, phase: Tensor) -> Float[Tensor, "g r"]:
+        """E[sin(w.z + a) z], a few samples at a time."""
+        return sum_of((z @ self.waves.mT + phase).sin().mT @ z for z in z.split(CHUNK)) / len(z)
+
+    @property
+    def unknowns(self) -> int:
+        return self.places.shape[1]
+
+    def rotation(self, theta: Float[Tensor, " unknowns"]) -> Float[Tensor, "r r"]:
+        """The antisymmetric A with these entries above its diagonal."""
+        r = self.waves.shape[1]
+        A = theta.new_zeros(r, r)
+        A[self.places[0], self.places[1]] = theta
+        return A - A.mT
+
+    def applied(self, theta: Float[Tensor, " unknowns"]) -> Float[Tensor, " unknowns"]:
+        turned = self.waves @ self.rotation(theta)
+        first, second = ((turned * moment).sum(1, keepdim=True) for moment in self.moments)
+        back = self.waves.mT @ (second * self.moments[0] + first * self.moments[1])
+        return (back - back.mT)[self.places[0], self.places[1]]
+
+    def smallest(self, count: int) -> Float[Tensor, "count unknowns"]:
+        """The eigenvectors of the smallest eigenvalues. Noise makes these negative as often as not."""
+        size = self.unknowns
+        if size <= FEW:
+            whole = torch.stack([self.applied(row) for row in torch.eye(size, dtype=torch.float64)])
+            vectors: Tensor = torch.linalg.eigh(whole).eigenvectors
+            return vectors[:, :count].mT
+        form = LinearOperator(
+            (size, size), matvec=lambda v: self.applied(torch.from_numpy(v).reshape(-1)).numpy(), dtype=np.float64
+        )
+        values, found = eigsh(form, k=count, which="SA", v0=np.ones(size), tol=1e-4)
+        return torch.from_numpy(found[:, np.argsort(values)].T.copy())
