@@ -108,6 +108,10 @@ def npz(what: str, arrays: dict[str, Any], options: str = "") -> Case:
     return Case(what, lambda folder: np.savez(folder / "in.npz", **arrays), f"symmetry in.npz{options}")
 
 
+def table(what: str, content: str, options: str = "") -> Case:
+    return Case(what, lambda folder: (folder / "in.csv").write_text(content) and None, f"symmetry in.csv{options}")
+
+
 def text_file(what: str, text: str) -> Case:
     return Case(what, lambda folder: (folder / "log.csv").write_text(text) and None, "history log.csv -o out.png")
 
@@ -359,6 +363,11 @@ CASES: dict[str, list[Case]] = {
         npz("complex numbers", {"X": np.ones((3, 2), dtype=complex)}),
         npz("pictures of what is no square image", {"X": np.random.default_rng(0).normal(size=(9, 3))},
             " --pictures out.png --resamplings 0"),
+        table("text in a column of numbers", "x,y\n1,2\n3,a\n"),
+        table("a row cut short", "x,y\n1,2\n3\n"),
+        table("a column that is not there", "x,y\n1,2\n3,4\n", " --columns x,z"),
+        table("a shape that samples do not have", "x,y\n1,2\n3,4\n", " --shape 3"),
+        Case("samples of no format", lambda folder: (folder / "in.bin").write_text("x") and None, "symmetry in.bin"),
         text_file("a log of something else", "a,b\n1,2\n"),
         text_file("a log with a row cut short", "step,layer,quantity,value\n1,lin,share\n"),
         text_file("a log that lacks the quantity", "step,layer,quantity,value\n1,lin,norm,2\n"),

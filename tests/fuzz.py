@@ -30,9 +30,9 @@ from relaxed_states import IRREPS, relaxed_layer
 
 from relaxify.checkpoint import compare, contents, convert
 from relaxify.record import Record
-from relaxify_cli.arrays import read_arrays
 from relaxify_cli.errors import sentence
 from relaxify_cli.plots import history
+from relaxify_cli.samples import Choice, read_samples
 
 LAYER = relaxed_layer(replace(IRREPS, path="lin"))
 STATE = LAYER.state("lin.")
@@ -59,6 +59,7 @@ TORCH = _bytes_of(lambda buffer: torch.save(NESTED, buffer))
 LEGACY = _bytes_of(lambda buffer: torch.save(NESTED, buffer, _use_new_zipfile_serialization=False))
 SAFETENSORS = safetensors.torch.save(STATE, metadata={"a": "b"})
 ARRAYS = _bytes_of(lambda buffer: np.savez(buffer, X=np.ones((4, 3)), Y=np.zeros(4)))
+ARRAY = _bytes_of(lambda buffer: np.save(buffer, np.ones((4, 3))))
 LOG = b"step,layer,quantity,value\n" + b"".join(b"%d,lin,share,0.5\n" % step for step in range(9))
 with zipfile.ZipFile(io.BytesIO(TORCH)) as _archive:
     PICKLE = _archive.read("archive/data.pkl")
@@ -184,12 +185,13 @@ def decoded(text: bytes) -> None:
         _refused(lambda: Record.decode(torch.frombuffer(bytearray(text), dtype=torch.uint8)))
 
 
-def read(data: bytes, suffix: str) -> None:
+def read(data: bytes, suffix: str, choice: Choice | None = None) -> None:
     """ValueError in one sentence, or what the file holds."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / f"in{suffix}"
         path.write_bytes(data)
-        _refused(lambda: read_arrays(path, ("X", "Y")) if suffix == ".npz" else history(path))
+        _refused(lambda: read_samples(path, choice))
+        _refused(lambda: history(path))
 
 
 KINDS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[bytes], None]]] = {
@@ -203,7 +205,8 @@ KINDS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[bytes], None]]] = {
     "record": (records(), decoded),
     "record in a file": ((records() | damaged(RECORD)).map(with_record), lambda data: converted(data, ".safetensors")),
     "npz": (damaged(ARRAYS), lambda data: read(data, ".npz")),
-    "csv": (damaged(LOG), lambda data: read(data, ".csv")),
+    "npy": (damaged(ARRAY), lambda data: read(data, ".npy")),
+    "csv": (damaged(LOG), lambda data: read(data, ".csv", Choice(columns=("step", "value"), labels=("layer",)))),
 }
 
 

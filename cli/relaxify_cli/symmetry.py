@@ -13,7 +13,6 @@ from rich.console import Console
 from relaxify_cli.errors import shown
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -21,7 +20,23 @@ if TYPE_CHECKING:
 
 
 def symmetry(
-    data: Annotated[Path, typer.Argument(metavar="DATA.npz", help="Samples in rows as X (n, d); labels, if any, as Y.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Samples in rows: .csv, .tsv, .npy, .npz (arrays X and Y) or .parquet.")
+    ],
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Array of samples in an .npz file; X if not given.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Columns that are coordinates; default: all but labels."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Columns, or an array, of labels; texts and whole numbers are classes."),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="2,3", help="Shape of one sample, such as 2 vectors of 3, or 1,28,28 for an image.")
+    ] = None,
     against: Annotated[
         list[str] | None, typer.Option("--against", metavar="NAME", help="Known algebra to compare with, such as so(3).")
     ] = None,
@@ -41,11 +56,13 @@ def symmetry(
 
     from relaxify.lconv import symmetries_of
     from relaxify.output import check_target
+    from relaxify_cli.samples import Choice, read_samples
 
     if pictures is not None:
         check_target(pictures, inputs=(data,), force=force)
-    X, Y = (None if array is None else torch.from_numpy(array) for array in _load(data))
-    assert X is not None
+    given = read_samples(data, Choice(key, _parts(columns), _parts(labels), _sizes(shape)))
+    X = torch.from_numpy(given.X).flatten(1)
+    Y = None if given.Y is None else torch.from_numpy(given.Y)
     known = _known(against or [], X.shape[1])
     found = symmetries_of(
         X, Y, statistics="distribution" if distribution else "second_moments", resamplings=resamplings, seed=seed
@@ -64,23 +81,15 @@ def symmetry(
         console.print(f"Wrote {shown(str(pictures))}.", soft_wrap=True)
 
 
-def _load(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    """X (n, d) and Y, in float64. ValueError if the file holds no such arrays; nothing in it is unpickled."""
-    import numpy as np
+def _parts(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",")) if text else ()
 
-    from relaxify_cli.arrays import read_arrays
 
-    found, names = read_arrays(path, ("X", "Y"))
-    if "X" not in found:
-        raise ValueError(f"{path} has no array X (it has {', '.join(names) or 'none'}); save the samples under that name.")
-    for name, array in found.items():
-        if array.ndim == 0 or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or np.iscomplexobj(array):
-            raise ValueError(
-                f"{name} in {path} is {array.dtype} in {array.ndim} dimensions; save real numbers, samples in rows."
-            )
-    X = found["X"].astype(np.float64, copy=False)
-    Y = found["Y"].astype(np.float64, copy=False) if "Y" in found else None
-    return X.reshape(len(X), -1), None if Y is None else Y.reshape(len(Y), -1)
+def _sizes(text: str | None) -> tuple[int, ...]:
+    parts = _parts(text)
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"--shape {text!r} is not a shape; write its sizes as in 2,3.")
+    return tuple(map(int, parts))
 
 
 def _known(names: list[str], d: int) -> dict[str, Any]:
