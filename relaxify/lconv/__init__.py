@@ -18,7 +18,7 @@ from relaxify.lconv.operators import (
     graph,
 )
 from relaxify.lconv.pooling import CosetPool
-from relaxify.lconv.regularisers import closure_penalty, killing_penalty
+from relaxify.lconv.regularisers import closure_penalty, degeneracy_penalty, killing_penalty
 from relaxify.lconv.restoring import unlconvify
 from relaxify.lconv.symmetry import (
     FamilySymmetry,
@@ -53,6 +53,7 @@ __all__ = [
     "algebra",
     "check_output",
     "closure_penalty",
+    "degeneracy_penalty",
     "free",
     "generators",
     "graph",
