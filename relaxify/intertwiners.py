@@ -109,7 +109,9 @@ def _nearest(
 
     result, residual = pairs.clone(), squared(pairs)
     direction, size = residual, residual.square().sum()
-    enough = 1e-28 * size
+    scale = sum(float(torch.linalg.matrix_norm(a, 2).square().sum()) for a in (action_in, action_out))
+    # what rounding leaves of an intertwiner has parts on which L* L is all but singular
+    enough = max(1e-28 * size, (1e-13 * scale) ** 2 * pairs.square().sum())
     for _ in range(MOST_STEPS):
         if not size > enough:
             break

@@ -24,6 +24,7 @@ from relaxify.graph.contractions import ChannelOrder
 from relaxify.modules.hanging import CHILD
 from relaxify.representations import Block, Layout
 from relaxify.sites import Path
+from relaxify.spans import Span
 
 FORMAT = "relaxify/1"
 _VERSION = re.compile(r"relaxify/(\d{1,8})(?:\.(\d{1,8}))?")
@@ -58,7 +59,8 @@ class Record:
     `path` is the site's module in the relaxed model, `aliases` the other modules that share its weight. W, of shape
     (dim rep_out, dim rep_in), is stored as the keys `weight_keys`: ("weight",), or ("up", "down") where W = up @ down.
     `axes_in` and `axes_out` say which axes of the layer's tensors hold the features. `paths` say what of W the layer's
-    own parameters, of shapes `base_shapes`, can express; `unfoldable` says why they cannot. `updates` is where resumed
+    own parameters, of shapes `base_shapes`, can express, or `spans`, if these are coefficients of a basis of maps
+    from its one block to the other; `unfoldable` says why they cannot. `updates` is where resumed
     training continues in the stream of sampled rows. A convolution in `groups` joins each output to the inputs of its group
     alone: W has fewer columns by that factor. `symmetriser`, if not empty, is an orthonormal basis of one channel's kernels:
     the layer is an ordinary convolution, of whose `weight` the part in their span stays. `attribute` is the least and the
@@ -93,6 +95,7 @@ class Record:
     groups: int = 1
     symmetriser: tuple[tuple[float, ...], ...] = ()
     attribute: tuple[float, ...] | None = None
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weight_keys not in (("weight",), ("up", "down")):
@@ -106,6 +109,7 @@ class Record:
         for path in self.paths:
             _check_path(self, path)
         _check_disjoint(self)
+        _check_spans(self)
         _check_symmetriser(self)
 
     @property
@@ -115,7 +119,12 @@ class Record:
 
     @property
     def is_foldable(self) -> bool:
-        return self.unfoldable is None and bool(self.paths)
+        return self.unfoldable is None and bool(self.paths or self.spans)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The layer's parameters that something is folded into."""
+        return tuple(dict.fromkeys([*(path.parameter for path in self.paths), *(span.parameter for span in self.spans)]))
 
     def path_size(self, path: Path) -> int:
         """How many entries of its flat parameter a path owns."""
@@ -132,6 +141,8 @@ class Record:
         if self.attribute is None:
             # as records were written before there was one
             del document["attribute"]
+        if not self.spans:
+            del document["spans"]
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         if len(data) > MAX_BYTES:
             raise _invalid(f"it takes {len(data)} bytes, more than {MAX_BYTES}")
@@ -143,7 +154,7 @@ class Record:
         document = _document(tensor)
         _check_version(document)
         # records from before convolutions were relaxed do not have them
-        document = {"groups": 1, "symmetriser": [], "attribute": None} | document
+        document = {"groups": 1, "symmetriser": [], "attribute": None, "spans": []} | document
         fields = _fields(document, "it", _RECORD)
         layout, weight_keys = fields.pop("layout"), fields.pop("weight_key")
         return cls(**fields, **layout, weight_keys=weight_keys)
@@ -189,6 +200,24 @@ def _check_disjoint(record: Record) -> None:
     for (first, _, end), (second, start, _) in itertools.pairwise(spans):
         if first == second and start < end:
             raise _invalid(f"two paths share entry {start} of parameter {first!r}")
+
+
+def _check_spans(record: Record) -> None:
+    """Coefficients of their own for each pair of copies; whether they are distinct is seen when they are folded."""
+    if not record.spans:
+        return
+    if record.paths or record.groups > 1 or (len(record.rep_in), len(record.rep_out)) != (1, 1):
+        raise _invalid("its spans are not between one block and another")
+    (into,), (out,) = record.rep_in, record.rep_out
+    for name in {span.parameter for span in record.spans}:
+        own = [span for span in record.spans if span.parameter == name]
+        size = math.prod(record.base_shapes.get(name, (0,)))
+        last = [(out.multiplicity - 1) * span.stride_out + (into.multiplicity - 1) * span.stride_in for span in own]
+        ends = [span.offset + each for span, each in zip(own, last, strict=True)]
+        if max(ends) >= size or len(own) * out.multiplicity * into.multiplicity > size:
+            raise _invalid(f"its spans have more coefficients than parameter {name!r}")
+    if any(row >= out.dimension or column >= into.dimension for span in record.spans for row, column, _ in span.entries):
+        raise _invalid(f"its spans are of larger matrices than from {into} to {out}")
 
 
 def _check_symmetriser(record: Record) -> None:
@@ -267,6 +296,12 @@ def _number(value: object, what: str) -> float:
     return float(value)
 
 
+def _entry(value: object, what: str) -> tuple[int, int, float]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise _invalid(f"{what} are not row, column and value")
+    return _integer(value[0], what), _integer(value[1], what), _number(value[2], what)
+
+
 def _choice(*choices: str) -> Reader[str]:
     def read(value: object, what: str) -> str:
         if value not in choices:
@@ -321,6 +356,13 @@ _PATH: dict[str, Reader[Any]] = {
     "scale": _number,
     "order": _choice(*get_args(ChannelOrder)),
 }
+_SPAN: dict[str, Reader[Any]] = {
+    "parameter": _text,
+    "offset": _integer,
+    "stride_out": _integer,
+    "stride_in": _integer,
+    "entries": _list(_entry),
+}
 _LAYOUT: dict[str, Reader[Any]] = {"axes_in": _list(_axis), "axes_out": _list(_axis)}
 _RECORD: dict[str, Reader[Any]] = {
     "path": _text,
@@ -340,4 +382,5 @@ _RECORD: dict[str, Reader[Any]] = {
     "groups": _positive,
     "symmetriser": _list(_list(_number)),
     "attribute": _range,
+    "spans": _list(_object(Span, _SPAN)),
 }

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.graph.contractions import ChannelOrder
+from relaxify.graph.derived_weights import DerivedWeight
 from relaxify.grids.kernels import Convolution
 from relaxify.groups import Group
 from relaxify.representations import Representation
@@ -104,8 +105,11 @@ class EquivariantMap:
     """What a site computes: a linear map from `rep_in` to `rep_out`, found at `features_in` of the argument `argument`.
 
     `paths` say how the layer's own parameters express intertwiners (what `fold` may use); `unfoldable` says why they
-    cannot. `attribute` is the scalar in a second argument that scales every path: constant in most models, so its
-    constant is measured in training. `is_complete` says that the paths, applied to the argument, are all that is computed.
+    cannot. `derived` says how else its weight is made of parameters, by each of its calls that does it in its own way.
+    `reached` projects one copy of the features, in and out, onto what values have a part in, if they leave a rest, on which
+    nobody knows how the group acts. `attribute` is the scalar in a second argument that scales every path: constant in most
+    models, so its constant is measured in training. `is_complete` says that the paths, applied to the argument, are all
+    that is computed.
     `intercepts` names the parameters of a functional op in the module's forward, `has_constants` says whether its weight is
     also made of tensors that the module does not hold.
 
@@ -123,6 +127,8 @@ class EquivariantMap:
     argument: str = "input"
     paths: tuple[Path, ...] = ()
     unfoldable: str | None = None
+    derived: tuple[DerivedWeight, ...] = ()
+    reached: tuple[Tensor, Tensor] | None = None
     attribute: Attribute | None = None
     is_complete: bool = False
     intercepts: tuple[str, ...] = ()

@@ -45,6 +45,20 @@ def dense(layer: tuple[Representation, Representation, tuple[Path, ...]], update
 Layer = tuple[Representation, Representation, tuple[Path, ...]]
 
 
+def test_an_intertwiner_is_its_own_projection_where_no_basis_is_made() -> None:
+    group, made = Group.parse("SO(3)"), torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=made, dtype=torch.float64)
+
+    turn, vectors = torch.linalg.qr(noise(12, 12)).Q, Representation.defining(group, 4)
+    dense_actions = vectors.act(torch.eye(12, dtype=torch.float64)).mT
+    # as a fit leaves them
+    rep = Representation.of(group, "fitted", 1, turn @ dense_actions @ turn.mT + 1e-10 * noise(3, 12, 12))
+    w = turn @ torch.kron(noise(4, 4), torch.eye(3, dtype=torch.float64)) @ turn.mT
+    torch.testing.assert_close(project_to_intertwiners(w, rep, rep), w, rtol=1e-6, atol=1e-6)
+
+
 @given(layers(), seeds)
 def test_fold_is_exact_for_what_the_layer_expresses(layer: Layer, seed: int) -> None:
     rep_in, rep_out, paths = layer

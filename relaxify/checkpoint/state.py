@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from relaxify.checkpoint.data import Data, Made
@@ -17,6 +17,7 @@ from relaxify.intertwiners import as_channels, fold_updates
 from relaxify.modules.hanging import key_of, modules_at, owner_prefix
 from relaxify.record import CheckpointError, Record
 from relaxify.sites import Path
+from relaxify.spans import Span, span_updates
 
 # of a rank-r term, W = up @ down can be far larger than the file that holds it: 128 MiB, or what the file has in float64
 FREE_ENTRIES = 2**24
@@ -129,6 +130,11 @@ class StoredTerm:
 
     def updates(self) -> list[tuple[Path, Float[Tensor, "_"]]]:
         """What fold adds, path by path, in float64. CheckpointError if theta * W has NaN or infinite entries."""
+        folded = fold_updates(self._relaxation(), self.record.rep_in, self.record.rep_out, self.record.paths)
+        return list(zip(self.record.paths, folded, strict=True))
+
+    def _relaxation(self) -> Float[Tensor, "n_out n_in"]:
+        """theta * W in float64."""
         rows, columns = self.record.shape
         if rows * columns > FREE_ENTRIES + self.state.file_size:
             raise CheckpointError(f"{self.path}: its term of {rows} x {columns} is too large to fold; drop it instead.")
@@ -139,8 +145,13 @@ class StoredTerm:
                 f"{self.path}: its term has NaN or infinite entries, which cannot be folded; drop it, or convert an "
                 f"earlier checkpoint."
             )
-        folded = fold_updates(relaxation, self.record.rep_in, self.record.rep_out, self.record.paths)
-        return list(zip(self.record.paths, folded, strict=True))
+        return relaxation
+
+    def _span_updates(self) -> tuple[list[tuple[Span, Int[Tensor, "*pairs"], Float[Tensor, "*pairs"]]], float]:
+        """Of coefficients of a basis: where what is added, and the square of the map that it is."""
+        (into,), (out,), spans = self.record.rep_in, self.record.rep_out, self.record.spans
+        found, squared = span_updates(self._relaxation(), into, out, spans)
+        return [(span, span.index(out, into), part) for span, part in zip(spans, found, strict=True)], squared
 
     def fold_into(self, key: str, parameter: str) -> Tensor:
         """The base parameter under `key`, in its dtype, with this term's updates to `parameter` added in float64.
@@ -158,9 +169,23 @@ class StoredTerm:
                 )
             return result
         flat = base.to(torch.float64, copy=True).flatten()
+        if self.record.spans:
+            own = [
+                (where.flatten(), part.flatten())
+                for span, where, part in self._span_updates()[0]
+                if span.parameter == parameter
+            ]
+            places = torch.cat([where for where, _ in own])
+            if len(places.unique()) < len(places):
+                raise CheckpointError(f"{key} would get two updates in one entry; drop the term instead.")
+            flat[places] += torch.cat([part for _, part in own])
+            return self._in_dtype(flat, base, key)
         for path, update in self.updates():
             if path.parameter == parameter:
                 flat[path.offset : path.offset + len(update)] += update
+        return self._in_dtype(flat, base, key)
+
+    def _in_dtype(self, flat: Float[Tensor, " n"], base: Tensor, key: str) -> Tensor:
         result = flat.reshape(base.shape).to(base.dtype)
         if not result.isfinite().all():
             raise CheckpointError(f"{key} is not finite in {base.dtype} once folded; drop the term instead.")
@@ -169,6 +194,8 @@ class StoredTerm:
     def folded_share(self) -> float | None:
         """|the part of theta W that fold keeps|^2 / |theta W|^2; None where theta W = 0."""
         record, total = self.record, (self.theta() * self.norm()) ** 2
+        if record.spans:
+            return self._span_updates()[1] / total if total else None
         kept: defaultdict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         for path, update in self.updates():
             joined = (path.block_in, path.block_out)

@@ -89,7 +89,7 @@ def fold_targets(terms: Iterable[StoredTerm]) -> dict[str, tuple[StoredTerm, str
 
 
 def _claim(targets: dict[str, tuple[StoredTerm, str]], prefix: str, term: StoredTerm) -> None:
-    for parameter in {path.parameter: None for path in term.record.paths}:
+    for parameter in term.record.parameters:
         key = prefix + parameter
         if key not in term.state.shapes:
             continue

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from relaxify.evidence.analysis import Analysis, Promises
 from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.generators import is_isometric, known_actions
-from relaxify.evidence.transformations import Transformation
+from relaxify.evidence.transformations import Transformation, span
 from relaxify.graph.contractions import ChannelOrder, function_name
+from relaxify.graph.derived_weights import derived_weight
 from relaxify.graph.weighted_calls import WeightedCall, made_kernels, rearranged, unexpanded
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, EvidenceKind, Features, Path, Rejected, RejectionKind, Site
@@ -74,7 +75,13 @@ def _merge(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[Weig
         if not _same(first.map, other.map):
             reason = "its calls carry different representations, or on different axes"
             return Rejected(path, first.map.op, reason, location=other.location)
-    return first
+    if any(other.map.paths != first.map.paths for other in sites):
+        reason = "its calls make different weights of the same parameters"
+        return replace(first, map=replace(first.map, paths=(), derived=(), unfoldable=reason))
+    derived = list(first.map.derived)
+    for weight in (weight for other in sites[1:] for weight in other.map.derived):
+        derived += [] if any(weight.is_like(each) for each in derived) else [weight]
+    return replace(first, map=replace(first.map, derived=tuple(derived)))
 
 
 def _same(a: EquivariantMap, b: EquivariantMap) -> bool:
@@ -181,7 +188,7 @@ def _map(
         for shape, axes in ((call.shape_in, found.axes_in), (call.shape_out, found.axes_out))
     )
     features = Features((*before.axes, *found.axes_in)), Features((*after.axes, *found.axes_out))
-    return _describe(call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
+    return _describe(model, call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
 
 
 def _map_of_components(
@@ -211,22 +218,33 @@ def _map_of_components(
         )
     )
     features = Features((*before.axes, *channels_in)), Features((*after.axes, *channels_out))
-    return _describe(call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
+    map_ = _describe(model, call, EquivariantMap("data_flow", _op(model, call), rep_in, rep_out, *features))
+    return replace(map_, reached=_reached(evidence, call, before, after)) if map_.derived else map_
 
 
-def _describe(call: WeightedCall, map_: EquivariantMap) -> EquivariantMap:
+def _reached(
+    evidence: Evidence, call: WeightedCall, before: Transformation, after: Transformation
+) -> tuple[Tensor, Tensor] | None:
+    """What input and output have a part in, of the axes that the group acts on; None if all."""
+    values = evidence.values(call.contraction.data)[0][0], evidence.values(call.node)[0][0]
+    of_data, of_result = values[0].reshape(call.shape_in), values[1].reshape(call.shape_out)
+    found = span(of_data, before.axes), span(of_result, after.axes)
+    is_all = all(int(torch.linalg.matrix_rank(each, hermitian=True)) == len(each) for each in found)
+    return None if is_all else found
+
+
+def _describe(model: nn.Module, call: WeightedCall, map_: EquivariantMap) -> EquivariantMap:
     """Add how the op is reached at run time, and what its own weight can express."""
     names = call.parameters
     if not call.is_module:
         map_ = replace(map_, intercepts=names, has_constants=call.has_constants)
     order = _order(call)
-    if order is None and call.contraction.weight.op != "get_attr":
-        return replace(map_, unfoldable="its weight is computed from other parameters")
-    if set(map_.features_in.axes) <= set(call.contraction.axes_in):
-        return replace(map_, unfoldable="it mixes the very axis that the group acts on")
-    if order is None:
-        return replace(map_, unfoldable="its weight is no plain matrix of channels")
-    return replace(map_, paths=(Path(names[0], 0, 0, 0, order=order),))
+    if order is not None and not set(map_.features_in.axes) <= set(call.contraction.axes_in):
+        return replace(map_, paths=(Path(names[0], 0, 0, 0, order=order),))
+    derived = derived_weight(model, call, map_.features_in.axes, map_.features_out.axes)
+    if derived is None:
+        return replace(map_, unfoldable="how its weight is made of its parameters ran out of sight")
+    return replace(map_, derived=(derived,))
 
 
 _TRANSPOSED: dict[ChannelOrder, ChannelOrder] = {"in_out": "out_in", "out_in": "in_out"}

@@ -124,3 +124,15 @@ def chosen_columns(values: Sequence[Float[Tensor, "..."]], axes: Axes, chosen: t
         rows.append(each[places(chosen, start, free)].flatten(1) if axes else each[places(chosen, start, free)][:, None])
         start += math.prod(free)
     return torch.cat(rows).mT
+
+
+def span(value: Float[Tensor, "..."], axes: Axes) -> Float[Tensor, "d d"]:
+    """The projection onto what a value has a part in, of these axes.
+
+    >>> span(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), (-1,)).tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
+    rows = on_axes(value, axes)
+    left, sizes, _ = torch.linalg.svd(rows[:, columns(rows.shape[1], min(rows.shape[1], 8 * len(rows) + 64))])
+    basis = left[:, : int((sizes > 1e-9 * sizes[0]).sum())]
+    return basis @ basis.mT

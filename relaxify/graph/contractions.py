@@ -24,7 +24,8 @@ class Contraction:
     """A weight mixes axes of the data: `axes_in` of the data become `axes_out` of the result, counted from the end.
 
     `grouped` axes come first in both: the weight is another for each of their entries. `order` says which of a plain
-    matrix's two axes is the input's (axes of size 1 do not count); None for weights of other shapes.
+    matrix's two axes is the input's (axes of size 1 do not count); None for weights of other shapes. `letters` are those
+    of these axes in the equation of the call.
     """
 
     data: Any
@@ -33,6 +34,7 @@ class Contraction:
     axes_out: tuple[int, ...]
     order: ChannelOrder | None
     grouped: int = 0
+    letters: tuple[str, str] = ("", "")
 
     def place(self, axis: int, n_in: int, n_out: int) -> int:
         """Where an axis of the data that is not summed over stands in the result, counted from the end."""
@@ -57,17 +59,13 @@ def contraction(
 
     Operands may be nodes or tensors: `is_weight`, `shape` and `is_fixed` look at them. An added bias is no part of it.
     """
-    reader = _reader(function)
-    read = None if reader is None else reader(args, kwargs)
+    read = operands_of(function, args, kwargs, shape)
     if read is None:
         return None
-    equation, operands = read
+    operands, terms = read
     shapes = [shape(operand) for operand in operands]
     data, weights = _roles(operands, is_weight, is_fixed or is_weight)
     if len(data) != 1 or not weights or not shapes[data[0]] or all(len(shapes[k]) < 2 for k in weights):
-        return None
-    terms = equation(*map(len, shapes))
-    if terms is None:
         return None
     *of_operands, result = terms
     of_data, shape_of_data = of_operands[data[0]], shapes[data[0]]
@@ -84,6 +82,19 @@ def contraction(
     ]
     found = _mixing(operands[data[0]], operands[weights[0]], of_data, "".join(mixing), result)
     return replace(found, order=None) if found is not None and len(operands) > 2 else found
+
+
+def operands_of(
+    function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], shape: Callable[[Any], tuple[int, ...]]
+) -> tuple[tuple[Any, ...], tuple[str, ...]] | None:
+    """What a call multiplies and sums, with a letter for each axis of each operand, and at last of the result."""
+    reader = _reader(function)
+    read = None if reader is None else reader(args, kwargs)
+    if read is None:
+        return None
+    equation, operands = read
+    terms = equation(*(len(shape(operand)) for operand in operands))
+    return None if terms is None else (operands, terms)
 
 
 def _reader(function: object) -> Reader | None:
@@ -114,7 +125,7 @@ def _mixing(data: Any, weight: Any, of_data: str, of_weight: str, result: str) -
         order = "in_out" if of_weight[0] == summed else "out_in"
     axes_in = tuple(of_data.index(i) - len(of_data) for i in grouped + summed)
     axes_out = tuple(result.index(i) - len(result) for i in grouped + new)
-    return Contraction(data, weight, axes_in, axes_out, order, len(grouped))
+    return Contraction(data, weight, axes_in, axes_out, order, len(grouped), (grouped + summed, grouped + new))
 
 
 Equation = Callable[..., tuple[str, ...] | None]
@@ -202,7 +213,7 @@ def _paired(args: tuple[Any, ...], kwargs: Mapping[str, Any], dims: Any) -> Oper
     def equation(n_left: int, n_right: int) -> tuple[str, str, str] | None:
         if isinstance(dims, int):
             pairs = [(n_left - dims + i, i) for i in range(dims)]
-        elif isinstance(dims, tuple | list):
+        elif isinstance(dims, tuple | list) and n_left and n_right:
             pairs = [(a % n_left, b % n_right) for a, b in zip(*dims, strict=True)]
         else:
             return None

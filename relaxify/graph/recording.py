@@ -243,7 +243,7 @@ class _Recorder(TorchFunctionMode):
                 node.meta.update({key: writer.meta[key] for key in ("module", "location")})
             self._bind(value, node, clone=True)
             return node
-        if value is None or isinstance(value, fx.node.base_types):
+        if value is None or value is ... or isinstance(value, fx.node.base_types):
             return value
         if isinstance(value, tuple | list):
             return tuple(self.reference(item) for item in value)
@@ -253,7 +253,9 @@ class _Recorder(TorchFunctionMode):
         if len(held) == 1:
             # what wraps one tensor, as escnn's do, stands for it
             return self.reference(held[0])
-        return repr(type(value))
+        if isinstance(value, slice):
+            return slice(*map(self.reference, (value.start, value.stop, value.step)))
+        return Unkept(type(value))
 
     def _node(self, target: Callable[..., Any], args: Any, kwargs: Any = None) -> Node:
         node = self.graph.call_function(target, args, kwargs)
@@ -309,6 +311,10 @@ def expanded_axes(tensor: Tensor) -> tuple[int, ...]:
     if tensor.layout is not torch.strided:
         return ()
     return tuple(axis for axis, step in enumerate(tensor.stride()) if step == 0 and tensor.shape[axis] > 1)
+
+
+class Unkept(str):
+    """Stands in a graph for an argument of a type that it cannot hold."""
 
 
 def opaque(*args: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,6 +128,18 @@ def _names_in(module: nn.Module, used: Sequence[Tensor]) -> tuple[str, ...] | No
     held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     names = {id(tensor): name for name, tensor in reversed(held)}
     return tuple(names[id(tensor)] for tensor in used) if all(id(tensor) in names for tensor in used) else None
+
+
+def names_at(model: nn.Module, owner: str) -> Callable[[fx.Node], str | None]:
+    """What the module at `owner` calls a node's parameter or buffer, if it holds that."""
+
+    def name(node: fx.Node) -> str | None:
+        target = str(node.target)
+        get = model.get_parameter if _is_parameter(model, target) else model.get_buffer
+        names = _names_in(model.get_submodule(owner), [get(target)])
+        return None if names is None else names[0]
+
+    return name
 
 
 def shape_of(node: Any) -> tuple[int, ...]:

@@ -96,10 +96,11 @@ class Selection:
     def _foldable_alone(self, site: Site) -> Site:
         """What is folded into a weight must not change a layer that uses the same weight in another way."""
         modules = [site.module, *(module for _, module in site.aliases)]
-        for path in site.map.paths:
-            owner, _, name = path.parameter.rpartition(".")
+        of_derived = [name for each in site.map.derived for name in each.derivation.parameters(site.module)]
+        for parameter in (*(path.parameter for path in site.map.paths), *of_derived):
+            owner, _, name = parameter.rpartition(".")
             own = {id(module.get_submodule(owner)) for module in modules}
             if self._users[id(site.module.get_submodule(owner)._parameters[name])] - own:
                 reason = "its weight is shared with a layer that uses it in another way"
-                return replace(site, map=replace(site.map, paths=(), attribute=None, unfoldable=reason))
+                return replace(site, map=replace(site.map, paths=(), derived=(), attribute=None, unfoldable=reason))
         return site

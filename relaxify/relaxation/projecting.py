@@ -17,7 +17,7 @@ from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
 from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, still_acting
 from relaxify.relaxation.restoring import unguard_loading
-from relaxify.relaxation.terms.term import Term, Update, owned_terms, terms_of
+from relaxify.relaxation.terms.term import FOLDS, Term, Update, owned_terms, terms_of
 
 Mode = Literal["drop", "fold", "fit"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -148,6 +148,8 @@ def _updates(term: Term, mode: Mode, replicas: dist.ProcessGroup | None) -> list
     if (reason := term.why_not_foldable()) is not None:
         _log.info("%s is dropped: %s cannot be used, because %s", term.path, mode, reason)
         return []
+    if term.map.derived and (rest := term.unexpressed()) > FOLDS:
+        _log.info("%s: %.1f%% of its equivariant part are dropped, which its weights cannot express", term.path, 100 * rest)
     moment = term.sketch.moment if mode == "fit" else None
     if moment is not None and replicas is not None:
         moment = averaged_moment(moment, term.sketch.count, replicas)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relaxify.modules.interrupts import completed
 from relaxify.relaxation.shares import relaxed_share
 from relaxify.relaxation.switching import projected, relaxed
-from relaxify.relaxation.terms.term import Term, terms_of
+from relaxify.relaxation.terms.term import FOLDS, Term, terms_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class LayerSummary:
     exactly zero though the layer has been trained on with theta > 0: no gradient reaches it. `foldable` is None if the
     layer's weights can take P_H W, else the reason why not. Of a convolution P_H W is the nearest kernel that the layer
     itself can have, and `interpolation` the most that such a kernel scores in |L_A(K)| / |K|; 0 where taps move onto taps.
+    `unexpressed` is |P_H W - H| / |P_H W| for the part H that the weights can take, of the features whose transformation is
+    known: what `fold` drops of what is equivariant. None while W = 0, and where the weights can take nothing.
     """
 
     path: str
@@ -36,6 +38,7 @@ class LayerSummary:
     dead: bool
     foldable: str | None
     interpolation: float = 0.0
+    unexpressed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
 def _layer(path: str, term: Term) -> LayerSummary:
     weight = term.matrix
     norm = float(weight.norm())
-    projection = term.equivariant_part() if norm else None
+    projection, reason = term.equivariant_part() if norm else None, term.why_not_foldable()
     return LayerSummary(
         path=path,
         op=term.map.op,
@@ -131,8 +134,9 @@ def _layer(path: str, term: Term) -> LayerSummary:
         share=relaxed_share(term),
         equivariant=None if projection is None else float(projection.norm()) / norm,
         dead=norm == 0 and bool(term.largest_theta) and not _has_gradient(term),
-        foldable=term.why_not_foldable(),
+        foldable=reason,
         interpolation=term.map.interpolation,
+        unexpressed=None if projection is None or reason is not None else term.unexpressed(projection),
     )
 
 
@@ -145,4 +149,5 @@ def _line(layer: LayerSummary) -> str:
     share = "-" if layer.share is None else f"{layer.share:.1%}"
     note = "  no gradient reaches it" if layer.dead else ""
     error = f", interpolation error {layer.interpolation:.1e}" if layer.interpolation else ""
-    return f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, theta {layer.theta:.3g}, share {share}{error}{note}"
+    rest = f", {layer.unexpressed:.1%} of P_H W do not fold" if (layer.unexpressed or 0) > FOLDS else ""
+    return f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, theta {layer.theta:.3g}, share {share}{rest}{error}{note}"

@@ -79,6 +79,7 @@ def _own_weights(model: nn.Module) -> list[nn.Parameter]:
     found: dict[int, nn.Parameter] = {}
     for owner, term in owned_terms(model):
         names = dict.fromkeys(path.parameter for path in term.map.paths)
+        names |= dict.fromkeys(name for each in term.map.derived for name in each.derivation.parameters(term.layer))
         if term.map.convolution is not None:
             names[term.map.convolution.kernel.parameter] = None
         # a layer whose paths are not known has nothing else than its own parameters

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.grids.kernels import Convolution
-from relaxify.modules.hanging import StandIn, copy_without
-from relaxify.modules.sharding import is_dtensor, whole_layer
+from relaxify.modules.hanging import StandIn
+from relaxify.modules.sharding import whole_layer
 from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
@@ -137,11 +137,6 @@ class ConvolutionTerm(StandInTerm):
     ) -> tuple[Float[Tensor, "_"], Float[Tensor, "c_out group_in"]]:
         return nearest_parameter(self._whole_layer(), self.map, matrix, moment)
 
-    def _whole_layer(self) -> nn.Module:
-        """The layer, or a copy gathered from all processes if it is sharded."""
-        is_sharded = any(map(is_dtensor, self.layer.parameters()))
-        return copy_without(self.layer, [self]) if is_sharded else self.layer
-
     def _matrix(self) -> Float[Tensor, "c_out group_in"]:
         weights = super().whole_weights
         return weights[0] if len(weights) == 1 else weights[0] @ weights[1]
@@ -152,6 +147,10 @@ class ConvolutionTerm(StandInTerm):
     def folded(self) -> Float[Tensor, "n_out n_in"]:
         """All of the equivariant part: the layer's own basis of kernels takes it."""
         return self.equivariant_relaxation()
+
+    def unexpressed(self, equivariant: Tensor | None = None) -> float:
+        """Nothing: what counts as equivariant is what the layer's own kernels span."""
+        return 0.0
 
     @torch.no_grad()
     def updates(self, moment: Float[Tensor, "n n"] | None = None) -> list[Update]:

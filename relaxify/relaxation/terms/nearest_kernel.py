@@ -44,14 +44,28 @@ def nearest_parameter(
     def on_patches(parameter: Tensor) -> Tensor:
         return convolution.blocks(expand(parameter))
 
-    found = _least_squares(expand, target, torch.zeros(shape.numel(), dtype=torch.float64))
+    wanted = convolution.blocks(target)
+    found = nearest_coefficients(shape.numel(), expand, target, map_, on_patches, wanted, moment)
+    return found, expand(found)
+
+
+def nearest_coefficients(
+    size: int,
+    expand: Linear,
+    target: Float[Tensor, "..."],
+    map_: EquivariantMap,
+    on_rows: Linear,
+    wanted: Float[Tensor, "n_out n_in"],
+    moment: Float[Tensor, "n n"] | None = None,
+) -> Float[Tensor, " coefficients"]:
+    """argmin |expand(c) - target|; or, with a moment C, of tr(D C D^T) for D = on_rows(c) - wanted, the whole matrices."""
+    found = _least_squares(expand, target, torch.zeros(size, dtype=torch.float64))
     if moment is not None:
         root = _root(moment)
-        wanted = convolution.blocks(target)
-        found, is_flat = _by_fields(on_patches, map_, wanted, root @ root.mT, found)
+        found, is_flat = _by_fields(on_rows, map_, wanted, root @ root.mT, found)
         if not is_flat:
-            found = _least_squares(lambda p: on_patches(p) @ root, wanted @ root, found)
-    return found, expand(found)
+            found = _least_squares(lambda c: on_rows(c) @ root, wanted @ root, found)
+    return found
 
 
 def _by_fields(

@@ -8,25 +8,14 @@ from __future__ import annotations
 import abc
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from relaxify.modules.hanging import StandIn, attach, stand_in
-from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.terms.term import Term
-from relaxify.sites import Site
 
 
 class StandInTerm(Term, abc.ABC):
     """A term that computes both its module and itself while it is active."""
-
-    def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
-        super().__init__(site, config, keep_relaxed=keep_relaxed, like=like)
-        # in a list, or it would be a child of its own child
-        self._layers = [site.module]
-
-    @property
-    def layer(self) -> nn.Module:
-        return self._layers[0]
 
     def act_on(self, module: nn.Module) -> None:
         stand_in(module, self.compute)

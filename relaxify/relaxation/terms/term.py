@@ -23,9 +23,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from relaxify.grids.convolution import Patches
 from relaxify.intertwiners import add_paths, fit_updates, fold_updates, project_to_intertwiners
-from relaxify.modules.hanging import attach, hung
+from relaxify.modules.hanging import attach, copy_without, hung
 from relaxify.modules.interrupts import aside
-from relaxify.modules.sharding import whole
+from relaxify.modules.sharding import is_dtensor, whole
 from relaxify.record import Record
 from relaxify.relaxation.callers import is_within
 from relaxify.relaxation.config import RelaxConfig
@@ -35,12 +35,19 @@ from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.added_product import added_rows
 from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN, scaled, widened
 from relaxify.relaxation.terms.commutant import Commutant
+from relaxify.relaxation.terms.derived_fold import CODE_NEEDED, Expansion, expansion, known_part
+from relaxify.relaxation.terms.spanned import spans_of
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Path, Site
+from relaxify.spans import Span
 from relaxify.subgroups import restricted, subgroup
 
 Update = tuple[str, int, Float[Tensor, "_"]]
 """What is added to a slice of a layer's parameter: its name, the offset in the flat parameter, and the values."""
+
+
+FOLDS = 1e-6
+"""What rounding, and the fit of a representation, leave of a part that is folded whole, relative to its size."""
 
 
 class Term(nn.Module, abc.ABC):
@@ -54,12 +61,15 @@ class Term(nn.Module, abc.ABC):
     largest_theta: Tensor
     # theta is 0 for good: whoever sets it says so
     finished = False
+    _known_spans: tuple[Hashable, tuple[Span, ...]] | None = None
     # added to theta in the forward pass: a zero whose gradient is that of the loss by theta, for controllers that learn
     nudge: Tensor | None = None
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__()
         self.map: EquivariantMap = site.map
+        # in a list, or it would be a child of its own child
+        self._layers = [site.module]
         self.path = site.path
         self.aliases = tuple(path for path, _ in site.aliases)
         self.config = config
@@ -70,6 +80,8 @@ class Term(nn.Module, abc.ABC):
         self.attribute_range = like.new_tensor(NOTHING_SEEN)
         own = dict(site.module.named_parameters(recurse=False))
         used = {path.parameter: site.module.get_parameter(path.parameter) for path in site.map.paths}
+        for derived in site.map.derived:
+            used |= derived.derivation.parameters(site.module)
         self.base_shapes = {name: tuple(p.shape) for name, p in (own | used).items()}
         self.structure = (_structure(site.map.rep_in), _structure(site.map.rep_out))
         self.commutant = self._commutant(like)
@@ -113,6 +125,16 @@ class Term(nn.Module, abc.ABC):
     @abc.abstractmethod
     def takes(cls, site: Site, config: RelaxConfig) -> bool:
         """Whether a term of this kind can relax a site."""
+
+    @property
+    def layer(self) -> nn.Module:
+        """The module whose op it relaxes."""
+        return self._layers[0]
+
+    def _whole_layer(self) -> nn.Module:
+        """The layer, or a copy gathered from all processes if it is sharded."""
+        is_sharded = any(map(is_dtensor, self.layer.parameters()))
+        return copy_without(self.layer, [self]) if is_sharded else self.layer
 
     @property
     def operand(self) -> str | None:
@@ -248,12 +270,33 @@ class Term(nn.Module, abc.ABC):
 
     def why_not_foldable(self) -> str | None:
         """Why the layer's weights cannot take any of W; None if they can."""
+        if self.map.derived:
+            found = self._expansion()
+            return found if isinstance(found, str) else None
         paths, reason = self.fold_paths()
         return reason if paths else reason or "its weights cannot express any of it"
 
     def record_paths(self) -> tuple[tuple[Path, ...], str | None]:
         """The paths that a checkpoint can be folded by, and why there are none."""
-        return self.fold_paths()
+        return ((), None if self._spans() else CODE_NEEDED) if self.map.derived else self.fold_paths()
+
+    def _spans(self) -> tuple[Span, ...]:
+        """What a checkpoint says of a weight that is made of its parameters; found anew when what else it reads changes."""
+        if not self.map.derived or any(map(is_dtensor, self.layer.parameters())):
+            return ()
+        read = [value for each in self.map.derived for value in each.derivation.attributes(self.layer).values()]
+        key = tuple((id(value), None if isinstance(value, nn.Parameter) else value._version) for value in read)
+        if self._known_spans is None or self._known_spans[0] != key:
+            found = self._expansion()
+            if isinstance(found, str):
+                return ()
+            if len(found.shapes) < sum(isinstance(value, nn.Parameter) for value in read):
+                return spans_of(found, self.map)
+            self._known_spans = key, spans_of(found, self.map)
+        return self._known_spans[1]
+
+    def _expansion(self) -> Expansion | str:
+        return expansion(self.map, self._whole_layer())
 
     @torch.no_grad()
     def equivariant_part(self) -> Float[Tensor, "n_out n_in"]:
@@ -278,9 +321,21 @@ class Term(nn.Module, abc.ABC):
     @torch.no_grad()
     def foldable_weight(self) -> Float[Tensor, "n_out n_in"]:
         """The part of W, in its own shape, that the layer's weights can take, in float64."""
+        if self.map.derived:
+            found = self._expansion()
+            if isinstance(found, str):
+                return torch.zeros(self.map.weight_shape, dtype=torch.float64)
+            return found.matrix(found.nearest(self.matrix, self.map))
         weight, blocks = self.matrix.detach().double().cpu(), (self.map.rep_in.blocks, self.map.rep_out.blocks)
         paths, _ = self.fold_paths()
         return add_paths(torch.zeros_like(weight), *blocks, paths, fold_updates(weight, *blocks, paths))
+
+    @torch.no_grad()
+    def unexpressed(self, equivariant: Float[Tensor, "n_out n_in"] | None = None) -> float:
+        """|P_H W - H| / |P_H W|, H being what the layer's weights can take, where it is known how features transform."""
+        whole = self.equivariant_part() if equivariant is None else equivariant
+        rest, all_ = (float(known_part(self.map, part).norm()) for part in (whole - self.foldable_weight(), whole))
+        return rest / all_ if all_ else 0.0
 
     @torch.no_grad()
     def updates(self, moment: Float[Tensor, "n n"] | None = None) -> list[Update]:
@@ -290,6 +345,10 @@ class Term(nn.Module, abc.ABC):
         """
         relaxation = self.theta.double() * self.matrix.double()
         self._check_finite(relaxation)
+        if self.map.derived:
+            found = self._expansion()
+            parts_of = [] if isinstance(found, str) else found.parts(found.nearest(relaxation, self.map, moment))
+            return [(name, 0, part) for name, part in parts_of]
         (paths, _), blocks = self.fold_paths(), (self.map.rep_in.blocks, self.map.rep_out.blocks)
         if moment is None:
             parts = fold_updates(relaxation, *blocks, paths)
@@ -323,6 +382,7 @@ class Term(nn.Module, abc.ABC):
             updates=self.sketch.updates,
             functional=self.operand is not None,
             attribute=self._seen_attribute(),
+            spans=self._spans(),
         )
 
     def _seen_attribute(self) -> tuple[float, ...] | None:
