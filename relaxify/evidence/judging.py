@@ -20,6 +20,7 @@ from relaxify.evidence.analysis import Analysis, Promises
 from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.evidence.generators import is_isometric, known_actions
+from relaxify.evidence.made_kernels import Reason, judge_made_kernel, no_evidence
 from relaxify.evidence.transformations import Transformation, span
 from relaxify.graph.contractions import ChannelOrder, function_name
 from relaxify.graph.derived_weights import derived_weight
@@ -43,13 +44,12 @@ def judge_by_data_flow(model: nn.Module, analysis: Analysis, claimed: Sequence[S
     """
     evidence, broken = analysis.evidence, analysis.broken
     entries = [_merge(model, evidence, path, of_path) for path, of_path in analysis.calls.items()]
+    known = [entry.path for entry in (*claimed, *analysis.known)]
+    made = made_kernels(model, evidence.nodes, known, evidence.constants).items()
+    entries += [judge_made_kernel(model, evidence, path, of_path) for path, of_path in made]
     if broken is not None and not any(isinstance(entry, Rejected) and entry.unsound for entry in entries):
         reason = f"from {broken.location} on the output no longer transforms under {evidence.group.name}"
         entries.append(Rejected(broken.module, broken.op, reason, RejectionKind.unsound, broken.location))
-    known = [entry.path for entry in (*claimed, *analysis.known)]
-    made = made_kernels(model, evidence.nodes, known).items()
-    reason = "its kernel is made in somebody's forward, and no such convolution is relaxed"
-    entries += [Rejected(path, op_name(node), reason, location=where(node)) for path, node in made]
     held = [_held_to(analysis.promises, broken, entry) for entry in claimed]
     return DataFlow(held, [*analysis.known, *entries])
 
@@ -98,7 +98,7 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
     rejected = functools.partial(Rejected, call.path, _op(model, call), location=where(call.node))
     if before.pixels is not None and set(call.contraction.axes_in) & before.pixels.axes:
         return rejected(*_mixes_pixels(call, before, after))
-    if nothing := _no_evidence(evidence, call, before):
+    if nothing := no_evidence(evidence, call, before):
         return rejected(*nothing)
     idle = "its weights start at zero" if after.kind == "zero" else ""
     if idle:
@@ -142,31 +142,12 @@ def _with_other_weights(call: WeightedCall, before: Transformation) -> Transform
     return replace(before, axes=tuple(found.place(axis, n_in, n_out) for axis in before.axes))
 
 
-Reason = tuple[str, RejectionKind]
-
-
 def _mixes_pixels(call: WeightedCall, before: Transformation, after: Transformation) -> Reason:
     if before.is_sound and not after.is_sound:
         where_ = where(call.node)
         return f"it mixes pixels with weights that change with their places, at {where_}", RejectionKind.unsound
     kind = RejectionKind.spoilt if before.kind == "none" else RejectionKind.unsupported
     return "it mixes pixels, and no such layer is relaxed", kind
-
-
-def _no_evidence(evidence: Evidence, call: WeightedCall, before: Transformation) -> Reason | None:
-    """Why what an operation reads says nothing for it, or None if it carries a representation."""
-    undecided, spoilt = RejectionKind.undecided, RejectionKind.spoilt
-    if evidence.past_divergence(call.node):
-        reason = f"the runs on x and on g x take different courses from {evidence.diverged} on"
-        return reason, spoilt if before.kind == "none" else undecided
-    few = "too few samples in the example inputs to tell how its input transforms; pass larger ones"
-    reasons: dict[str, Reason] = {
-        "invariant": (f"invariant -> invariant: it cannot break {evidence.group.name}", RejectionKind.trivial),
-        "undecided": (few, undecided),
-        "zero": ("its input is zero, which tells nothing", undecided),
-        "none": (f"its input does not transform linearly at {where(call.node)}", spoilt),
-    }
-    return reasons.get(before.kind)
 
 
 def _map(

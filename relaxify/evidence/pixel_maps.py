@@ -1,19 +1,21 @@
 """How maps of pixels transform: their pixels move, and their channels carry a representation that is fitted behind that.
 
 Channels that are many copies of the group's regular representation (orientation channels) are more than whole fits have
-samples for; they are fitted copy by copy.
+samples for, and need not reach all of it; they are told by which channel each one becomes, or fitted copy by copy.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.evidence.fitting import fit, transformation
-from relaxify.evidence.transformations import Pairs, Transformation, elements
+from relaxify.evidence.transformations import Pairs, Transformation, close, elements, on_axes
 from relaxify.grids.pixels import Pixels, order, possible_pixels
 from relaxify.groups import Group
 from relaxify.representations import Representation
@@ -61,7 +63,39 @@ def transformation_of_channels(
     found = transformation(group, pairs, sample_sizes=sample_sizes, tiny=tiny, without=without)
     if found.is_sound:
         return found
-    return next(_copies(group, pairs, without), found)
+    return next(itertools.chain(_permutations(group, pairs, without), _copies(group, pairs, without)), found)
+
+
+def _permutations(group: Group, pairs: Pairs, without: Collection[int]) -> Iterator[Transformation]:
+    """Axes whose entries a finite group permutes, which takes no more samples than tell them apart."""
+    ndim = pairs[0][0].ndim
+    for axis in (axis for axis in range(-1, -ndim, -1) if axis not in without and not len(group.generators)):
+        before = torch.cat([on_axes(base, (axis,)) for base, _ in pairs], 1)
+        after = [torch.cat([on_axes(runs[e], (axis,)) for _, runs in pairs], 1) for e in range(len(elements(group)))]
+        found = [_permutation(before, moved) for moved in after[:-1]]
+        matrices = [matrix for matrix in found if matrix is not None]
+        if len(matrices) < len(found):
+            continue
+        actions = torch.stack(matrices)
+        predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
+        if close(predicted @ before, after[-1]):
+            yield Transformation("linear", (axis,), actions)
+
+
+def _permutation(before: Float[Tensor, "d samples"], after: Float[Tensor, "d samples"]) -> Float[Tensor, "d d"] | None:
+    """P with P before = after, if there is one; what is zero stays where it is.
+
+    >>> _permutation(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [1.0]])).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    # entries are told apart by one number each
+    draw = torch.randn(before.shape[1], generator=torch.Generator().manual_seed(0), dtype=before.dtype)
+    keys = [rows @ draw for rows in (before, after)]
+    zero = ~before.any(1) & ~after.any(1)
+    places, sources = (torch.where(zero, torch.inf, key).argsort(stable=True) for key in reversed(keys))
+    matrix = torch.zeros(len(before), len(before), dtype=before.dtype)
+    matrix[places, sources] = 1
+    return matrix if close(matrix @ before, after) else None
 
 
 def _copies(group: Group, pairs: Pairs, without: Collection[int]) -> Iterator[Transformation]:

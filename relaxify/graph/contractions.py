@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,7 @@ class Contraction:
     axes_out: tuple[int, ...]
     order: ChannelOrder | None
     grouped: int = 0
-    letters: tuple[str, str] = ("", "")
+    letters: tuple[str, str] = field(default=("", ""), compare=False)
 
     def place(self, axis: int, n_in: int, n_out: int) -> int:
         """Where an axis of the data that is not summed over stands in the result, counted from the end."""

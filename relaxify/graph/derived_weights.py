@@ -92,6 +92,18 @@ def derived_weight(
     return DerivedWeight(made, letters, places.core, tuple(places.ties), *axes, tuple(places.sizes))
 
 
+def derived_kernel(model: nn.Module, call: WeightedCall, *, transposed: bool) -> DerivedWeight | None:
+    """How the kernel of a convolution is made, as the matrix of its output channels that acts on patches."""
+    kernel = call.contraction.weight
+    made = derivation([kernel], names_at(model, call.owner))
+    if made is None:
+        return None
+    sizes = shape_of(kernel)
+    axes = tuple(range(len(sizes)))
+    out, into = (1, 0) if transposed else (0, 1)
+    return DerivedWeight(made, (axes,), axes, (), (into, *axes[2:]), (out,), sizes)
+
+
 class _Places:
     """Numbers for the axes of a call's matrix and of its core."""
 

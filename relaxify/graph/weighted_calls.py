@@ -67,26 +67,32 @@ def weighted_calls(
     return calls
 
 
-def made_kernels(model: nn.Module, nodes: Sequence[fx.Node], known: Collection[str] = ()) -> dict[str, fx.Node]:
+def made_kernels(
+    model: nn.Module,
+    nodes: Sequence[fx.Node],
+    known: Collection[str] = (),
+    constants: Collection[fx.Node] = frozenset(),
+) -> dict[str, list[WeightedCall]]:
     """The convolutions whose kernel is made in somebody's forward (turned filters), by the path of the parameter behind it.
 
     Those of torch's own layers, and at `known` paths and below, are not among them.
     """
-    behind = attributes_behind(nodes)
+    behind = attributes_behind(nodes, constants)
     weights = _weights(model, behind)
-    found: dict[str, fx.Node] = {}
+    found: dict[str, list[WeightedCall]] = {}
     for node in nodes:
-        if node.op != "call_function" or function_name(node.target) not in _CONVOLUTIONS or len(node.all_input_nodes) < 2:
+        if node.op != "call_function" or function_name(node.target) not in CONVOLUTIONS or len(node.all_input_nodes) < 2:
             continue
         data, kernel = node.all_input_nodes[:2]
-        names = [name for name in behind.get(kernel, ()) if _is_parameter(model, name)]
         if kernel in weights and data not in behind and kernel.op != "get_attr":
-            is_known = any(f"{names[0]}.".startswith(f"{path}.") for path in known)
-            found |= {} if is_known else {names[0]: node}
+            call = _call(model, node, Contraction(data, kernel, (), (), None), behind)
+            if not any(f"{call.path}.".startswith(f"{path}.") for path in known):
+                found.setdefault(call.path, []).append(call)
     return found
 
 
-_CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
+CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
+"""The names of torch's functions that convolve."""
 
 
 def _weights(model: nn.Module, behind: Mapping[fx.Node, tuple[str, ...]]) -> set[fx.Node]:

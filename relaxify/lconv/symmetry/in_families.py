@@ -139,10 +139,11 @@ class FamilySymmetry:
         """The report, line by line."""
         titles = {Verdict.FOUND: f"symmetry {self.words}", Verdict.TOO_FEW: "too few data to tell"}
         shape = " x ".join(map(str, self.space))
+        mean = " about their mean" if self.centred else ""
         lines = [
             f"{self.source}: {titles.get(self.verdict, 'no symmetry')}",
             f"  {self.reason}",
-            f"  {self.samples:,} samples of {shape}{' about their mean' if self.centred else ''}, looked at {self.looked_at}",
+            f"  {self.samples:,} samples of {shape}{mean}, looked at {self.looked_at}",
             f"  a drift of {self.smallest_break:.2g} or more would have shown with probability {self.power:g}",
         ]
         lines += [f"  {self.samples_needed:,} samples would do"] if self.samples_needed else []

@@ -47,7 +47,7 @@ class ConvolutionTerm(StandInTerm):
 
     @classmethod
     def takes(cls, site: Site, config: RelaxConfig) -> bool:
-        return site.map.convolution is not None
+        return site.map.convolution is not None and not site.map.intercepts
 
     @property
     def convolution(self) -> Convolution:

@@ -29,7 +29,7 @@ class InterceptingTerm(StandInTerm):
 
     @classmethod
     def takes(cls, site: Site, config: RelaxConfig) -> bool:
-        return bool(site.map.intercepts)
+        return bool(site.map.intercepts) and site.map.convolution is None
 
     @property
     def operand(self) -> str:
@@ -39,10 +39,10 @@ class InterceptingTerm(StandInTerm):
         """Watched within this call alone, so that whatever is raised in it, a Ctrl-C too, leaves nothing watching."""
         if not self.active:
             return forward.own(*args, **kwargs)
-        return under(_Watch(self, forward.module, (args, kwargs)), forward.own, *args, **kwargs)
+        return under(Watch(self, forward.module, (args, kwargs)), forward.own, *args, **kwargs)
 
 
-class _Watch(TorchFunctionMode):
+class Watch(TorchFunctionMode):
     """Adds the term to contractions of data with the term's parameters, or with what is computed from them alone."""
 
     def __init__(self, term: InterceptingTerm, module: nn.Module, given: Any) -> None:
