@@ -12,7 +12,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ WAVES, FEW = 5, 400
 Array = npt.NDArray[np.float64]
 
 
+@runtime_checkable
 class Unknowns(Protocol):
     """A family that is linear in its unknowns."""
 
