@@ -47,6 +47,29 @@ def ordinary_cnn() -> nn.Module:
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
+class Biased(nn.Module):
+    """A layer to whose output a constant is added, another for each component."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.layer(x)
+        return y + torch.linspace(0, 0.1, y[0].numel(), dtype=y.dtype).reshape(y.shape[1:])
+
+
+def broken(make: Callable[[], nn.Module], path: str) -> Callable[[], nn.Module]:
+    """The same with a fault at one of its layers."""
+
+    def spoilt() -> nn.Module:
+        model = make()
+        model.set_submodule(path, Biased(model.get_submodule(path)))
+        return model
+
+    return spoilt
+
+
 def images() -> tuple[Any, ...]:
     return (torch.randn(3, 1, 17, 17),)
 
@@ -54,6 +77,9 @@ def images() -> tuple[Any, ...]:
 MODELS = (
     Judged("VN-DGCNN, 2 x 64 points", "SO(3)", VNDGCNN, clouds, (PLAN, INSPECT)),
     Judged("VN-PointNet, 2 x 64 points", "SO(3)", VNPointNet, clouds, (PLAN, INSPECT)),
+    Judged("VN-DGCNN, broken early", "SO(3)", broken(VNDGCNN, "conv1.map_to_feat"), clouds, (PLAN, INSPECT)),
+    Judged("VN-DGCNN, broken late", "SO(3)", broken(VNDGCNN, "std_feature.vn1"), clouds, (PLAN, INSPECT)),
+    Judged("VN-PointNet, broken early", "SO(3)", broken(VNPointNet, "feat.conv_pos.map_to_feat"), clouds, (PLAN, INSPECT)),
     Judged("SEGNN 64x4, 4 x 5 particles", "O(3)", SEGNN, lambda: particles(4)),
     Judged("ordinary CNN, 17 x 17 pixels", "C(4)", ordinary_cnn, images),
 )

@@ -43,6 +43,11 @@ def definition(name: str) -> Definition:
     plain = re.sub(r"[\s()\[\]_]", "", name).upper()
     if plain in _OF_THE_CUBE:
         return _OF_THE_CUBE[plain]()
+    if factors := _factors(name):
+        one, other = factors
+        raise ValueError(
+            f"{name!r} is a product of groups; a model has it if it has {one} and {other}: ask for each in turn."
+        )
     match = re.fullmatch(r"([A-Z]+)(\d+(?:[,.]\d+)?)", plain)
     known = _CONTINUOUS | _families(match[2]) if match else {}
     if match is None or (key := f"{match[1]}({match[2]})") not in known:
@@ -245,6 +250,12 @@ LINEAR_KINDS = {"SE": "SO", "E": "O", "Aff": "GL"}
 def _affine(n: int) -> dict[str, Callable[[], Definition]]:
     kinds = [(kind, part) for kind, part in LINEAR_KINDS.items() if n > 1 or kind != "SE"]
     return {f"{kind.upper()}({n})": functools.partial(_with_translations, f"{kind}({n})", part) for kind, part in kinds}
+
+
+def _factors(name: str) -> tuple[str, str] | None:
+    """Of a name such as O(3) x S(5)."""
+    found = re.fullmatch(r"(.*[\d)])\s*[x×⊗*]\s*([A-Za-z]+\s*\(?\s*\d.*)", name.strip())
+    return (found[1], found[2]) if found else None
 
 
 def _unknown(group: str) -> str:

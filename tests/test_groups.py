@@ -223,3 +223,9 @@ def test_groups_of_the_plane_in_space() -> None:
     assert mirror.tolist() == [[1, 0, 0], [0, -1, 0], [0, 0, 1]]
     with pytest.raises(ValueError, match="only groups of the plane have an axis"):
         Group.parse("SO(3) about z")
+
+
+@pytest.mark.parametrize("name", ["O(3) x S(5)", "so3 × s4", "SE(3)*S(2)"])
+def test_a_product_of_groups_is_asked_about_one_factor_after_the_other(name: str) -> None:
+    with pytest.raises(ValueError, match=r"is a product of groups; .*: ask for each"):
+        Group.parse(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -26,7 +26,7 @@ from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Status
 
 SAMPLES, MORE_SAMPLES = 2, 7
-"""Inputs to run on; of a model that is measured to be sound, one may be enough."""
+"""Inputs to run on; of a model that is measured to be sound, or broken, one may be enough."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,9 @@ def analyse(
     """
     observer = Observer(model, group, inputs, action, training=training, prepare=prepare, twin=twin)
     sites = [entry for entry in claimed if isinstance(entry, Site)]
-    counts = [1, SAMPLES, MORE_SAMPLES] if status is Status.SOUND else [SAMPLES, MORE_SAMPLES]
+    counts = [1, SAMPLES, MORE_SAMPLES] if status in (Status.SOUND, Status.BROKEN) else [SAMPLES, MORE_SAMPLES]
     evidence, injected = observer.evidence(counts[0]), None
+    full_size = observer.full_size(evidence, worst) if status is Status.BROKEN else None
     for samples in counts:
         evidence = observer.evidence(samples, evidence, injected)
         known, calls = _operations(model, group, evidence.recording, claimed, evidence.constants)
@@ -181,7 +182,7 @@ def analyse(
                 calls = _operations(model, group, other.recording, claimed, other.constants)[1]
                 break
         promises = Promises(evidence, sites)
-        broken = first_break(evidence, promises, observer.full_size(evidence, worst) if status is Status.BROKEN else None)
+        broken = first_break(evidence, promises, full_size and replace(full_size, evidence=evidence))
         # more inputs give more samples for the fits; most models need no more
         undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
         if whole and samples < SAMPLES:
