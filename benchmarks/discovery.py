@@ -209,7 +209,11 @@ DATA_SETS: tuple[DataSet, ...] = (
     DataSet("C(6)", mixed(clusters(6)), "discrete", "C(6)"),
     DataSet("C(8)", mixed(clusters(8)), "discrete", "C(8)"),
     DataSet("C(12)", mixed(clusters(12)), "discrete", "C(12)"),
-    DataSet("none: exponential", mixed(exponential(3)), "none"),
+    DataSet("C(8) beside a skewed one", mixed(side_by_side(clusters(8), exponential(1))), "discrete", "C(8)"),
+    DataSet("a cube's corners", mixed(corners(3)), "discrete", "cube"),
+    DataSet("three logistic", mixed(logistic(3)), "discrete", "cube"),
+    DataSet("three exponential", mixed(exponential(3)), "discrete", "S(3)"),
+    DataSet("none: of three kinds", mixed(side_by_side(exponential(1), logistic(1), corners(1))), "none"),
     DataSet("none: a mixture", mixture(3), "none"),
 )
 

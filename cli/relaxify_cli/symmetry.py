@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -41,9 +41,13 @@ def symmetry(
         list[str] | None, typer.Option("--against", metavar="NAME", help="Known algebra to compare with, such as so(3).")
     ] = None,
     distribution: Annotated[
-        bool, typer.Option("--distribution", help="Find only what the distribution keeps, not all that covariances allow.")
+        bool, typer.Option("--distribution", help="Find only what the distribution keeps: the default without labels.")
     ] = False,
-    resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap; 0 looks for no evidence.")] = 200,
+    second_moments: Annotated[
+        bool, typer.Option("--second-moments", help="Report all that covariances allow: the default with labels.")
+    ] = False,
+    center: Annotated[bool, typer.Option("--center", help="Remove the mean first: look for actions about it.")] = False,
+    resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap; with labels 0 looks for no evidence.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     pictures: Annotated[
@@ -64,9 +68,10 @@ def symmetry(
     X = torch.from_numpy(given.X).flatten(1)
     Y = None if given.Y is None else torch.from_numpy(given.Y)
     known = _known(against or [], X.shape[1])
-    found = symmetries_of(
-        X, Y, statistics="distribution" if distribution else "second_moments", resamplings=resamplings, seed=seed
-    )
+    statistics: Literal["distribution", "second_moments"] | None = "second_moments" if second_moments else None
+    if distribution:
+        statistics = "distribution"
+    found = symmetries_of(X, Y, statistics=statistics, center=center, resamplings=resamplings, seed=seed)
     if pictures is not None:
         from relaxify_cli.plots import save_figure
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.lconv.symmetry.harmonics import gegenbauer
 from relaxify.lconv.symmetry.moments import Regression
 
 LOWEST, HIGHEST = 3, 16
@@ -78,7 +79,7 @@ def _terms(X: Tensor, Y: Tensor | None, fit: Regression, random: torch.Generator
     turned = torch.einsum("ma,kab,nb->nmk", a, fit.whitened, u)
     # far samples say most of tails, near ones of holes
     window = (radius**4 / (d**2 + radius**4)).expand(-1, count)
-    for degree, (value, slope) in enumerate(_gegenbauer(along, d, HIGHEST)):
+    for degree, (value, slope) in enumerate(gegenbauer(along, d, HIGHEST)):
         if degree < LOWEST:
             continue
         terms = (window * slope)[..., None] * turned
@@ -86,19 +87,3 @@ def _terms(X: Tensor, Y: Tensor | None, fit: Regression, random: torch.Generator
             labels = torch.einsum("kcb,nb->nkc", fit.outputs, Y)[:, None] * (window * value)[..., None, None]
             terms = (terms[..., None] * Y[:, None, None] + labels).flatten(2)
         yield degree, terms.flatten(1)
-
-
-def _gegenbauer(t: Float[Tensor, "*any"], d: int, highest: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """P_k(t) and P_k'(t), with P_k(1) = 1, for k = 0, 1, ...: (k + d - 3) P_k = (2k + d - 4) t P_k-1 - (k - 1) P_k-2."""
-    before, value = torch.zeros_like(t), torch.ones_like(t)
-    slope_before, slope = torch.zeros_like(t), torch.zeros_like(t)
-    yield value, slope
-    for k in range(1, highest + 1):
-        if k == 1:
-            following, slope_following = t.clone(), torch.ones_like(t)
-        else:
-            scale = k + d - 3
-            following = ((2 * k + d - 4) * t * value - (k - 1) * before) / scale
-            slope_following = ((2 * k + d - 4) * (value + t * slope) - (k - 1) * slope_before) / scale
-        before, value, slope_before, slope = value, following, slope, slope_following
-        yield value, slope

@@ -27,6 +27,42 @@ LARGEST = 2**24
 # coordinates of the vectors that are looked at together, and how often some of them are chosen
 LARGEST_VIEW, MOST_VIEWS = 10, 3
 SMALLEST_PRODUCT = 1e-6
+# harmonics are of size 1: their variances below this are zero
+ROUNDING = 1e-20
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sum of squares that is chi^2 of so many degrees of freedom where the symmetry is kept."""
+
+    degree: int
+    value: float
+    freedom: float
+    samples: int
+
+    @classmethod
+    def of(cls, degree: int, means: Float[Tensor, " f"], rows: Float[Tensor, "m f"], samples: int) -> Broken:
+        """The sum of squared means of features, with the deviations of some of the samples that they are means of."""
+        m, norms = len(rows), rows.square().sum(1)
+        products = rows.mT @ rows if rows.shape[1] < m else rows @ rows.mT
+        trace = float(norms.mean())
+        # without a sample's products with itself, which count too much where these are few
+        squared = float((products.square().sum() - norms.square().sum()) / (m * (m - 1)))
+        scale = max(squared / max(trace, ROUNDING), ROUNDING)
+        return cls(degree, samples * float(means.square().sum()) / scale, max(trace / scale, 1.0), samples)
+
+    @property
+    def p_value(self) -> float:
+        return float(scipy.special.gammaincc(self.freedom / 2, self.value / 2))
+
+    @property
+    def size(self) -> float:
+        """The rms modulation that the data show, without what chance adds: 0 if nothing."""
+        return math.sqrt(max(0.0, self.value - self.freedom) / self.samples)
+
+    def smallest(self, level: float, power: float) -> float:
+        """The rms modulation that is rejected at a level with a probability of `power`."""
+        return math.sqrt(noncentrality(self.freedom, level, power) / self.samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,38 +87,8 @@ class Family:
 
     def broken(self, directions: Float[Tensor, "k j"]) -> Broken:
         """How much the span of these generators is, together."""
-        rows = (self.rows @ directions).flatten(1)
-        m, norms = len(rows), rows.square().sum(1)
-        products = rows.mT @ rows if rows.shape[1] < m else rows @ rows.mT
-        trace = float(norms.mean())
-        # without a sample's products with itself, which count too much where these are few
-        squared = float((products.square().sum() - norms.square().sum()) / (m * (m - 1)))
-        scale = max(squared / max(trace, 1e-300), 1e-300)
-        size = self.samples * float((self.means @ directions).square().sum())
-        return Broken(self.degree, size / scale, max(trace / scale, 1.0), self.samples)
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A sum of squares that is chi^2 of so many degrees of freedom where the symmetry is kept."""
-
-    degree: int
-    value: float
-    freedom: float
-    samples: int
-
-    @property
-    def p_value(self) -> float:
-        return float(scipy.special.gammaincc(self.freedom / 2, self.value / 2))
-
-    @property
-    def size(self) -> float:
-        """The rms modulation that the data show, without what chance adds: 0 if nothing."""
-        return math.sqrt(max(0.0, self.value - self.freedom) / self.samples)
-
-    def smallest(self, level: float, power: float) -> float:
-        """The rms modulation that is rejected at a level with a probability of `power`."""
-        return math.sqrt(noncentrality(self.freedom, level, power) / self.samples)
+        means = (self.means @ directions).flatten()
+        return Broken.of(self.degree, means, (self.rows @ directions).flatten(1), self.samples)
 
 
 def noncentrality(freedom: float, level: float, power: float) -> float:
@@ -130,7 +136,7 @@ def _of_view(
     harmonics = Harmonics.on(p * d, random)
     sums: dict[tuple[int, int], Tensor] = {}
     for chunk in y.split(CHUNK):
-        u, _, windows = _polar(chunk)
+        u, _, windows = polar(chunk)
         for degree, _, slope in harmonics.of(u):
             for window, (weight, _) in enumerate(windows):
                 sums[degree, window] = sums.get((degree, window), 0) + (weight * slope).mT @ u
@@ -144,7 +150,7 @@ def _of_view(
         yield Family(key[0], means, rows, n, every)
 
 
-def _polar(y: Float[Tensor, "n p d"]) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+def polar(y: Float[Tensor, "n p d"]) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
     """Direction, radius, and windows with r times their slope: far samples say most of tails, near ones of holes."""
     v = y.flatten(1)
     square = v.square().sum(1, keepdim=True).clamp(min=1e-300)
@@ -160,7 +166,7 @@ def _rows(
 
     As [A, S] is symmetric this is -(N z) . A z, N the symmetric part of E[grad g y^T]. That of the mean is -E[grad g] . A z.
     """
-    u, radius, windows = _polar(y)
+    u, radius, windows = polar(y)
     split, a = u.reshape(y.shape), harmonics.directions.reshape(-1, *y.shape[1:])
     turned = torch.einsum("jpa,kab,npb->njk", a, basis, split)
     acted = torch.einsum("kab,nmb->nmka", basis, z) / z.shape[1]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import scipy.special
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -46,6 +48,7 @@ def of_distribution(X: Float[Tensor, "n m d"], *, center: bool, whole: bool, res
     X = X - X.mean((0, 1)) if center else X
     fit = regression(SecondMoments.of(X.flatten(0, 1)))
     found, angle, z = None, None, X @ fit.inverse_root
+    hint = "" if center or not _is_far(z) else " The mean is not zero, and center=True would look about it."
     if len(fit.whitened):
         found = search(families(z, fit.whitened, centred=center, seed=seed)).closed(fit.whitened)
         if whole:
@@ -53,12 +56,14 @@ def of_distribution(X: Float[Tensor, "n m d"], *, center: bool, whole: bool, res
         fit = fit.combined(found.span)
         if resamplings and found.kept:
             angle = confidence_angle(z, fit, found, count=resamplings, seed=seed)
-    judged = Judgement(Verdict.NONE, "nothing turns in one dimension.") if found is None else _judge(found, fit, z, whole)
+    judged = (
+        Judgement(Verdict.NONE, "nothing turns in one dimension.") if found is None else _judge(found, fit, z, whole, center)
+    )
     where = "about the mean, which was removed" if center else "about the origin"
     return Symmetry(
         orthonormal_pair(fit.generators, None)[0],
         judged.verdict,
-        judged.reason,
+        judged.reason + hint,
         f"second moments (Theorem 1) {where}" if whole else f"distribution {where}",
         None if found is None or whole else found.spectrum / found.spectrum.square().mean().sqrt(),
         held_out_defect(X.flatten(0, 1)),
@@ -72,11 +77,18 @@ def of_distribution(X: Float[Tensor, "n m d"], *, center: bool, whole: bool, res
     )
 
 
-def _judge(found: Search, fit: Regression, z: Tensor, whole: bool) -> Judgement:
+def _is_far(z: Float[Tensor, "n m d"]) -> bool:
+    """Whether the mean, of all vectors together, is farther from the origin than chance takes it."""
+    points = z.mean(1)
+    scale = torch.linalg.solve(points.mT @ points / len(z), points.mean(0)) @ points.mean(0)
+    return float(scipy.special.gammaincc(z.shape[-1] / 2, len(z) * float(scale) / 2)) < LEVEL
+
+
+def _judge(found: Search, fit: Regression, z: Tensor, whole: bool, centred: bool) -> Judgement:
     """`fit` has the generators that are kept."""
     kept, allowed, n = found.kept, len(found.directions), len(z)
     if not kept or (whole and found.rejected):
-        return _broken(found, z, whole)
+        return _broken(found, z, whole, centred)
     smallest = max(broken.smallest(found.level, POWER) for broken in found.broken(0, kept))
     words = f"of so({z.shape[-1]}), which second moments allow, the distribution keeps {kept} of {allowed} dimensions"
     if smallest > LARGEST_BREAK:
@@ -97,14 +109,14 @@ def _judge(found: Search, fit: Regression, z: Tensor, whole: bool) -> Judgement:
     )
 
 
-def _broken(found: Search, z: Tensor, whole: bool) -> Judgement:
+def _broken(found: Search, z: Tensor, whole: bool, centred: bool) -> Judgement:
     """What breaks it, and in some cases what is left."""
     worst = min(found.broken(0, len(found.directions) if whole else 1), key=lambda broken: broken.p_value)
     how = f"by an rms modulation of {worst.size:.2g} at angular degree {worst.degree} (p = {worst.p_value:.1g})"
     words = f"every direction is broken, the least of them {how}"
     if whole:
         words = f"every data set has so({z.shape[-1]}) in its second moments, and this distribution breaks it {how}"
-    finite = finite_group(z, found)
+    finite = finite_group(z, found, centred=centred)
     if finite is None:
         return Judgement(Verdict.NONE, words + ("; statistics='distribution' finds what it keeps." if whole else "."))
     if not finite.certain:

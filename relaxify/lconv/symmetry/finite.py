@@ -1,18 +1,32 @@
-"""Finite groups that are left where a rotation is broken: C(k) in a plane, from the angular frequencies that stand out."""
+"""Finite groups that are left where no rotation is kept: C(k) in a plane, and signs and orders of axes, as of a cube.
+
+A group is kept iff the means mu of all harmonics are, (1 - rho(g)) mu = 0 for each of its generators g. In a plane rho is
+diagonal, and k the greatest common divisor of the frequencies that stand out. Axes are the independent components of the
+samples (Hyvarinen, 1999); errors in their directions change (1 - rho(g)) mu only along (1 - rho(g)) D_A mu, left out here.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.lconv.symmetry.axes import independent_components
 from relaxify.lconv.symmetry.breaks import Broken
-from relaxify.lconv.symmetry.search import POWER, Search
+from relaxify.lconv.symmetry.harmonics import Harmonics
+from relaxify.lconv.symmetry.means import means_of
+from relaxify.lconv.symmetry.moments import antisymmetric
+from relaxify.lconv.symmetry.search import LEVEL, POWER, Search, search
 
-# of frequencies that C(k) forbids, the rms modulation that would have been seen: this, or this share of what was seen
+# of what a group forbids, the rms modulation that would have been seen: this, or this share of what was seen
 LARGEST_BREAK, LARGEST_SHARE = 0.15, 0.25
+# dimensions in which all harmonics of degree 4 are looked at
+LARGEST_NAMED = 6
+LOW = 4
 
 
 @dataclass(frozen=True)
@@ -25,21 +39,73 @@ class Finite:
     certain: bool
 
 
-def finite_group(z: Float[Tensor, "n m d"], found: Search) -> Finite | None:
+def finite_group(z: Float[Tensor, "n m d"], found: Search, *, centred: bool) -> Finite | None:
     """That whitened samples keep where they keep no rotation; None if no group known here stands out."""
+    d = z.shape[2]
     if z.shape[1] > 1:
         return None
-    return cyclic(found.broken(0, 1), found.level) if z.shape[2] == 2 else None
+    if d == 2:
+        return cyclic(z[:, 0], centred)
+    plane = _plane(found, d)
+    if plane is not None and (group := cyclic(z[:, 0] @ plane, centred)) is not None:
+        return group
+    return of_axes(z[:, 0], found, centred) if d <= LARGEST_NAMED else None
 
 
-def cyclic(broken: list[Broken], level: float) -> Finite | None:
+def cyclic(z: Float[Tensor, "n 2"], centred: bool) -> Finite | None:
     """C(k) for k > 1 the greatest common divisor of the frequencies at which a rotation of the plane is broken."""
+    means = means_of(z, Harmonics.on(2, torch.Generator().manual_seed(0)), centred=centred)
+    level, broken = LEVEL / len(means), [one.broken() for one in means]
     seen = [one for one in broken if one.p_value <= level]
     k = math.gcd(*(one.degree for one in seen))
     if k < 2:
         return None
     smallest = max((one.smallest(level, POWER) for one in broken if one.degree % k), default=0.0)
-    largest = max(one.size for one in seen)
     degrees = ", ".join(map(str, sorted({one.degree for one in seen})))
     reason = f"it varies at angular frequency {degrees} only, which leaves the discrete C({k})"
-    return Finite(f"C({k})", reason, smallest, smallest <= max(LARGEST_BREAK, LARGEST_SHARE * largest))
+    return Finite(f"C({k})", reason, smallest, _is_certain(smallest, seen))
+
+
+def _is_certain(smallest: float, seen: Sequence[Broken]) -> bool:
+    return smallest <= max(LARGEST_BREAK, LARGEST_SHARE * max((one.size for one in seen), default=0.0))
+
+
+def _plane(found: Search, d: int) -> Float[Tensor, "d 2"] | None:
+    """That of the one rotation which harmonics of low degree do not see broken."""
+    coarse = search([family for family in found.families if family.degree <= LOW])
+    if coarse.kept != 1:
+        return None
+    generator = torch.einsum("k,kab->ab", coarse.span[:, 0], antisymmetric(torch.eye(d, dtype=torch.float64)))
+    u, values, _ = torch.linalg.svd(generator)
+    return u[:, :2] if float(values[2:].sum()) < 0.2 * float(values.sum()) else None
+
+
+def of_axes(z: Float[Tensor, "n d"], found: Search, centred: bool) -> Finite | None:
+    """All signs of the axes, all their orders, or both; which must be of a break that is smaller than what was seen."""
+    d = z.shape[1]
+    axes = independent_components(z)
+    harmonics = Harmonics.on(d, torch.Generator().manual_seed(0))
+    means = [one for one in means_of(z, harmonics, centred=centred) if one.degree <= LOW]
+    signs = [axes @ torch.diag(1 - 2 * row) @ axes.mT for row in torch.eye(d, dtype=z.dtype)]
+    orders = [axes @ _swap(d, i) @ axes.mT for i in range(d - 1)]
+    names = {
+        "cube" if d == 3 else f"cube in {d} dimensions": [*signs, *orders],
+        f"S({d})": orders,
+        f"signs of {d} axes": signs,
+    }
+    level = LEVEL / (len(means) * len(names) * 2 * d)
+    seen = found.broken(0, len(found.directions))
+    for name, elements in names.items():
+        broken = [one.changed(harmonics.acted(one.degree, element)) for one in means for element in elements]
+        if any(one.p_value <= level for one in broken):
+            continue
+        smallest = max(one.smallest(level, POWER) for one in broken)
+        words = {"S": "orders of its axes", "s": "signs of its axes"}.get(name[0], "orders and signs of its axes")
+        return Finite(name, f"it keeps all {words}, the discrete {name}", smallest, _is_certain(smallest, seen))
+    return None
+
+
+def _swap(d: int, i: int) -> Float[Tensor, "d d"]:
+    order = list(range(d))
+    order[i], order[i + 1] = order[i + 1], order[i]
+    return torch.eye(d, dtype=torch.float64)[order]

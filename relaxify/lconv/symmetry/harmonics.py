@@ -18,7 +18,7 @@ LOWEST_HIGHEST, HIGHEST, HIGHEST_IN_THE_PLANE = 4, 16, 24
 # harmonics of a degree beyond the lowest ones, and directions of any
 LARGEST_DEGREE, MOST_DIRECTIONS = 64, 256
 SPARE_DIRECTIONS = 8
-SMALLEST_PRODUCT = 1e-3
+SMALLEST_PRODUCT = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,18 @@ class Harmonics:
             if k in self.combine:
                 count = len(self.combine[k])
                 yield k, value[:, :count], slope[:, :count]
+
+    def values(self, degree: int, u: Float[Tensor, "n D"]) -> Float[Tensor, "n r"]:
+        """The orthonormal harmonics of a degree."""
+        combine = self.combine[degree]
+        *_, (value, _) = gegenbauer(u @ self.directions[: len(combine)].mT, u.shape[1], degree)
+        return value @ combine
+
+    def acted(self, degree: int, element: Float[Tensor, "D D"]) -> Float[Tensor, "r r"]:
+        """rho(g) with f_j(g u) = sum_i rho_ji f_i(u), if there are all harmonics: the kernel sum_i f_i f_i is dim P_k."""
+        combine = self.combine[degree]
+        turned = self.values(degree, self.directions[: len(combine)] @ element)
+        return combine.mT @ turned / size(degree, len(element))
 
 
 def _orthonormal(products: Float[Tensor, "j j"]) -> Float[Tensor, "j r"]:
