@@ -397,8 +397,8 @@ def test_zonal_functions_are_those_of_the_gegenbauer_polynomials(d: int, t: floa
     angle = torch.tensor(t, dtype=torch.float64, requires_grad=True)
     for k, (value, slope) in enumerate(gegenbauer(angle, d, 9)):
         lam = d / 2 - 1
-        expected = scipy.special.eval_chebyt(k, t) if d == 2 else scipy.special.evalgegenbauer(k, lam, t)
-        scale = 1.0 if d == 2 else scipy.special.evalgegenbauer(k, lam, 1.0)
+        expected = scipy.special.eval_chebyt(k, t) if d == 2 else scipy.special.eval_gegenbauer(k, lam, t)
+        scale = 1.0 if d == 2 else scipy.special.eval_gegenbauer(k, lam, 1.0)
         assert float(value.detach()) == pytest.approx(expected / scale, abs=1e-9)
         derivative = torch.autograd.grad(value, angle, retain_graph=True)[0] if k else torch.zeros(())
         assert float(slope.detach()) == pytest.approx(float(derivative), abs=1e-8)
