@@ -15,15 +15,17 @@ from dataclasses import dataclass
 
 import scipy.special
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from relaxify.lconv.symmetry.harmonics import Harmonics
 
 CHUNK = 4096
 SMALLEST_SCATTER_SAMPLE, LARGEST_SCATTER_SAMPLE = 60, 600
+# one in so many of them is of the largest norm
+FAR_SHARE = 3
 # numbers in the scatter of one family
-LARGEST = 2**24
+LARGEST = 2**23
 # coordinates of the vectors that are looked at together, and how often some of them are chosen
 LARGEST_VIEW, MOST_VIEWS = 10, 3
 SMALLEST_PRODUCT = 1e-6
@@ -66,18 +68,42 @@ class Broken:
 
 
 @dataclass(frozen=True, eq=False)
+class Scatter:
+    """Samples that stand for all, with weights of mean 1: those of the largest norm, which heavy tails need, and others."""
+
+    chosen: Int[Tensor, " m"]
+    weights: Float[Tensor, " m"]
+
+    @classmethod
+    def of(cls, z: Float[Tensor, "n *d"], count: int) -> Scatter:
+        n = len(z)
+        if n <= count:
+            return cls(torch.arange(n), torch.ones(n, dtype=z.dtype))
+        order = z.flatten(1).square().sum(1).argsort(descending=True)
+        far, rest = order[: count // FAR_SHARE], order[count // FAR_SHARE :].sort().values
+        rest = rest[:: -(-len(rest) // (count - len(far)))]
+        weights = torch.cat([torch.ones(len(far)), torch.full((len(rest),), (n - len(far)) / len(rest))]).to(z)
+        return cls(torch.cat([far, rest]), weights / weights.mean())
+
+    def deviations(self, rows: Float[Tensor, "m *f"]) -> Float[Tensor, "m *f"]:
+        """From the weighted mean, times the roots of the weights."""
+        weights = self.weights.reshape(-1, *[1] * (rows.dim() - 1))
+        return (rows - (weights * rows).mean(0)) * weights.sqrt()
+
+
+@dataclass(frozen=True, eq=False)
 class Family:
     """Harmonics of one degree in one window of the radius: means and scatter of D_A g, for a basis of k generators A.
 
-    `means` is (r, k), `rows` (m, r, k) the deviations of single samples, one of `every` so many,
-    with what the estimated second moments add to them.
+    `means` is (r, k), `rows` (m, r, k) the deviations of the samples of `scatter`, times the roots of their weights, with
+    what the estimated second moments add to them.
     """
 
     degree: int
     means: Float[Tensor, "r k"]
     rows: Float[Tensor, "m r k"]
     samples: int
-    every: int = 1
+    scatter: Scatter
 
     @functools.cached_property
     def noise(self) -> Float[Tensor, "k k"]:
@@ -141,13 +167,13 @@ def _of_view(
             for window, (weight, _) in enumerate(windows):
                 sums[degree, window] = sums.get((degree, window), 0) + (weight * slope).mT @ u
     count = max(SMALLEST_SCATTER_SAMPLE, min(LARGEST_SCATTER_SAMPLE, LARGEST // (len(harmonics.directions) * len(basis))))
-    every = max(1, n // count)
+    scatter = Scatter.of(z, count)
     a = harmonics.directions.reshape(-1, p, d)
-    for key, rows in _rows(y[::every], z[::every], harmonics, basis, shift):
+    for key, rows in _rows(y[scatter.chosen], z[scatter.chosen], scatter, harmonics, basis, shift):
         combine, moved = harmonics.combine[key[0]], sums[key].reshape(-1, p, d) / n
         matrices = torch.einsum("jpa,jpb->jab", a[: len(moved)], moved)
         means = combine.mT @ torch.einsum("jab,kab->jk", matrices, basis)
-        yield Family(key[0], means, rows, n, every)
+        yield Family(key[0], means, rows, n, scatter)
 
 
 def polar(y: Float[Tensor, "n p d"]) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
@@ -160,7 +186,12 @@ def polar(y: Float[Tensor, "n p d"]) -> tuple[Tensor, Tensor, list[tuple[Tensor,
 
 
 def _rows(
-    y: Float[Tensor, "n p d"], z: Float[Tensor, "n m d"], harmonics: Harmonics, basis: Tensor, shift: Tensor | None
+    y: Float[Tensor, "n p d"],
+    z: Float[Tensor, "n m d"],
+    scatter: Scatter,
+    harmonics: Harmonics,
+    basis: Tensor,
+    shift: Tensor | None,
 ) -> Iterator[tuple[tuple[int, int], Float[Tensor, "n r k"]]]:
     """D_A g of each sample, and its share in the error of the whitening, E[D_[A, S] g] for S = -(z z^T - 1) / 2.
 
@@ -169,23 +200,22 @@ def _rows(
     u, radius, windows = polar(y)
     split, a = u.reshape(y.shape), harmonics.directions.reshape(-1, *y.shape[1:])
     turned = torch.einsum("jpa,kab,npb->njk", a, basis, split)
-    acted = torch.einsum("kab,nmb->nmka", basis, z) / z.shape[1]
+    acted, weights = torch.einsum("kab,nmb->nmka", basis, z) / z.shape[1], scatter.weights[:, None]
     for degree, value, slope in harmonics.of(u):
         near, combine = a[: slope.shape[1]], harmonics.combine[degree]
         along = slope * (u @ near.flatten(1).mT)
         for window, (weight, radial) in enumerate(windows):
             # grad g = (inside u + outside a) / r
             outside, inside = weight * slope, radial * value - weight * along
-            own = torch.einsum("nj,npa,npb->jab", inside, split, split)
-            own = (own + torch.einsum("jpa,jpb->jab", near, (outside.mT @ u).reshape(near.shape))) / len(y)
+            own = torch.einsum("nj,npa,npb->jab", weights * inside, split, split)
+            own = (own + torch.einsum("jpa,jpb->jab", near, ((weights * outside).mT @ u).reshape(near.shape))) / len(y)
             rows = outside[..., None] * turned[:, : len(near)]
             rows = torch.einsum("njk,jr->nrk", rows, combine)
             bent = torch.einsum("jr,jab->rab", combine, own + own.mT) / 2
             rows -= torch.einsum("nmra,nmka->nrk", torch.einsum("rab,nmb->nmra", bent, z), acted)
             if shift is not None:
-                slopes = (
-                    torch.einsum("nj,npa->jpa", inside / radius, split) + (outside / radius).sum(0)[:, None, None] * near
-                )
+                slopes = torch.einsum("nj,npa->jpa", weights * inside / radius, split)
+                slopes = slopes + (weights * outside / radius).sum(0)[:, None, None] * near
                 pull = torch.einsum("jr,jpa,p->ra", combine, slopes, shift) / len(y)
                 rows -= torch.einsum("ra,nmka->nrk", pull, acted)
-            yield (degree, window), rows - rows.mean(0)
+            yield (degree, window), scatter.deviations(rows)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.lconv.symmetry.breaks import Scatter
 from relaxify.lconv.symmetry.moments import Regression, antisymmetric, roots
 from relaxify.lconv.symmetry.search import Search, ordered
 from relaxify.lconv.symmetry.subspaces import overlap
@@ -26,7 +27,7 @@ def confidence_angle(z: Float[Tensor, "n m d"], fit: Regression, found: Search, 
     is_all = found.kept == len(basis)
     if not is_all and len(basis) > LARGEST_ALGEBRA:
         return None
-    outer, families = _outer(z[:: found.families[0].every]), [] if is_all else found.telling
+    outer, families = _outer(z, found.families[0].scatter), [] if is_all else found.telling
     weights = torch.randn(count, len(outer), generator=random, dtype=z.dtype) / (len(outer) * len(z)) ** 0.5
     frames = torch.eye(z.shape[-1], dtype=z.dtype) + torch.einsum("cm,mab->cab", weights, outer)
     moved = [(weights @ family.rows.flatten(1)).reshape(count, *family.means.shape) + family.means for family in families]
@@ -42,7 +43,7 @@ def confidence_angle(z: Float[Tensor, "n m d"], fit: Regression, found: Search, 
     return float(torch.tensor(angles).quantile(0.95))
 
 
-def _outer(z: Float[Tensor, "n m d"]) -> Float[Tensor, "n d d"]:
+def _outer(z: Float[Tensor, "n m d"], scatter: Scatter) -> Float[Tensor, "c d d"]:
     """z z^T about its mean."""
-    outer = torch.einsum("nma,nmb->nab", z, z) / z.shape[1]
-    return outer - outer.mean(0)
+    chosen = z[scatter.chosen]
+    return scatter.deviations(torch.einsum("nma,nmb->nab", chosen, chosen) / z.shape[1])

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.symmetry.breaks import CHUNK, LARGEST_SCATTER_SAMPLE, Broken, polar
+from relaxify.lconv.symmetry.breaks import CHUNK, LARGEST_SCATTER_SAMPLE, Broken, Scatter, polar
 from relaxify.lconv.symmetry.harmonics import Harmonics
 from relaxify.lconv.symmetry.moments import antisymmetric
 
@@ -52,7 +52,7 @@ def means_of(z: Float[Tensor, "n d"], harmonics: Harmonics, *, centred: bool) ->
                 key = degree, window
                 values[key] = values.get(key, 0) + (weight * value).sum(0) / n
                 slopes[key] = slopes.get(key, 0) + (weight * slope).mT @ u / n
-    rows = _rows(z[:: max(1, n // LARGEST_SCATTER_SAMPLE)], harmonics, centred)
+    rows = _rows(z, Scatter.of(z, LARGEST_SCATTER_SAMPLE), harmonics, centred)
     found = []
     for (degree, window), value in values.items():
         combine = harmonics.combine[degree]
@@ -61,9 +61,11 @@ def means_of(z: Float[Tensor, "n d"], harmonics: Harmonics, *, centred: bool) ->
     return found
 
 
-def _rows(z: Float[Tensor, "n d"], harmonics: Harmonics, centred: bool) -> dict[tuple[int, int], Float[Tensor, "n r"]]:
+def _rows(
+    z: Float[Tensor, "n d"], scatter: Scatter, harmonics: Harmonics, centred: bool
+) -> dict[tuple[int, int], Float[Tensor, "m r"]]:
     """f(z) - 1/2 z . N z for N = E[grad f z^T], and -E[grad f] . z if the mean was removed; about their mean."""
-    found = {}
+    found, z, weights = {}, z[scatter.chosen], scatter.weights[:, None]
     u, radius, windows = polar(z[:, None])
     for degree, value, slope in harmonics.of(u):
         a, combine = harmonics.directions[: slope.shape[1]], harmonics.combine[degree]
@@ -71,11 +73,11 @@ def _rows(z: Float[Tensor, "n d"], harmonics: Harmonics, centred: bool) -> dict[
         for window, (weight, radial) in enumerate(windows):
             # grad f = (inside u + outside a) / r
             outside, inside = weight * slope, radial * value - weight * along
-            bent = torch.einsum("nj,na,nb->jab", inside, u, u) + torch.einsum("ja,jb->jab", a, outside.mT @ u)
+            bent = torch.einsum("nj,na,nb->jab", weights * inside, u, u)
+            bent = bent + torch.einsum("ja,jb->jab", a, (weights * outside).mT @ u)
             rows = weight * value - torch.einsum("na,jab,nb->nj", z, bent / len(z), z) / 2
             if centred:
-                pull = (inside / radius).mT @ u + (outside / radius).sum(0)[:, None] * a
+                pull = (weights * inside / radius).mT @ u + (weights * outside / radius).sum(0)[:, None] * a
                 rows = rows - z @ pull.mT / len(z)
-            rows = rows @ combine
-            found[degree, window] = rows - rows.mean(0)
+            found[degree, window] = scatter.deviations(rows @ combine)
     return found
