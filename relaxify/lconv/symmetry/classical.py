@@ -1,4 +1,4 @@
-"""Names of algebras: so(n), so(p,q), sl(n), sp(n), u(n), su(n), gl(n), e(n), scaling, abelian, and sums of these.
+"""Names of algebras: so(n), so(p,q), sl(n), sp(n), u(n), su(n), gl(n), e(n), sim(n), t(n), scaling, abelian, and their sums.
 
 An algebra is recognised by numbers that do not depend on its basis: dimension, dimensions of its centre and of its derived
 algebra, and the signature of its Killing form. Where these leave several names (so(3) is su(2)), the trace form of the
@@ -76,6 +76,8 @@ def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str,
     if n == 0 or n > LARGEST_NAMED or noise > LARGEST_CLOSURE_RESIDUAL:
         return ()
     matrices = orthonormal(matrices.double())
+    if 0 < (unseen := _ignored(matrices, noise)).shape[1] < len(unseen):
+        return _beside_ignored(matrices, unseen, noise)
     found = invariants(matrices, noise)
     if found.derived == 0:
         return (_abelian(matrices),)
@@ -89,6 +91,23 @@ def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str,
     return _sum_of_ideals(matrices, noise) or names
 
 
+def _ignored(matrices: Float[Tensor, "n d d"], noise: float) -> Float[Tensor, "d k"]:
+    """The w for which w v^T is in the span for every v: |P(w v^T)|^2 summed over v is w^T (sum L L^T) w, at most d."""
+    values, vectors = torch.linalg.eigh(torch.einsum("nab,ncb->ac", matrices, matrices))
+    return vectors[:, values > (1 - _zero(noise)) * len(values)]
+
+
+def _beside_ignored(matrices: Float[Tensor, "n d d"], unseen: Float[Tensor, "d k"], noise: float) -> tuple[str, ...]:
+    """The names on the coordinates that are left."""
+    d, k = unseen.shape
+    seen = torch.linalg.qr(torch.cat([unseen, torch.eye(d).to(unseen)], 1)).Q[:, k:]
+    inside = (seen.mT @ matrices @ seen).flatten(1)
+    rest = torch.linalg.svd(inside).Vh[: len(matrices) - k * d].reshape(-1, d - k, d - k)
+    if not len(rest):
+        return (f"ignored({k})",)
+    return tuple(f"{name} + ignored({k})" for name in names_of(rest, noise))
+
+
 def named(name: str, d: int) -> Float[Tensor, "n d d"]:
     """The algebra of a name, or of a sum of names, on R^d: each on coordinates of its own, in turn, and scaling on all.
 
@@ -97,8 +116,12 @@ def named(name: str, d: int) -> Float[Tensor, "n d d"]:
 
     >>> named("so(3) + scaling", 3).shape, named("so(3) + so(2)", 5).shape, named("so(3)", 6).shape
     (torch.Size([4, 3, 3]), torch.Size([4, 5, 5]), torch.Size([3, 6, 6]))
+    >>> named("so(2) + ignored(1)", 3).shape, named("similarity", 3).shape
+    (torch.Size([4, 3, 3]), torch.Size([4, 3, 3]))
     """
-    parts = [part.strip() for part in name.lower().split("+")]
+    parts = [part.strip() for part in name.lower().replace("similarity", f"sim({d - 1})").split("+")]
+    if unseen := re.fullmatch(r"ignored\((\d+)\)", parts[-1]):
+        return _with_ignored(" + ".join(parts[:-1]), int(unseen[1]), d)
     known = [_by_name(part) for part in parts if part != "scaling"]
     sizes = [matrices.shape[-1] for matrices in known]
     copies = d // sizes[0] if len(sizes) == 1 and d % sizes[0] == 0 else 1
@@ -115,8 +138,18 @@ def named(name: str, d: int) -> Float[Tensor, "n d d"]:
     return torch.cat(found)
 
 
+def _with_ignored(name: str, k: int, d: int) -> Float[Tensor, "n d d"]:
+    """What the name says of the first d - k coordinates, and all matrices that reach only the last k."""
+    if not 0 < k <= d:
+        raise ValueError(f"{k} of {d} dimensions cannot be ignored; name fewer.")
+    free = _units(d, [(d - k + i, j) for i in range(k) for j in range(d)])
+    if not name:
+        return free
+    return torch.cat([torch.nn.functional.pad(named(name, d - k), (0, k, 0, k)), free])
+
+
 def _by_name(name: str) -> Float[Tensor, "n d d"]:
-    match = re.fullmatch(r"(so|sl|sp|su|gl|u|e)\((\d+)(?:,(\d+))?\)", name.replace(" ", ""))
+    match = re.fullmatch(r"(so|sl|sp|su|gl|u|e|sim|t)\((\d+)(?:,(\d+))?\)", name.replace(" ", ""))
     sizes = [int(size) for size in match.groups()[1:] if size] if match else []
     kind = match[1] if match else ""
     is_known = sizes and 1 <= sum(sizes) <= LARGEST_BY_NAME and (len(sizes) == 1 or kind == "so")
@@ -126,7 +159,7 @@ def _by_name(name: str) -> Float[Tensor, "n d d"]:
                 return found
         raise ValueError(
             f"{name!r} names no algebra that acts in one known way; known are so(n), so(p,q), sl(n), sp(2n), u(n), su(n), "
-            "gl(n), e(n), scaling, and sums such as so(3) + so(2)."
+            "gl(n), e(n), sim(n), t(n), scaling, ignored(n), and sums such as so(3) + so(2)."
         )
     n = sizes[0]
     makers: dict[str, Callable[[], Tensor]] = {
@@ -137,6 +170,8 @@ def _by_name(name: str) -> Float[Tensor, "n d d"]:
         "gl": lambda: _general_linear(n),
         "u": lambda: _unitary(n),
         "e": lambda: _euclidean(n),
+        "sim": lambda: _similarity(n),
+        "t": lambda: _euclidean(n)[-n:],
     }
     return makers[kind]()
 
@@ -192,6 +227,8 @@ def _abelian(matrices: Float[Tensor, "n d d"]) -> str:
     n = len(matrices)
     if n == 1:
         return _one_parameter(matrices[0])
+    if _are_translations(matrices):
+        return f"t({n})"
     moved = _moved(matrices)
     scaling = moved @ moved.mT / math.sqrt(moved.shape[1])
     share = torch.einsum("nab,ab->n", matrices, scaling)
@@ -200,6 +237,14 @@ def _abelian(matrices: Float[Tensor, "n d d"]) -> str:
     rest = torch.linalg.svd(share[None]).Vh[1:]
     other = _abelian(torch.einsum("kn,nab->kab", rest, matrices))
     return f"abelian({n})" if other.startswith("abelian") else f"{other} + scaling"
+
+
+def _are_translations(matrices: Float[Tensor, "n d d"]) -> bool:
+    """Of the points (x, 1) in all directions of x: what they move is the last coordinate alone."""
+    n, d, _ = matrices.shape
+    sizes = torch.linalg.svdvals(matrices.flatten(0, 1))
+    is_nilpotent = float(torch.einsum("iab,jbc->ijac", matrices, matrices).norm()) < LARGEST_ZERO
+    return n == d - 1 and is_nilpotent and bool(sizes[1] < LARGEST_ZERO * sizes[0])
 
 
 def _one_parameter(matrix: Float[Tensor, "d d"]) -> str:
@@ -219,7 +264,7 @@ def _one_parameter(matrix: Float[Tensor, "d d"]) -> str:
 def _misfit(matrices: Tensor, name: str, known: Tensor) -> tuple[bool, float, bool, int]:
     """Order of names: by how many copies of the name's own matrices these amount to, then by size, then so first."""
     copies = _index(matrices) / _index(known)
-    order = ("so", "sl", "sp", "u(", "su", "gl", "e(")
+    order = ("so", "sl", "sp", "u(", "su", "gl", "e(", "si")
     no_copies = abs(copies - round(copies)) > LARGEST_ZERO or copies < 0.5
     return no_copies, round(copies, 1), matrices.shape[-1] != known.shape[-1], order.index(name[:2])
 
@@ -304,6 +349,7 @@ def _catalogue(dimension: int) -> Iterator[tuple[str, int, Callable[[], Tensor]]
         yield f"su({n})", n * n - 1, functools.partial(_unitary, n, special=True)
         yield f"gl({n})", n * n, functools.partial(_general_linear, n)
         yield f"e({n})", n * (n + 1) // 2, functools.partial(_euclidean, n)
+        yield f"sim({n})", n * (n + 1) // 2 + 1, functools.partial(_similarity, n)
 
 
 def _units(n: int, pairs: list[tuple[int, int]]) -> Tensor:
@@ -353,3 +399,8 @@ def _euclidean(n: int) -> Float[Tensor, "n d d"]:
     """Rotations and translations of (x, 1)."""
     rotations = torch.nn.functional.pad(_orthogonal(0, n), (0, 1, 0, 1))
     return torch.cat([rotations, _units(n + 1, [(i, n) for i in range(n)])])
+
+
+def _similarity(n: int) -> Float[Tensor, "n d d"]:
+    """Those and scaling of x."""
+    return torch.cat([_euclidean(n), _units(n + 1, [(i, i) for i in range(n)]).sum(0)[None]])

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from relaxify.algebras import closure_residual
@@ -16,6 +16,7 @@ from relaxify.lconv.symmetry.bootstrap import LARGEST_ALGEBRA, Bootstrap, bootst
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.distribution import of_distribution
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, held_out_defect, regression
+from relaxify.lconv.symmetry.of_labels import symmetries_of_labels
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
@@ -31,10 +32,12 @@ SMALLEST_GAP = 2.0
 
 def symmetries_of(
     X: Float[Tensor, "n *m d"] | Float[np.ndarray[Any, Any], "n *m d"],
-    Y: Float[Tensor, "labelled *c"] | Float[np.ndarray[Any, Any], "labelled *c"] | None = None,
+    Y: Shaped[Tensor, "labelled *c"] | Shaped[np.ndarray[Any, Any], "labelled *c"] | None = None,
     *,
-    statistics: Literal["distribution", "second_moments"] | None = None,
+    statistics: Literal["labels", "second_moments", "distribution"] | None = None,
     center: bool = False,
+    equivariant: bool | None = None,
+    affine: bool = False,
     resamplings: int = 200,
     seed: int = 0,
 ) -> Symmetry:
@@ -46,9 +49,11 @@ def symmetries_of(
       0.2 % and a modulation of the density along its orbits of rms size 0.15 would have been rejected with probability 0.95;
       if these samples could not show that, *too few data*, with how many would do. Where rotations of a plane are broken at
       multiples of one frequency k only, it is *discrete*: C(k).
-    - `statistics="second_moments"`, the default with labels Y (n, c): LC Theorem 1, all L with L H + H L^T = 0, and with
-      labels those for which an L_c has L_c C + C L^T = 0. Every data set has such an algebra, so that the verdict is again
-      the distribution's, on all of it.
+    - `statistics="labels"`, the default with labels: the L under which what these say of x is the same, grad f . L x = 0 for
+      f(x) = E[y | x], whatever the distribution of x. X may be (n, vectors, d), Y classes, numbers or vectors; `equivariant`
+      and `affine` as of `symmetries_of_labels`.
+    - `statistics="second_moments"`: LC Theorem 1, all L with L H + H L^T = 0, and with labels Y (n, c) those for which an
+      L_c has L_c C + C L^T = 0. Every data set has such an algebra, so that the verdict is again the distribution's, on all.
 
     The action is about the origin, or with `center` about the mean (of all vectors together), which is then removed.
     `resamplings` of the samples give the confidence angle; with labels also the level of chance, and none without them.
@@ -65,6 +70,9 @@ def symmetries_of(
         raise ValueError(
             f"{resamplings} resamplings cannot tell chance at {LEVEL:.0%}; pass at least {FEWEST}, or 0 for none."
         )
+    if affine or equivariant or statistics == "labels" or (Y is not None and statistics is None):
+        _need_labels(Y, statistics)
+        return symmetries_of_labels(*_labelled(X, Y, center), equivariant=equivariant, affine=affine, seed=seed)
     X, Y = _checked(X, Y)
     if Y is None:
         whole = statistics == "second_moments"
@@ -98,6 +106,19 @@ def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | Non
     return Symmetry(basis, Verdict.NONE, reason, "second moments", output_generators=outputs, frame=fit.root)
 
 
+def _need_labels(Y: object, statistics: str | None) -> None:
+    if Y is None or statistics not in (None, "labels"):
+        raise ValueError(
+            "equivariant, affine and statistics='labels' are about what labels say; pass labels Y, and no other statistics."
+        )
+
+
+def _labelled(X: object, Y: object, center: bool) -> tuple[Tensor, Tensor]:
+    given = _samples("X", X)
+    mean = given.mean(tuple(range(given.dim() - 1)))
+    return given - mean if center else given, _samples("Y", Y, classes=True)
+
+
 def _checked(X: object, Y: object) -> tuple[Float[Tensor, "n m d"], Tensor | None]:
     X, Y = _samples("X", X), None if Y is None else _samples("Y", Y)
     if X.ndim not in (2, 3):
@@ -116,10 +137,11 @@ def _checked(X: object, Y: object) -> tuple[Float[Tensor, "n m d"], Tensor | Non
     return X.reshape(n, -1, d), None if Y is None else Y.reshape(n, -1)
 
 
-def _samples(name: str, given: object) -> Tensor:
+def _samples(name: str, given: object, *, classes: bool = False) -> Tensor:
     if not isinstance(given, Tensor | np.ndarray):
         raise ValueError(f"{name} is a {type(given).__name__}; pass a tensor or an array, a sample a row.")
-    return torch.as_tensor(given).detach().double()
+    found = torch.as_tensor(given).detach()
+    return found if classes and not found.is_floating_point() else found.double()
 
 
 def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None, count: int) -> Symmetry:

@@ -1,0 +1,121 @@
+"""How much each direction of gl(d) is broken by two independent fits of one function, and what that says.
+
+r_L(x) = grad f . L x is how f changes along L. With fits a and b of two halves of the samples E[r_L^a r_L^b] has no bias
+from their noise, and E|r_L^a - r_L^b|^2 / 4 is the noise of their mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.lconv.symmetry.symmetry import Verdict
+
+# relative to a random direction: what fits leave of a break of nothing, however many the samples
+FLOOR = 0.06
+# of the noise, in squares: what a direction that is not broken may seem to be, and the break that shows in 95 % of draws
+CHANCE, SHOWN = 4.0, 5.0
+# a symmetry is found if a break of this would have shown ...
+LARGEST_BREAK = 0.25
+# ... and the next direction is broken by this factor more
+SMALLEST_STEP = 2.5
+LARGEST_CLOSURE_RESIDUAL = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Breaks:
+    """Orthonormal directions, the least broken first; squares of their breaks and noise, relative to a random direction."""
+
+    directions: Float[Tensor, "k k"]
+    squares: Float[Tensor, " k"]
+    noise: Float[Tensor, " k"]
+
+    @property
+    def spectrum(self) -> Float[Tensor, " k"]:
+        """How much each direction is broken."""
+        return self.squares.clamp(min=0).sqrt()
+
+    @property
+    def kept(self) -> int:
+        """How many directions may be unbroken: up to the largest step among those that are not broken beyond doubt."""
+        unbroken = int((self.squares <= FLOOR**2 + CHANCE * self.noise).long().cumprod(0).sum())
+        return max(range(1, unbroken + 1), key=self.step, default=0)
+
+    def step(self, k: int) -> float:
+        """By what factor the next direction is broken more than the k-th, as far as that can be told."""
+        if k == len(self.squares):
+            return SMALLEST_STEP
+        return float(self.spectrum[k] / self.spectrum[k - 1].clamp(min=FLOOR))
+
+    @property
+    def smallest_break(self) -> float:
+        """Of the directions kept, or of the first: what would have shown with a probability of 95 %."""
+        return float((FLOOR**2 + SHOWN * self.noise[: max(1, self.kept)].max()).sqrt())
+
+    def samples_needed(self, samples: int) -> int | None:
+        """How many would show breaks that are small enough, as the noise's square falls with the samples."""
+        excess = (self.smallest_break**2 - FLOOR**2) / (LARGEST_BREAK**2 - FLOOR**2)
+        return _rounded(samples * max(excess, 1.5))
+
+    def judge(self, closure: float) -> tuple[Verdict, str]:
+        """What the directions kept amount to, whose brackets leave the span by `closure`."""
+        k, shown = self.kept, self.smallest_break
+        if k == 0:
+            return (
+                Verdict.NONE,
+                f"every direction is broken, the least of them {float(self.spectrum[0]):.2g} of a random one.",
+            )
+        words = (
+            f"{k} of {len(self.squares)} directions are not broken, where a break of {shown:.2g} of a random one would show"
+        )
+        if shown > LARGEST_BREAK:
+            return Verdict.TOO_FEW, f"{words}: that is too coarse."
+        doubt = Verdict.TOO_FEW if shown > 2 * FLOOR else Verdict.NONE
+        if self.step(k) < SMALLEST_STEP:
+            return doubt, f"{words}, but the next is broken only {float(self.spectrum[k]):.2g}: there is no clear step."
+        if closure > LARGEST_CLOSURE_RESIDUAL:
+            return doubt, f"{words}, but their brackets leave the span (residual {closure:.2g}), so they are not an algebra."
+        return Verdict.FOUND, f"{words}, and their brackets stay in the span."
+
+
+def breaks(
+    first: Float[Tensor, "n c vectors k"],
+    second: Float[Tensor, "n c vectors k"],
+    values: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Breaks, Float[Tensor, "k c c"] | None]:
+    """From r_L of both fits, what each vector adds to it, for a basis of k directions.
+
+    A random direction is one that moves each vector by a matrix of its own. With the fits' values (n, c) what turns these
+    along is left out; returns that too, the L_c of each direction.
+    """
+    size = ((first + second) / 2).flatten(1).norm(dim=1)
+    # the steepest samples count as many others do
+    weight = (1 / (size + size.mean().clamp(min=1e-300)))[:, None, None]
+    scale = (weight[..., None] ** 2 * first * second).sum().clamp(min=1e-300) / first.shape[-1]
+    rows, turns = [first.sum(2) * weight, second.sum(2) * weight], None
+    if values is not None:
+        parted = [_without_turns(row, value * weight[:, :, 0]) for row, value in zip(rows, values, strict=True)]
+        rows, turns = [row for row, _ in parted], (parted[0][1] + parted[1][1]) / 2
+    a, b = (row.flatten(0, 1) for row in rows)
+    form = (a.mT @ b + b.mT @ a) / 2
+    noise = (a - b).mT @ (a - b) / 4
+    squares, vectors = torch.linalg.eigh(form)
+    found = Breaks(vectors.mT, squares / scale, torch.einsum("ak,ab,bk->k", vectors, noise, vectors) / scale)
+    return found, None if turns is None else torch.einsum("ka,aij->kij", found.directions, turns)
+
+
+def _without_turns(rows: Float[Tensor, "n c k"], values: Float[Tensor, "n c"]) -> tuple[Tensor, Tensor]:
+    """r_L - L_c f, with the L_c that makes it least, and that: (k, c, c)."""
+    flat = rows.flatten(1)
+    turns = torch.linalg.lstsq(values, flat).solution
+    turned = turns.reshape(values.shape[1], values.shape[1], -1).permute(2, 1, 0)
+    return rows - (values @ turns).reshape(rows.shape), turned
+
+
+def _rounded(count: float) -> int:
+    """Up, to two digits."""
+    power = 10 ** max(0, len(str(int(count))) - 2)
+    return -int(-count // power) * power

@@ -1,0 +1,138 @@
+"""The symmetries of what labels say about samples: the L under which f(x) = E[y | x] stays the same, grad f . L x = 0.
+
+Nothing is asked of the distribution of x, which under a non-compact group no probability distribution could keep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relaxify.algebras import closure_residual
+from relaxify.lconv.symmetry.cyclic import cyclic
+from relaxify.lconv.symmetry.label_breaks import Breaks, breaks
+from relaxify.lconv.symmetry.label_fits import LabelFits, fit_labels
+from relaxify.lconv.symmetry.labelled import Labelled, labelled
+from relaxify.lconv.symmetry.subspaces import orthonormal_pair
+from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
+
+POINTS = 4000
+# numbers held for all points together
+LARGEST = 2**25
+# of the labels' variance, which a fit of noise does not tell of other samples
+LEAST_EXPLAINED = 0.02
+
+
+def symmetries_of_labels(
+    X: Float[Tensor, "n *vectors d"],
+    Y: Tensor,
+    *,
+    equivariant: bool | None = None,
+    affine: bool = False,
+    seed: int = 0,
+) -> Symmetry:
+    """The L with grad f(x) . L x = 0, f = E[y | x], acting on the last axis of X (n, d) or (n, vectors, d).
+
+    Labels are classes (integers), numbers (n,), or vectors (n, c). With `equivariant` these may turn along, J(x) L x = L_c
+    f(x); by default that is reported of vectors where more is kept so. With `affine` the rows of X are points, and
+    generators act on (x, 1), so that translations are among them.
+
+    The verdict compares two networks, fitted to halves of the samples: *found* if the directions kept are broken by no more
+    than noise might be, if that is at most a quarter of what a random direction is, and if the next is broken by 2.5 times
+    more. In the plane rotations by a k-th of a turn are looked for as well. ValueError for fewer than 40 samples, more than
+    32 dimensions, or labels that are all the same.
+
+    >>> X = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    >>> found = symmetries_of_labels(X, X[:, 0] ** 2 - X[:, 1] ** 2)
+    >>> found.name, bool(found.overlap("so(1,1)").value > 0.99)
+    ('so(1,1)', True)
+    """
+    data = labelled(X, Y, affine=affine)
+    fits = fit_labels(data.z, data.y, classes=data.classes, points=affine, seed=seed)
+    if fits.explained < LEAST_EXPLAINED:
+        return _unrelated(data, fits)
+    changes = _changes(data, fits)
+    still = None if equivariant else _finished(data, fits, _report(data, fits, changes, turning=False))
+    can_turn = equivariant or (equivariant is None and not data.classes and data.y.shape[1] > 1)
+    if not can_turn or (still is not None and still.discrete):
+        assert still is not None
+        return still
+    turning = _report(data, fits, changes, turning=True)
+    is_more = still is None or (turning.found and turning.dimension > (still.dimension if still.found else 0))
+    return turning if is_more or still is None else still
+
+
+@dataclass(frozen=True, eq=False)
+class _Changes:
+    """r_L of both halves for each candidate, the sum over vectors, and their values."""
+
+    candidates: Float[Tensor, "k d e"]
+    along: Float[Tensor, "halves n c vectors k"]
+    values: Float[Tensor, "halves n c"]
+
+
+def _changes(data: Labelled, fits: LabelFits) -> _Changes:
+    candidates, c = data.candidates(), data.y.shape[1]
+    points = data.z[: max(200, min(POINTS, LARGEST // (2 * c * data.z.shape[1] * len(candidates))))]
+    with torch.enable_grad():
+        at = points.expand(2, *points.shape).clone().requires_grad_()
+        values = fits.each(at.flatten(2))
+        each = [torch.autograd.grad(values[..., i].sum(), at, retain_graph=True)[0] for i in range(c)]
+    gradients = torch.stack(each, 2)
+    moved = torch.einsum("kij,nmj->nmki", candidates, data.extended(points))
+    along = torch.einsum("hncmi,nmki->hncmk", gradients, moved)
+    return _Changes(candidates, along, values.detach())
+
+
+def _report(data: Labelled, fits: LabelFits, changes: _Changes, turning: bool) -> Symmetry:
+    values = (changes.values[0], changes.values[1]) if turning else None
+    found, turns = breaks(changes.along[0], changes.along[1], values)
+    k = found.kept
+    matrices = torch.einsum("ka,aij->kij", found.directions[:k], changes.candidates)
+    square = torch.nn.functional.pad(matrices, (0, 0, 0, 1)) if data.affine else matrices
+    verdict, reason = found.judge(closure_residual(square) if k else 0.0)
+    outputs = None if turns is None else turns[:k] * data.scale[:, None] / data.scale
+    basis, outputs = orthonormal_pair(data.lift(matrices), outputs)
+    told = f"the labels' fit tells {fits.explained:.0%} of their variance in samples that it has not seen"
+    return Symmetry(
+        basis,
+        verdict,
+        f"{told}; {reason}",
+        _source(turning),
+        found.spectrum,
+        output_generators=outputs,
+        frame=data.frame,
+        smallest_break=found.smallest_break,
+        samples_needed=_needed(found, data) if verdict is Verdict.TOO_FEW else None,
+    )
+
+
+def _source(turning: bool) -> str:
+    return "labels that turn along" if turning else "what the labels say"
+
+
+def _needed(found: Breaks, data: Labelled) -> int | None:
+    return found.samples_needed(len(data.z))
+
+
+def _finished(data: Labelled, fits: LabelFits, report: Symmetry) -> Symmetry:
+    """In the plane, where rotations are broken, which of them are left."""
+    order = cyclic(data, fits) if data.z.shape[1:] == (1, 2) and not data.affine else None
+    only_scales = report.found and report.name == "scaling"
+    if order is None or not (only_scales or report.verdict is Verdict.NONE):
+        return report
+    also = ", and scaling leaves them alone as well" if only_scales else ""
+    reason = f"{report.reason} Of the rotations the labels keep those by 1/{order} of a turn{also}."
+    return replace(report, verdict=Verdict.DISCRETE, discrete=f"C({order})", reason=reason)
+
+
+def _unrelated(data: Labelled, fits: LabelFits) -> Symmetry:
+    size = data.frame.shape[0]
+    reason = (
+        f"what was learned from one half of the samples tells {max(fits.explained, 0):.1%} of the variance of the other's "
+        "labels: these have no relation to X, or one that shows only in more samples."
+    )
+    return Symmetry(torch.zeros(0, size, size, dtype=torch.float64), Verdict.TOO_FEW, reason, _source(False))
