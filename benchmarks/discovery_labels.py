@@ -208,7 +208,7 @@ def bump(random: torch.Generator) -> tuple[Function, tuple[int, ...]]:
 
 def products(random: torch.Generator) -> tuple[Function, tuple[int, ...]]:
     a, b, c = normal(3, random=random).abs() + 0.5
-    return lambda x: a * x[:, 0] * x[:, 1] + (2 * b * x[:, 2] + x[:, 3] ** 2).tanh() + c * x[:, 3] * x[:, 0], (4,)
+    return lambda x: a * x[:, 0] * x[:, 1] + (2 * b * x[:, 2] + x[:, 3] ** 2).tanh() + c * x[:, 3] * x[:, 0] ** 2, (4,)
 
 
 WITHOUT: dict[str, Any] = {

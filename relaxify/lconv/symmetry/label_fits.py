@@ -87,16 +87,15 @@ class LabelFits:
     classes: bool
     mean: Float[Tensor, " c"]
     explained: float
-    sharpness: float = 1.0
 
     def values(self, z: Float[Tensor, "n inputs"]) -> Float[Tensor, "halves n c"]:
         """Both halves' f at the same points."""
         return self.each(z.expand(2, *z.shape))
 
     def each(self, z: Float[Tensor, "halves n inputs"]) -> Float[Tensor, "halves n c"]:
-        """Each half's f at points of its own: labels, or probabilities of classes, softened where they are steep."""
+        """Each half's f at points of its own: labels, or probabilities of classes."""
         out: Tensor = self.networks(self.shape.features(z))
-        return (out / self.sharpness).softmax(-1) if self.classes else out + self.mean
+        return out.softmax(-1) if self.classes else out + self.mean
 
 
 def fit_labels(
@@ -145,8 +144,7 @@ def _trained(
             optimiser.step()
             rates.step()
     fits = LabelFits(shape, networks.double().requires_grad_(False), classes, mean, 0.0)
-    sharpness = float(networks(inputs.double()).std(-1).mean().clamp(min=1)) if classes else 1.0
-    return replace(fits, explained=_explained(fits, z, y), sharpness=sharpness)
+    return replace(fits, explained=_explained(fits, z, y))
 
 
 def _loss(out: Tensor, y: Tensor, classes: bool) -> Tensor:

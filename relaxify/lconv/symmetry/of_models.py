@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.algebras import closure_residual
+from relaxify.algebras import closure_residual, orthonormal
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict, cut
@@ -22,6 +23,13 @@ LARGEST_DEFECT = 0.2
 # ... if the next one is broken by this factor more
 SMALLEST_GAP = 2.5
 
+# what several directions may be broken more, if their brackets close and samples that they were not found on say the same
+LENIENCE = 1.75
+
+# equations to an unknown: with twice as many half of them find the null space, with fewer only what is kept nearly exactly
+FEWEST_EQUATIONS = 2
+NEARLY_EXACT = 0.05
+
 # of unit length (L, L_c): those with less than this on the inputs turn outputs alone
 SMALLEST_GENERATOR = 0.05
 
@@ -31,6 +39,7 @@ def symmetries_of_model(
     X: Tensor | npt.NDArray[Any],
     *,
     equivariant: bool = False,
+    affine: bool = False,
     largest_defect: float = LARGEST_DEFECT,
     smallest_gap: float = SMALLEST_GAP,
 ) -> Symmetry:
@@ -38,49 +47,103 @@ def symmetries_of_model(
 
     Each sample says sum_m grad_m f . L x_m = 0, one equation on L for x of shape (m, d); the algebra is the null space of
     all of them. With `equivariant`, f(x) of shape (n, ..., c) may turn along: J(x) L x = L_c f(x), and L_c are the
-    report's `output_generators`. Samples are weighted alike whatever the size of their gradient. Half of them find the
-    algebra, the other half measure its defect.
+    report's `output_generators`; with `affine` the rows of X are points, and generators act on (x, 1): (d + 1, d + 1).
+    Samples are weighted alike whatever the size of their gradient. Half of them (three quarters, if they are few) find the
+    algebra, the others measure its defect.
 
     A module is run as a copy in eval mode, so that nothing of it changes and no sample has a say in another's output.
 
     A symmetry is found if directions are broken less than `largest_defect` of a random direction and the next ones
-    `smallest_gap` times more, and if the brackets stay in the span. ValueError for fewer than 4 d^2 samples, or an f that
-    gives no finite gradient.
+    `smallest_gap` times more, and if the brackets stay in the span; if there are several directions, then also if they are
+    broken up to 1.75 times more than that, on other samples too. Each output of a sample is an equation: with fewer than
+    four to an unknown only what is kept nearly exactly is found. ValueError for fewer than two, or an f that gives no
+    finite gradient.
 
     >>> X = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     >>> symmetries_of_model(lambda x: x.square().sum(-1), X).name
     'so(3)'
     """
     X = _samples(X)
-    d = X.shape[-1]
-    if len(X) < 4 * d * d:
-        raise ValueError(f"{len(X)} samples are too few for {d * d} unknowns; pass at least {4 * d * d}.")
-    rows, sizes = _equations(copied(f).eval() if isinstance(f, nn.Module) else f, X, equivariant)
-    c = sizes[1]
-    half = len(rows) // 2
-    spectrum, directions = _null_space(rows[:half].flatten(0, 1))
+    run = copied(f).eval() if isinstance(f, nn.Module) else f
+    points = _Points.of(X, affine)
+    rows, c = _equations(lambda z: run(points.back(z)), points.forth(X), equivariant, affine)
+    unknowns, d = rows.shape[2], X.shape[-1]
+    equations = rows.shape[0] * rows.shape[1]
+    if equations < FEWEST_EQUATIONS * unknowns:
+        needed = -(-FEWEST_EQUATIONS * unknowns // rows.shape[1])
+        raise ValueError(f"{len(X)} samples are too few for {unknowns} unknowns; pass at least {needed}.")
+    few = equations < 2 * FEWEST_EQUATIONS * unknowns
+    part = 3 * len(rows) // 4 if few else len(rows) // 2
+    spectrum, directions = _null_space(rows[:part].flatten(0, 1))
     dimension = cut(spectrum, largest_defect, smallest_gap)
-    null = directions[:dimension]
-    generators = null[:, : d * d].reshape(-1, d, d)
+    likely = dimension or cut(spectrum, LENIENCE * largest_defect, smallest_gap)
+    null = directions[:likely]
+    generators = points.lift(null[:, : unknowns - c * c].reshape(likely, d, d + affine))
     outputs = None
     if equivariant:
-        generators, outputs = orthonormal_pair(generators, null[:, d * d :].reshape(-1, c, c), SMALLEST_GENERATOR)
-    found, reason = _judge(generators, spectrum, dimension)
+        generators, outputs = orthonormal_pair(generators, null[:, unknowns - c * c :].reshape(-1, c, c), SMALLEST_GENERATOR)
+    elif affine:
+        generators = orthonormal(generators)
+    defect = _defect(rows[part:].flatten(0, 1), null)
+    verdict, reason = _judge(generators, spectrum, likely, None if dimension else defect, LENIENCE * largest_defect)
+    found = verdict is Verdict.FOUND
+    if few and found and max(float(spectrum[likely - 1]), defect or 0.0) > NEARLY_EXACT:
+        verdict, reason = Verdict.TOO_FEW, f"{reason[:-1]}, but {equations} equations leave that open: pass more samples."
+    kept = slice(None) if dimension or found else slice(0)
     return Symmetry(
-        generators,
-        Verdict.of(found),
+        generators[kept],
+        verdict,
         reason,
         "gradients of the model",
         spectrum,
-        _defect(rows[half:].flatten(0, 1), null),
-        output_generators=outputs,
+        defect if dimension or found else None,
+        output_generators=None if outputs is None else outputs[kept],
+        frame=points.frame if affine else None,
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """In affine mode z = (x - centre) / size, so that translations weigh as much as turns do; x itself otherwise."""
+
+    centre: Tensor
+    size: Tensor
+    affine: bool
+
+    @classmethod
+    def of(cls, X: Tensor, affine: bool) -> _Points:
+        rows = X.detach().reshape(-1, X.shape[-1])
+        centre = rows.mean(0)
+        size = (rows - centre).square().mean().sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
+        return cls(centre, size, affine)
+
+    def forth(self, x: Tensor) -> Tensor:
+        return (x - self.centre) / self.size if self.affine else x
+
+    def back(self, z: Tensor) -> Tensor:
+        return z * self.size + self.centre if self.affine else z
+
+    @property
+    def frame(self) -> Float[Tensor, "e e"]:
+        d = len(self.centre)
+        frame = torch.eye(d + 1, dtype=torch.float64)
+        frame[:d, :d] *= self.size.double().cpu()
+        frame[:d, d] = self.centre.double().cpu()
+        return frame
+
+    def lift(self, matrices: Float[Tensor, "k d e"]) -> Float[Tensor, "k e e"]:
+        """From z to x, and to (x, 1) in affine mode."""
+        if not self.affine:
+            return matrices
+        square = torch.nn.functional.pad(matrices, (0, 0, 0, 1))
+        frame = self.frame.to(square)
+        return frame @ square @ torch.linalg.inv(frame)
+
+
 def _equations(
-    f: Callable[[Tensor], Any], X: Tensor, equivariant: bool
-) -> tuple[Float[Tensor, "samples outputs unknowns"], tuple[int, int]]:
-    """For each sample and output the coefficients of L (and of L_c), of norm about one."""
+    f: Callable[[Tensor], Any], X: Tensor, equivariant: bool, affine: bool
+) -> tuple[Float[Tensor, "samples outputs unknowns"], int]:
+    """For each sample and output the coefficients of L (and of L_c), of norm about one, and the size of the latter."""
     x = X.detach().clone().requires_grad_()
     with torch.enable_grad():
         y = f(x)
@@ -90,6 +153,8 @@ def _equations(
         gradients = [torch.autograd.grad(column.sum(), x, retain_graph=True, materialize_grads=True)[0] for column in out.T]
     each = torch.stack(gradients, 1).double().reshape(len(X), out.shape[1], -1, X.shape[-1])
     inputs = X.detach().double().reshape(len(X), -1, X.shape[-1])
+    if affine:
+        inputs = torch.nn.functional.pad(inputs, (0, 1), value=1.0)
     rows = torch.einsum("naci,ncj->naij", each, inputs).flatten(2)
     c = y.shape[-1] if y.dim() > 1 else 1
     if equivariant:
@@ -101,7 +166,7 @@ def _equations(
     if not bool(size.isfinite().all()) or not bool((size > 0).any()):
         raise ValueError("the function has no finite gradient that is not zero at these samples; look at f and X.")
     # samples of nearly no gradient hold nothing but noise
-    return rows / (size + 1e-3 * size.mean())[:, None, None], (X.shape[-1], c)
+    return rows / (size + 1e-3 * size.mean())[:, None, None], c if equivariant else 0
 
 
 def _samples(X: Tensor | npt.NDArray[Any]) -> Tensor:
@@ -136,13 +201,21 @@ def _defect(rows: Tensor, null: Tensor) -> float | None:
     return float(((rows @ null.mT).square().sum(0).mean() / random).sqrt())
 
 
-def _judge(generators: Tensor, spectrum: Tensor, dimension: int) -> tuple[bool, str]:
+def _judge(
+    generators: Tensor, spectrum: Tensor, dimension: int, doubtful: float | None, largest: float
+) -> tuple[Verdict, str]:
+    """`doubtful` is the defect on other samples of directions that are broken more than a symmetry's are as a rule."""
+    least = f"every direction is broken: the least of them {float(spectrum[0]):.2g} of a random one, with no gap after it."
     if dimension == 0 or not len(generators):
-        return False, (
-            f"every direction is broken: the least of them {float(spectrum[0]):.2g} of a random one, with no gap after it."
-        )
+        return Verdict.NONE, least
     residual = closure_residual(generators)
     kept = f"{dimension} directions are broken no more than {float(spectrum[dimension - 1]):.2g} of a random one"
+    # one direction closes whatever it is
+    if doubtful is not None and (dimension == 1 or doubtful > largest or residual > LARGEST_CLOSURE_RESIDUAL):
+        return Verdict.NONE, least
     if residual > LARGEST_CLOSURE_RESIDUAL:
-        return False, f"{kept}, but their brackets leave the span (residual {residual:.2g}), so they are not an algebra."
-    return True, f"{kept}, and their brackets stay in the span."
+        return (
+            Verdict.NONE,
+            f"{kept}, but their brackets leave the span (residual {residual:.2g}), so they are not an algebra.",
+        )
+    return Verdict.FOUND, f"{kept}, and their brackets stay in the span."
