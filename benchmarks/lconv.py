@@ -1,9 +1,11 @@
 """What each form of L-conv costs, as ratios to the convolution of the same run (targets: 1.10, 1.10 and 1.6 at most).
 
+Pooling over cosets is compared with torch's pooling.
+
     python benchmarks/lconv.py [--repeats 30] [--check]
 
-Both sides of a ratio are timed in turn, so that what else the machine does falls on both; the ratio is the median of the
-repeats'.
+Both sides of a ratio are timed in turn, in CPU seconds of one thread, so that what else the machine does falls on both; the
+ratio is the median of the repeats'.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from relaxify.lconv import Grid, ImageAlgebra, LConv, LowRank, Shifts, lconvify
+from relaxify.lconv import CosetPool, Grid, ImageAlgebra, LConv, LowRank, Shifts, lconvify
 
 CHANNELS = 32
 
@@ -49,7 +51,12 @@ def cases() -> list[Case]:
         Case("exact", 224, 1, exact, functional, 1.10),
         Case("low rank 16, n_L = 8 + I", 28, 16, low_rank, functional, 1.6),
         Case("grid, the same everywhere", 28, 16, LConv(Grid.random(9, stencil), CHANNELS, CHANNELS), functional),
-        Case("grid, own weights", 28, 16, LConv(Grid.random(9, stencil, space=(28, 28)), CHANNELS, CHANNELS), functional),
+        Case("grid, own weights", 28, 16, _own_weights(stencil, 28), functional),
+        Case("grid, own weights, one image", 56, 1, _own_weights(stencil, 56), functional),
+        Case("grid, own weights, 3 generators", 28, 16, _own_weights(stencil, 28, count=3), functional),
+        Case("cosets of 2 x 2, maximum", 28, 16, CosetPool.windows((28, 28), (2, 2), form="max"), _pooled(F.max_pool2d)),
+        Case("cosets of 2 x 2, mean", 28, 16, CosetPool.windows((28, 28), (2, 2)), _pooled(F.avg_pool2d)),
+        Case("cosets of 2 x 2, maximum", 224, 1, CosetPool.windows((224, 224), (2, 2), form="max"), _pooled(F.max_pool2d)),
         Case("so(2), spectral", 28, 16, LConv(ImageAlgebra(), CHANNELS, CHANNELS, space=(28, 28)), functional),
         Case(
             "so(2), bilinear",
@@ -59,6 +66,14 @@ def cases() -> list[Case]:
             functional,
         ),
     ]
+
+
+def _own_weights(stencil: Shifts, size: int, count: int = 9) -> LConv:
+    return LConv(Grid.random(count, stencil, space=(size, size)), CHANNELS, CHANNELS)
+
+
+def _pooled(pool: Callable[[torch.Tensor, int], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: pool(x, 2)
 
 
 def ratio(case: Case, *, backward: bool, repeats: int) -> float:
@@ -76,13 +91,13 @@ def ratio(case: Case, *, backward: bool, repeats: int) -> float:
 
 
 def _time(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, backward: bool) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     if backward:
         run(x).sum().backward()
     else:
         with torch.no_grad():
             run(x)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -92,11 +107,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     missed = False
-    print(f"{'':28}{'size':>6}{'forward':>10}{'training':>10}{'target':>9}")
+    print(f"{'':34}{'size':>6}{'forward':>10}{'training':>10}{'target':>9}")
     for case in cases():
         forward, training = (ratio(case, backward=backward, repeats=arguments.repeats) for backward in (False, True))
         target = f"{case.target:.2f}" if case.target else ""
-        print(f"{case.name:28}{case.size:>6}{forward:>10.2f}{training:>10.2f}{target:>9}", flush=True)
+        print(f"{case.name:34}{case.size:>6}{forward:>10.2f}{training:>10.2f}{target:>9}", flush=True)
         missed = missed or (case.target is not None and max(forward, training) > case.target)
     sys.exit(1 if missed and arguments.check else 0)
 

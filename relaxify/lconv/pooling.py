@@ -10,15 +10,19 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from relaxify.algebras import closure_residual
 from relaxify.lconv.operators import Dense, Generators
 from relaxify.lconv.operators.family import Space
+
+# cosets that hold more than this share of all points are as fast to average by their matrix
+DENSE = 0.25
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,10 @@ class Pushed:
 class CosetPool(nn.Module):
     """Pooling over cosets, given or learned, by their weighted mean or their maximum.
 
-    `cosets` is (coarse, fine): non-negative weights of each fine point in each coset. If learnable they are where the
-    learning starts, and each fine point's weights over the cosets are a softmax. The maximum is over the points that a
-    given coset holds; for learned cosets, whose points belong to them by shares s, it is min h + max_nu s_nu (h_nu - min h).
+    `cosets` is (coarse, fine), dense or sparse: non-negative weights of each fine point in each coset. If learnable they are
+    where the learning starts, and each fine point's weights over the cosets are a softmax. The maximum is over the points
+    that a given coset holds; for learned cosets, whose points belong to them by shares s, it is
+    min h + max_nu s_nu (h_nu - min h). Given cosets cost as much as they hold points; learned ones hold all.
 
     >>> pool = CosetPool.windows((4, 4), (2, 2), form="max")
     >>> pool(torch.arange(16.0).reshape(1, 1, 4, 4))
@@ -57,27 +62,34 @@ class CosetPool(nn.Module):
         learnable: bool = False,
     ) -> None:
         super().__init__()
-        if not bool((cosets >= 0).all()) or not bool((cosets.sum(1) > 0).all()):
+        held = cosets.to_sparse().coalesce()
+        if not bool((held.values() >= 0).all()) or not bool((held.sum(1).to_dense() > 0).all()):
             raise ValueError("a coset has a negative weight or no point at all; pass weights >= 0 with a point in each row.")
         self.space, self.space_out = space or (cosets.shape[1],), space_out or (cosets.shape[0],)
         if (math.prod(self.space_out), math.prod(self.space)) != tuple(cosets.shape):
             raise ValueError(f"cosets of {tuple(cosets.shape)} do not fit {self.space} -> {self.space_out}; fix the spaces.")
         self.form, self.learnable = form, learnable
         self.logits: Tensor
-        self.weights: Tensor
+        self.points: Tensor
+        self.shares: Tensor
         if learnable:
-            self.logits = nn.Parameter((cosets / cosets.sum(0).clamp(min=1e-12)).clamp(min=1e-3).log())
+            dense = held.to_dense()
+            self.logits = nn.Parameter((dense / dense.sum(0).clamp(min=1e-12)).clamp(min=1e-3).log())
         else:
-            self.register_buffer("weights", cosets.detach().clone())
+            for name, table in zip(("points", "shares"), _table(held), strict=True):
+                self.register_buffer(name, table)
 
     @classmethod
     def windows(cls, space: Space, size: Space, *, form: Literal["average", "max"] = "average") -> CosetPool:
         """The cosets of a grid under windows of `size`, as in the pooling of CNNs. ValueError unless they tile it."""
         if len(space) != len(size) or any(n % s for n, s in zip(space, size, strict=True)):
             raise ValueError(f"windows of {size} do not tile {space}; pass sizes that divide it.")
-        along_axes = [torch.eye(n // s).repeat_interleave(s, dim=1) for n, s in zip(space, size, strict=True)]
-        out = tuple(map(len, along_axes))
-        return cls(functools.reduce(torch.kron, along_axes), space=space, space_out=out, form=form)
+        out = tuple(n // s for n, s in zip(space, size, strict=True))
+        along_axes = [torch.arange(n) // s for n, s in zip(space, size, strict=True)]
+        coset = functools.reduce(lambda index, axis: index[..., None] * (int(axis[-1]) + 1) + axis, along_axes).flatten()
+        held = torch.stack([coset, torch.arange(len(coset))])
+        cosets = torch.sparse_coo_tensor(held, torch.ones(len(coset)), (math.prod(out), len(coset)), check_invariants=True)
+        return cls(cosets, space=space, space_out=out, form=form)
 
     @classmethod
     def learned(
@@ -87,21 +99,42 @@ class CosetPool(nn.Module):
         return cls(torch.exp(spread * torch.randn(coarse, math.prod(space))), space=space, form=form, learnable=True)
 
     @property
+    def weights(self) -> Float[Tensor, "coarse fine"]:
+        """Of each fine point in each coset."""
+        if self.learnable:
+            return self.logits.softmax(0)
+        dense = self.shares.new_zeros(len(self.points), math.prod(self.space) + 1)
+        return dense.scatter(1, self.points, self.shares)[:, :-1]
+
+    @property
     def matrix(self) -> Float[Tensor, "coarse fine"]:
         """P, whose rows sum to one."""
-        weights = self.logits.softmax(0) if self.learnable else self.weights
+        weights = self.weights
         return weights / weights.sum(1, keepdim=True)
 
     def forward(self, h: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch channels *out"]:
-        flat = h.flatten(2)
-        if self.form == "average":
-            out = flat @ self.matrix.mT
-        elif self.learnable:
+        return self._pooled(h.flatten(2)).reshape(*h.shape[:2], *self.space_out)
+
+    def _pooled(self, flat: Float[Tensor, "batch channels fine"]) -> Float[Tensor, "batch channels coarse"]:
+        if self.learnable and self.form == "max":
             least = flat.amin(-1, keepdim=True)
-            out = least + (self.logits.softmax(0) * (flat - least)[:, :, None]).amax(-1)
-        else:
-            out = flat[:, :, None].masked_fill(self.weights == 0, -torch.inf).amax(-1)
-        return out.reshape(*h.shape[:2], *self.space_out)
+            return least + (self.weights * (flat - least)[:, :, None]).amax(-1)
+        if self.learnable or (self.form == "average" and self.points.shape[1] > DENSE * flat.shape[2]):
+            return flat @ self.matrix.mT
+        # (coarse, points of one, batch * channels): whole rows are what is read and added fast
+        rows = F.pad(flat.permute(2, 0, 1).flatten(1), (0, 0, 0, 1), value=-math.inf if self.form == "max" else 0.0)
+        held = F.embedding(self.points, rows)
+        if self.form == "max":
+            return held.amax(1).T.unflatten(0, flat.shape[:2])
+        means = (self.shares / self.shares.sum(1, keepdim=True))[:, None] @ held
+        return means[:, 0].T.unflatten(0, flat.shape[:2])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Given cosets may be in the state as the dense weights that older versions wrote."""
+        dense = state_dict.pop(f"{prefix}weights", None)
+        if dense is not None and not self.learnable:
+            state_dict[f"{prefix}points"], state_dict[f"{prefix}shares"] = _table(dense.to_sparse().coalesce())
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def push(self, generators: Generators) -> Pushed:
         """L' = P L P^+ for generators on the fine points, formed on the coarse ones alone, and what is lost by it."""
@@ -122,3 +155,17 @@ class CosetPool(nn.Module):
         read = generators.transpose(self.space).to(pooling.dtype).act(pooling.reshape(1, -1, *self.space)).flatten(3)[:, 0]
         residual = (read - pooled @ pooling).square().sum() / read.square().sum().clamp(min=1e-30)
         return pooled, (residual + torch.finfo(residual.dtype).tiny).sqrt()
+
+
+def _table(cosets: Tensor) -> tuple[Int[Tensor, "coarse most"], Float[Tensor, "coarse most"]]:
+    """The points of each coset and their weights; cosets of fewer than the most have one beyond the last, of weight 0."""
+    is_in = cosets.values() > 0
+    (rows, points), values = cosets.indices()[:, is_in], cosets.values()[is_in].detach()
+    counts = torch.bincount(rows, minlength=cosets.shape[0])
+    starts = counts.cumsum(0) - counts
+    columns = torch.arange(len(rows), device=rows.device) - starts[rows]
+    width = int(counts.max())
+    table = torch.full((len(counts), width), cosets.shape[1], device=rows.device)
+    shares = values.new_zeros(len(counts), width)
+    table[rows, columns], shares[rows, columns] = points, values
+    return table, shares

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from relaxify import Group
+from relaxify.lconv import LConv
 from relaxify.lconv.operators import (
     Dense,
     Generators,
@@ -104,6 +105,52 @@ def test_mix_is_equation_6(name: str) -> None:
         "noc,nbcs->bos", generators.per_generator(weight), through_matrices(generators, space, h).flatten(3)
     )
     torch.testing.assert_close(generators.mix(h, weight).flatten(2), expected)
+
+
+LOCAL: dict[str, tuple[Shifts, Space]] = {
+    "one axis": (Shifts((3,), padding=((2, 0),)), (7,)),
+    "strided, dilated": (Shifts((2, 3), stride=(2, 1), padding=((1, 1), (2, 2)), dilation=(1, 2)), (5, 6)),
+    "circular": (stencil(padding_mode="circular"), (4, 5)),
+    "reflecting": (stencil(padding_mode="reflect"), (4, 5)),
+    "transposed": (Shifts((3, 2), stride=(2, 2), padding=((1, 1), (0, 0)), transposed=True), (3, 4)),
+    "three axes": (Shifts((2, 1, 2), padding=((0, 1), (0, 0), (1, 0))), (3, 2, 4)),
+}
+
+
+def by_taps(grid: Grid, h: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """sum_ik W^i a_ik(mu) [S_k h]_mu, term by term."""
+    moved = torch.einsum("nkm,kbcm->nbcm", grid.taps.flatten(2), grid.stencil.act(h).flatten(3))
+    blocks = moved.unflatten(2, (groups, -1))
+    out = torch.einsum("nbgcm,ngoc->bgom", blocks, weight.unflatten(1, (groups, -1)))
+    return out.flatten(1, 2).reshape(len(h), -1, *grid.space_out())
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("name", LOCAL)
+def test_weights_of_each_points_own_are_a_sum_over_taps_with_its_gradients(name: str, groups: int) -> None:
+    rule, space = LOCAL[name]
+    grid = Grid(noise(2, rule.count, *rule.space_out(space)), rule, space=space)
+    h, weight = noise(3, 4, *space).requires_grad_(), noise(2, 8, 4 // groups, seed=1).requires_grad_()
+    found, expected = grid.mix(h, weight, groups), by_taps(grid, h, weight, groups)
+    torch.testing.assert_close(found, expected)
+    inputs = (h, weight, grid.taps)
+    first, known = (torch.autograd.grad(out.sin().sum(), inputs, create_graph=True) for out in (found, expected))
+    torch.testing.assert_close(first, known)
+    second, twice = (torch.autograd.grad(sum(each.cos().sum() for each in got), inputs) for got in (first, known))
+    torch.testing.assert_close(second, twice)
+
+
+def test_local_weights_run_wherever_a_convolution_does() -> None:
+    """Without samples, under vmap and forward derivatives, exported; and what they read is no part of the state."""
+    grid = FAMILIES["grid"]()[0]
+    layer = LConv(grid, 2, 3).double()
+    h = noise(5, 2, 4, 5)
+    assert layer(h[:0]).shape == (0, 3, 4, 5)
+    torch.testing.assert_close(torch.vmap(layer)(h[:, None])[:, 0], layer(h))
+    _, derivative = torch.func.jvp(layer, (h,), (h.sin(),))
+    torch.testing.assert_close(derivative, layer(h.sin()) - layer(torch.zeros_like(h)))
+    torch.testing.assert_close(torch.export.export(layer, (h,)).module()(h), layer(h))
+    assert list(layer.state_dict()) == ["weight", "identity_weight", "bias", "generators.taps"]
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "points"])

@@ -32,6 +32,53 @@ def test_windows_are_the_pooling_of_cnns(rows: int, columns: int, high: int, wid
     torch.testing.assert_close(pool(h), known(h, (high, wide)))
 
 
+def by_the_whole_matrix(pool: CosetPool, cosets: Tensor, h: Tensor) -> Tensor:
+    """The mean as a product with P, the maximum over all points with the others left out."""
+    flat = h.flatten(2)
+    if pool.form == "average":
+        return flat @ (cosets / cosets.sum(1, keepdim=True)).mT
+    return flat[:, :, None].masked_fill(cosets == 0, -torch.inf).amax(-1)
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.floats(0, 1), st.sampled_from(["average", "max"]), st.integers(0, 99))
+def test_any_cosets_cost_their_points_alone_and_give_the_same(
+    coarse: int, fine: int, sparsity: float, form: Any, seed: int
+) -> None:
+    """Overlapping, of unequal sizes and weights, with points in none; gradients too, where values tie as well."""
+    cosets = noise(coarse, fine, seed=seed).abs() * (noise(coarse, fine, seed=seed + 1).abs() > sparsity)
+    cosets[:, seed % fine] += 0.5
+    h = noise(2, 3, fine, seed=seed).relu().requires_grad_()
+    every = torch.ones_like(cosets).nonzero().T
+    for given_as in (
+        cosets,
+        cosets.to_sparse(),
+        torch.sparse_coo_tensor(every, cosets.flatten(), cosets.shape, check_invariants=True),
+    ):
+        pool = CosetPool(given_as, form=form)
+        found, expected = pool(h), by_the_whole_matrix(pool, cosets, h)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found.sin().sum(), h), torch.autograd.grad(expected.sin().sum(), h))
+        torch.testing.assert_close(pool.weights, cosets)
+        assert pool(h[:0]).shape == (0, 3, coarse)
+
+
+def test_windows_of_large_images_hold_no_matrix_of_all_points() -> None:
+    """It would have 12,544 x 50,176 entries."""
+    pool = CosetPool.windows((224, 224), (2, 2), form="max")
+    assert sum(tensor.numel() for tensor in pool.state_dict().values()) == 2 * 224**2
+    h = torch.randn(1, 2, 224, 224)
+    assert torch.equal(pool(h), F.max_pool2d(h, 2))
+
+
+@pytest.mark.parametrize("form", ["average", "max"])
+def test_states_with_dense_weights_are_read(form: Any) -> None:
+    cosets = CosetPool.windows((6,), (2,)).weights * torch.arange(1.0, 7)
+    pool = CosetPool.windows((6,), (2,), form=form)
+    pool.load_state_dict({"weights": cosets})
+    h = torch.randn(2, 3, 6)
+    torch.testing.assert_close(pool(h), by_the_whole_matrix(pool, cosets, h))
+
+
 @pytest.mark.parametrize("by", [2, 4])
 def test_a_shift_by_whole_cosets_becomes_a_shift_of_cosets(by: int) -> None:
     pushed = CosetPool.windows((12,), (2,)).push(ring_shift(12, by))

@@ -7,6 +7,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from relaxify.lconv.operators.family import Generators, Space
 from relaxify.lconv.operators.matrices import Sparse, store
@@ -33,6 +34,11 @@ class Grid(Generators):
         self.stencil = stencil
         self.taps: Tensor
         store(self, "taps", taps, learnable)
+        self.reads: Tensor
+        if space is not None:
+            # the last point is the zero that padding reads
+            index = stencil.index(space, taps.device).flatten(1).T
+            self.register_buffer("reads", torch.where(index < 0, math.prod(space), index), persistent=False)
 
     @classmethod
     def random(cls, count: int, stencil: Shifts, *, space: Space | None = None, learnable: bool = True) -> Grid:
@@ -52,17 +58,31 @@ class Grid(Generators):
     def act(self, h: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "count batch channels *out"]:
         if self.space is None:
             return torch.einsum("nk,kbc...->nbc...", self.taps, self.stencil.act(h))
-        self.flat(h)
-        return torch.einsum("nk...,kbc...->nbc...", self.taps, self.stencil.act(h))
+        return self._local(h).movedim((0, 3), (-1, 0)).unflatten(-1, self.space_out())
 
     def mix(
         self, h: Float[Tensor, "batch channels *space"], weight: Tensor, groups: int = 1
     ) -> Float[Tensor, "batch channels_out *out"]:
-        """Weights that are the same everywhere make one convolution, with kernel sum_i a_i W^i."""
-        if self.space is not None or self.stencil.geometry.transposed:
+        """Weights that are the same everywhere make one convolution, with kernel sum_i a_i W^i; else a product a point."""
+        if self.space is not None:
+            # (points * batch, groups, inputs of a group): channels and generators are summed over at once
+            local = self._local(h).flatten(0, 1).unflatten(1, (groups, -1)).flatten(2)
+            kernels = weight.unflatten(1, (groups, -1)).permute(1, 3, 0, 2).flatten(1, 2)
+            mixed = local[:, 0] @ kernels[0] if groups == 1 else (local.transpose(0, 1) @ kernels).transpose(0, 1).flatten(1)
+            return mixed.unflatten(0, (len(self.reads), len(h))).permute(1, 2, 0).unflatten(-1, self.space_out())
+        if self.stencil.geometry.transposed:
             return super().mix(h, weight, groups)
         kernel = torch.einsum("nk,noc->ock", self.taps, weight)
         return self.stencil.convolve(h, self.stencil.geometry.as_kernel(kernel.flatten(1)), None, groups)
+
+    def _local(self, h: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "d_out batch channels count"]:
+        """All L_i h, as one product of matrices for each point: of what it reads with its weights.
+
+        With points in front and samples behind, reads are whole rows, and no product needs to be laid out anew.
+        """
+        rows = F.pad(self.flat(h).permute(2, 0, 1).flatten(1), (0, 0, 0, 1))
+        weights = self.taps.flatten(2).permute(2, 1, 0).contiguous()
+        return (F.embedding(self.reads, rows).mT @ weights).unflatten(1, tuple(h.shape[:2]))
 
     def transpose(self, space: Space | None = None) -> Sparse:
         space = self.space_of(space)
