@@ -16,7 +16,7 @@ from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.observing import Observed, observe
 from relaxify.lconv.operators import Grid, Shifts
 from relaxify.lconv.swapping import Mode, NoLConvError, is_candidate, swap
-from relaxify.modules.checks import check_model
+from relaxify.modules.checks import check_is_module, check_model
 from relaxify.modules.copies import copied
 from relaxify.modules.interrupts import Before
 from relaxify.modules.patterns import Pattern, check_patterns, patterns_of, select
@@ -82,7 +82,7 @@ def swaps(
     check_model(model, "lconvify")
     found = list(_candidates(model))
     check_patterns({"include": include, "exclude": exclude}, found)
-    observed = Observed() if example_inputs is None else observe(model, tuple(example_inputs))
+    observed = _observed(model, example_inputs)
     chosen = [entry for entry in found if _selected(entry, include, exclude)]
     return tuple(_swap(path, module, mode, observed, rank) for path, module in chosen)
 
@@ -143,7 +143,8 @@ def free(model: nn.Module, *, example_inputs: Sequence[Any] | None = None) -> nn
     ValueError if there is nothing to free.
     """
     freed = 0
-    observed = Observed() if example_inputs is None else observe(model, tuple(example_inputs))
+    check_is_module(model, "free")
+    observed = _observed(model, example_inputs)
     for path, layer in lconvs_of(model):
         if isinstance(layer, GraphLConv):
             layer.free()
@@ -154,6 +155,16 @@ def free(model: nn.Module, *, example_inputs: Sequence[Any] | None = None) -> nn
     if not freed:
         raise ValueError(f"this {type(model).__name__} has no L-conv with generators to free; call lconvify first.")
     return model
+
+
+def _observed(model: nn.Module, example_inputs: Any) -> Observed:
+    if example_inputs is None:
+        return Observed()
+    if not isinstance(example_inputs, Sequence):
+        raise ValueError(
+            f"example_inputs is a {type(example_inputs).__name__}; pass forward's arguments in a sequence, such as (x,)."
+        )
+    return observe(model, tuple(example_inputs))
 
 
 @torch.no_grad()

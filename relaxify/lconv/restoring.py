@@ -12,6 +12,7 @@ from relaxify.lconv.graph_layers import GraphLConv
 from relaxify.lconv.layer import LConv, LinearLConv
 from relaxify.lconv.operators import Grid, Points, Shifts
 from relaxify.lconv.swapping import Origin
+from relaxify.modules.checks import check_is_module
 from relaxify.modules.copies import copied
 
 
@@ -25,6 +26,7 @@ def unlconvify(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     >>> type(unlconvify(lconvify(nn.Sequential(nn.Linear(3, 2))))[0]).__name__
     'Linear'
     """
+    check_is_module(model, "unlconvify")
     model = model if inplace else copied(model)
     originals = {id(layer): _original(layer) for _, layer in lconvs_of(model)}
     replacements = {key: original for key, original in originals.items() if original is not None}

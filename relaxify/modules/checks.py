@@ -17,6 +17,8 @@ _WRAPPERS = {
     "FullyShardedDataParallel": "FullyShardedDataParallel",
 }
 _CHANGES = {"relaxify": "hooks added", "lconvify": "layers swapped"}
+_ON_SCRIPTS = {"relaxify": "takes no hooks", "lconvify": "has no layers to swap"}
+_ON_GRAPHS = {"relaxify": "relax", "lconvify": "swap"}
 _HELD_AS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module", "DataParallel": "module"}
 
 
@@ -33,7 +35,9 @@ def check_model(model: nn.Module, caller: str = "relaxify") -> None:
                 f"call {caller}(model, ...) on the bare model first and {kind} after it."
             )
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(f"the model is a TorchScript module, which takes no hooks; {caller} the Python model instead.")
+        raise ValueError(
+            f"the model is a TorchScript module, which {_ON_SCRIPTS[caller]}; {caller} the Python model instead."
+        )
     check_has_values(model, caller)
 
 
@@ -47,7 +51,8 @@ def check_has_values(model: nn.Module, caller: str = "relaxify") -> None:
     """ValueError if a parameter is lazy, on the meta device, or an input of the graph that is to have it."""
     if isinstance(model, fx.GraphModule) and (lifted := _lifted(model)):
         raise ValueError(
-            f"the graph takes its parameters as inputs ({lifted[0]} and {len(lifted) - 1} more), and has none to relax; "
+            f"the graph takes its parameters as inputs ({lifted[0]} and {len(lifted) - 1} more), and has none to "
+            f"{_ON_GRAPHS[caller]}; "
             "pass the model that it was made of, or torch.export.export(model, inputs), whose module has them."
         )
     for path, parameter in model.named_parameters():

@@ -642,6 +642,47 @@ def test_lazy_models_are_refused_in_the_words_of_the_caller() -> None:
         lconvify(nn.DataParallel(nn.Linear(2, 2)))
 
 
+def lifted() -> nn.Module:
+    """A graph as torch.compile's backends have had it: its parameters are inputs."""
+    graph = torch.fx.Graph()
+    weight, x = graph.placeholder("l_self_parameters_weight_"), graph.placeholder("l_x_")
+    graph.output(graph.call_function(nn.functional.linear, (x, weight)))
+    return torch.fx.GraphModule(nn.Module(), graph)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: lconvify(torch.jit.script(nn.Linear(2, 2))), "which has no layers to swap; lconvify the Python model"),
+        (lambda: swaps(lifted()), "has none to swap"),
+        (lambda: swaps(nn.Linear(2, 2, device="meta")), "meta device"),
+        (lambda: swaps(torch.compile(nn.Linear(2, 2))), r"call lconvify\(model"),
+        (lambda: lconvify(3), "lconvify takes an nn.Module, not int"),
+        (lambda: free(3), "free takes an nn.Module, not int"),
+        (lambda: unlconvify(3), "unlconvify takes an nn.Module, not int"),
+        (lambda: swaps(nn.Linear(2, 2), example_inputs=torch.ones(1, 2)), r"example_inputs is a Tensor; .* such as \(x,\)"),
+        (lambda: free(lconvify(nn.Linear(2, 2)), example_inputs=3), "example_inputs is a int"),
+        (lambda: lconvify(nn.Linear(2, 2), example_inputs=(torch.ones(1, 3),)), "does not run on the example inputs"),
+        (lambda: lconvify(nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 2)))), "0: its weight is computed"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_errors_are_in_the_words_of_the_caller(call: Callable[[], object], text: str) -> None:
+    with unchecked(), pytest.raises(ValueError, match=text) as raised:
+        call()
+    assert "relaxify" not in str(raised.value)
+    assert "hooks" not in str(raised.value)
+
+
+@pytest.mark.parametrize("derive", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, prune.random_unstructured])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_graph_convolutions_with_computed_weights_stay(derive: Any) -> None:
+    layer = GCNConv(4, 4, cached=True)
+    derive(layer.lin, "weight", **({"amount": 0.5} if derive is prune.random_unstructured else {}))
+    (found,) = swaps(layer)
+    assert DERIVED in str(found.reason)
+
+
 def test_what_is_frozen_stays_frozen_when_generators_are_freed() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3))
     model[0].weight.requires_grad_(False)
