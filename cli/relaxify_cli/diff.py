@@ -27,7 +27,7 @@ def diff(
     |A - B| is the largest difference of an entry, relative to the largest |A| of the tensor.
     """
     from relaxify.checkpoint import compare
-    from relaxify.inspection.report import finite
+    from relaxify.pages import finite
 
     found = compare(a, b)
     if as_json:

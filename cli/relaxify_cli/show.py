@@ -33,7 +33,7 @@ def show(
 
 
 def _finite(value: object) -> object:
-    from relaxify.inspection.report import finite
+    from relaxify.pages import finite
 
     return finite(value)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.html import page_of
+from relaxify.pages import finite
 from relaxify.verdicts.verdict import Errors, Verdict
 
 FORMAT = "relaxify-report/1"
@@ -209,14 +209,3 @@ def _values(report: Report) -> Iterator[tuple[str, float | str | None]]:
 
 def _show(value: float | str | None) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:.2e}"
-
-
-def finite(value: Any) -> Any:
-    """Plain data with None in the place of numbers that are not finite, which JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [finite(item) for item in value]
-    return value

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from relaxify.inspection.report import finite
+from relaxify.pages import finite
 
 FORMAT = "relaxify-images/1"
 FALL = 0.4
