@@ -149,11 +149,20 @@ def test_orientation_channels_carry_the_regular_representation() -> None:
         torch.testing.assert_close(turn.abs().round().sum(0), torch.ones(channels).double())
 
 
+MADE = {
+    "symmetric kernels": {"first.weight": ("1xtrivial", "6xtrivial"), "second.weight": ("6xtrivial", "6xtrivial")},
+    "group convolutions": {"lift.weight": ("1xtrivial", "3xfitted4"), "conv.weight": ("3xfitted4", "4xfitted4")},
+    "segmentation": {"down.weight": ("1xtrivial", "4xtrivial"), "up.weight": ("4xtrivial", "2xtrivial")},
+}
+"""Convolutions whose kernels are made of these parameters, and what the channels carry."""
+
+
 @pytest.mark.parametrize("name", SOUND)
-def test_no_bare_convolution_is_claimed(name: str) -> None:
+def test_convolutions_with_kernels_that_are_made_are_sites_and_bare_ones_are_not(name: str) -> None:
     make, size = SOUND[name]
     found = plan(make(), "C(4)", example_inputs=torch.randn(4, 1, size, size))
-    assert found.sites == ()
+    assert {site.path: (str(site.map.rep_in), str(site.map.rep_out)) for site in found.sites} == MADE[name]
+    assert all(site.proof is not None and site.proof < 1e-9 for site in found.sites)
     assert not found.unsound
 
 

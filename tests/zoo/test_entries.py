@@ -140,7 +140,8 @@ def test_sites_transform_and_the_others_do_not(name):
 
     before = values(x)
     assert set(before) == paths
-    for g in elements(entry.group):
+    # of a finite group, one may be drawn that moves nothing
+    for g in (g for g in elements(entry.group) if not torch.equal(g, torch.eye(len(g), dtype=g.dtype))):
         after = values(entry.transform(g, x))
         moving = {path for path in paths if not same(before[path], after[path], entry.tolerance)}
         assert not moving & entry.invariant
