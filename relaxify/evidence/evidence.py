@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.fitting import transformation
-from relaxify.evidence.other_values import by_other_values, representations_of
+from relaxify.evidence.other_values import by_other_values, is_beyond, representations_of
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
 from relaxify.evidence.transformations import TOLERANCE, Norms, Pairs, Transformation, close, elements
 from relaxify.graph.recording import Node, Recording
@@ -139,7 +139,10 @@ class Evidence:
         found = transformation(self.group, pairs, sample_sizes=self.sample_sizes, tiny=self.tiny, norms=norms)
         if found.is_sound:
             return found
-        return by_other_values(self.group, pairs, self.representations, self.sample_sizes, norms) or found
+        told = by_other_values(self.group, pairs, self.representations, self.sample_sizes, norms)
+        if told is None and is_beyond(pairs[0][0].shape, self.representations):
+            return Transformation("undecided", beyond=True)
+        return told or found
 
     def _pixel_maps(self, inputs: Sequence[fx.Node]) -> PixelMaps | None:
         shapes = [node.meta["value"].shape for node in self._index if node.meta.get("value") is not None]

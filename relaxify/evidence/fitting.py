@@ -104,6 +104,7 @@ def over_axes(
     own: set[Kind] = set()
     kinds: set[Kind] = set()
     failed: list[Transformation] = []
+    beyond: set[bool] = set()
     for axes in possible_axes(group, shape, without):
         found = on(axes)
         if found.kind == "linear":
@@ -112,7 +113,9 @@ def over_axes(
         own |= {found.kind} if sizes == {group.vector_size} else set()
         kinds |= {found.kind} if found.kind == "none" or sizes.isdisjoint(sample_sizes) else set()
         failed += [found] if found.kind == "none" else []
-    return Transformation("none" if (own or kinds) == {"none"} else "undecided"), failed
+        beyond |= {found.beyond} if found.kind == "undecided" and sizes.isdisjoint(sample_sizes) else set()
+    is_none = (own or kinds) == {"none"}
+    return Transformation("none" if is_none else "undecided", beyond=not is_none and beyond == {True}), failed
 
 
 def still(pairs: Pairs, tiny: float, norms: Norms) -> Transformation | None:
@@ -142,8 +145,10 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
     pairs = [pair for pair in pairs if pair[0].numel() and all(pair[0].shape[axis] == shape[axis] for axis in axes)]
     d = math.prod(shape[axis] for axis in axes)
     samples = sum(base.numel() for base, _ in pairs) // d
+    if d > LARGEST_AXIS:
+        return Transformation("undecided", beyond=True)
     # so few samples fit anything
-    if not samples or d > LARGEST_AXIS or (samples <= d and not partial):
+    if not samples or (samples <= d and not partial):
         return Transformation("undecided")
     bases, of_element = [base for base, _ in pairs], [list(runs) for runs in zip(*(runs for _, runs in pairs), strict=True)]
     chosen = samples, min(samples, 8 * d + 64)

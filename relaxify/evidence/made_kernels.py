@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from relaxify.evidence.breaks import op_name, where
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.transformations import Transformation
+from relaxify.evidence.other_values import LARGEST_PRODUCT, MOST_AXES
+from relaxify.evidence.transformations import LARGEST_AXIS, Transformation
 from relaxify.graph.contractions import function_name
 from relaxify.graph.derived_weights import DerivedWeight, derived_kernel
 from relaxify.graph.weighted_calls import WeightedCall, shape_of
@@ -118,14 +119,26 @@ def no_evidence(evidence: Evidence, call: WeightedCall, before: Transformation) 
     if evidence.past_divergence(call.node):
         reason = f"the runs on x and on g x take different courses from {evidence.diverged} on"
         return reason, spoilt if before.kind == "none" else undecided
-    few = "too few samples in the example inputs to tell how its input transforms; pass larger ones"
     reasons: dict[str, Reason] = {
         "invariant": (f"invariant -> invariant: it cannot break {evidence.group.name}", RejectionKind.trivial),
-        "undecided": (few, undecided),
+        "undecided": (_why_undecided(evidence, call, before), undecided),
         "zero": ("its input is zero, which tells nothing", undecided),
         "none": (f"its input does not transform linearly at {where(call.node)}", spoilt),
     }
     return reasons.get(before.kind)
+
+
+def _why_undecided(evidence: Evidence, call: WeightedCall, before: Transformation) -> str:
+    if not evidence.is_seen(call.contraction.data):
+        return "its input was not seen in all runs, in float64, so that nothing tells how it transforms"
+    if not all(base.isfinite().all() for base, _ in evidence.values(call.contraction.data)):
+        return "its input has NaN or infinite values, which tell nothing"
+    if before.beyond:
+        return (
+            f"its input may transform on larger axes than are looked at: up to {LARGEST_AXIS} entries on one, and "
+            f"{LARGEST_PRODUCT} on up to {MOST_AXES} together"
+        )
+    return "too few samples in the example inputs to tell how its input transforms; pass larger ones"
 
 
 def _convolution(call: WeightedCall, kernel: Kernel) -> Convolution:

@@ -44,6 +44,17 @@ def by_other_values(
     return _on_a_part(group, pairs, sample_sizes, norms)
 
 
+def is_beyond(shape: torch.Size, known: Known) -> bool:
+    """Whether a value may carry known representations on more axes together, or on larger ones, than are looked at."""
+    sizes = [(size, len(known(size))) for size in shape if size > 1 and known(size)]
+    left_out = (
+        math.prod(size for size, _ in chosen) > LARGEST_PRODUCT
+        for count in range(2, MOST_AXES + 1)
+        for chosen in itertools.combinations(sizes, count)
+    )
+    return len(sizes) > MOST_AXES or math.prod(1 + count for _, count in sizes) - 1 > MOST_TRIED or any(left_out)
+
+
 def _candidates(group: Group, shape: torch.Size, known: Known) -> Iterator[tuple[Axes, tuple[Actions, ...]]]:
     axes = [axis for axis in range(-len(shape), 0) if shape[axis] > 1 and known(shape[axis])]
     for count in range(1, MOST_AXES + 1):

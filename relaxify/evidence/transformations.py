@@ -37,7 +37,7 @@ class Transformation:
     Representation. A value that is zero in every run tells nothing. `residual` is how far the value is from that,
     relative to its size, and from transforming at all if `kind` is none; `is_transposed` says that it does by M(g^-1). With
     `pixels`, all this is true once the pixels are moved back. Of `unreached` dimensions of the axes no value has a part in
-    any, and nothing acts on them.
+    any, and nothing acts on them. What is undecided is so for want of samples, or `beyond` what is looked at.
     """
 
     kind: Kind
@@ -47,6 +47,7 @@ class Transformation:
     is_transposed: bool = False
     pixels: Pixels | None = None
     unreached: int = 0
+    beyond: bool = False
 
     @property
     def is_sound(self) -> bool:
