@@ -130,7 +130,7 @@ def no_evidence(evidence: Evidence, call: WeightedCall, before: Transformation) 
 
 def _why_undecided(evidence: Evidence, call: WeightedCall, before: Transformation) -> str:
     if not evidence.is_seen(call.contraction.data):
-        return "its input was not seen in all runs, in float64, so that nothing tells how it transforms"
+        return "its input was not seen in all runs in float64, or is complex or mapped over, which is not followed"
     if not all(base.isfinite().all() for base, _ in evidence.values(call.contraction.data)):
         return "its input has NaN or infinite values, which tell nothing"
     if before.beyond:

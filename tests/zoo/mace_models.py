@@ -20,7 +20,6 @@ with mock.patch.dict(os.environ), stand_in({"mace.cli.visualise_train": {"Traini
     from mace import modules
 
 ELEMENTS = 4
-POLYNOMIAL = "a coefficient of an equivariant polynomial in the features, one set an element"
 
 
 def _make(kind: type[nn.Module] = modules.MACE, **more: Any) -> nn.Module:
@@ -96,6 +95,18 @@ INVARIANT = paths(
     j=range(2),
     k=(1, 2),
 )
+
+
+def coefficients(*weights: str) -> frozenset[str]:
+    """Of equivariant polynomials, one set an element: they meet the elements, which are invariant, before any features."""
+    return paths(
+        "products.0.symmetric_contractions.contractions.{i}.{weights}",
+        "products.1.symmetric_contractions.contractions.0.{weights}",
+        i=range(2),
+        weights=weights,
+    )
+
+
 MADE_BY_LENGTHS = dict.fromkeys(
     paths("interactions.{i}.conv_tp", i=range(2)), "a network of edge lengths makes its weights, one set an edge"
 )
@@ -115,17 +126,8 @@ ENTRIES = (
             "readouts.0.linear",
             i=range(2),
         ),
-        invariant=INVARIANT,
-        impossible=dict.fromkeys(
-            paths(
-                "products.0.symmetric_contractions.contractions.{i}.{weights}",
-                "products.1.symmetric_contractions.contractions.0.{weights}",
-                i=range(2),
-                weights=("weights_max", "weights.0"),
-            ),
-            POLYNOMIAL,
-        )
-        | MADE_BY_LENGTHS,
+        invariant=INVARIANT | coefficients("weights_max", "weights.0"),
+        impossible=MADE_BY_LENGTHS,
         output=functools.partial(_output, 4),
         notes="It makes its input positions require gradients. The first products' weights differ by element.",
     ),
@@ -145,19 +147,10 @@ ENTRIES = (
             "products.1.symmetric_contractions.contractions.0.weights_max",
             i=range(2),
         ),
-        invariant=INVARIANT,
-        impossible=dict.fromkeys(
-            paths(
-                "products.0.symmetric_contractions.contractions.{i}.{weights}",
-                "products.1.symmetric_contractions.contractions.0.{weights}",
-                i=range(2),
-                weights=("weights.0", "weights.1"),
-            ),
-            POLYNOMIAL,
-        )
-        | MADE_BY_LENGTHS,
+        invariant=INVARIANT | coefficients("weights.0", "weights.1"),
+        impossible=MADE_BY_LENGTHS,
         output=functools.partial(_output, 2),
-        notes="Values with irreps on two and three axes: products of correlation 3.",
+        notes="Values with irreps on two and three axes: products of correlation 3, of which the first meets features.",
         also_double=True,
     ),
 )
