@@ -28,7 +28,8 @@ class RoundTrip:
     """What was measured, in float64. Errors are relative: `equivariance_error`.
 
     `found` are the paths of the terms; `rejected` has the plan's reason for each op without one; `dead` are the terms that
-    no gradient reached, `late` those that one reached when other terms had moved; `second` says how second derivatives
+    no gradient reached, `late` those that one reached when other terms had moved; `unexpressed` is, of each term
+    that folds, how much of P_H W of a random W its layer cannot take; `second` says how second derivatives
     came out; `faults` names each promise that was not kept.
     """
 
@@ -38,7 +39,7 @@ class RoundTrip:
     before: float
     relaxed: float | None = None
     after: Mapping[str, float] = field(default_factory=dict)
-    foldable: frozenset[str] = frozenset()
+    unexpressed: Mapping[str, float] = field(default_factory=dict)
     dead: frozenset[str] = frozenset()
     late: frozenset[str] = frozenset()
     second: str | None = None
@@ -113,12 +114,20 @@ def round_trip(entry: Entry) -> RoundTrip:
         before,
         error_relaxed,
         after,
-        foldable=frozenset(path for path, layer in summary(model).layers.items() if layer.foldable is None),
+        unexpressed=unexpressed(model),
         dead=dead,
         late=terms.difference(*reached[:1]) - dead,
         second=second,
         faults=tuple(promises.broken),
     )
+
+
+def unexpressed(model: nn.Module) -> dict[str, float]:
+    """Of each term that folds, what of the equivariant part of a random W is beyond its layer's weights."""
+    twin = copy.deepcopy(model)
+    for weight in weights(twin):
+        nn.init.normal_(weight, generator=torch.Generator().manual_seed(0))
+    return {path: layer.unexpressed for path, layer in summary(twin).layers.items() if layer.unexpressed is not None}
 
 
 class ByPosition(nn.Module):

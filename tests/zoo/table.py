@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from relaxify.relaxation.terms.term import terms_of
+from relaxify.relaxation.terms.term import FOLDS, terms_of
 from zoo.broken import Broken
 from zoo.round_trip import RoundTrip, relax
 
@@ -25,7 +25,8 @@ What is measured of each model:
 - **invariant**: operations from invariants to invariants, as many of those found by reading as the plan lists as such;
 - **error**: the largest |f(g x) - g f(x)| over elements g of the group, divided by what a perturbation of x does to f:
   before, with trained terms at theta = 1, and after `project` by `drop`, `fold` and `fit`, the largest of the three;
-- **fold**: terms whose layer's own weights can take their equivariant part;
+- **fold**: terms whose layer's own weights can take all of the equivariant part of a random W, plus those of which they take
+  a part (the group allows more than the layer's authors do: SO(3) more than the nine maps of GATr, made for E(3));
 - **dead**: terms that no gradient reached in three optimiser steps, plus those that one reached once other terms had moved;
 - **round trip**: W = 0 changes no output; the terms take three optimiser steps with the penalty; `summary` names the dead
   ones; each projection has the original class and keys and loads strictly into a fresh model that then computes the same;
@@ -49,7 +50,7 @@ def row(trip: RoundTrip) -> tuple[str, ...]:
         digit(trip.before),
         digit(trip.relaxed) if went else "",
         digit(max(trip.after.values())) if went else "",
-        f"{len(trip.foldable)} / {sites}" if went else "",
+        f"{folds([trip])} / {sites}" if went else "",
         (str(len(trip.dead)) + (f" + {len(trip.late)}" if trip.late else "")) if went else "",
         "no" if trip.faults else "yes" if went else "nothing to relax",
         ("yes" if trip.second == "exact" else "no") if went else "",
@@ -61,6 +62,13 @@ def counts(trip: RoundTrip) -> tuple[str, ...]:
     """The cells that depend on what is found alone: sites, found, idle, missed, wrong, invariant."""
     listed = f"{len(trip.listed)} / {len(trip.entry.invariant)}"
     return (*(str(len(paths)) for paths in _sets(trip)), listed)
+
+
+def folds(trips: Sequence[RoundTrip]) -> str:
+    """How many terms fold whole, and how many in part."""
+    rests = [rest for trip in trips for rest in trip.unexpressed.values()]
+    part = sum(rest > FOLDS for rest in rests)
+    return f"{len(rests) - part} + {part}" if part else str(len(rests))
 
 
 def _sets(trip: RoundTrip) -> tuple[frozenset[str], ...]:
@@ -75,7 +83,7 @@ def totals(trips: Sequence[RoundTrip]) -> tuple[str, ...]:
     sites = [sum(len(paths) for paths in column) for column in zip(*map(_sets, trips), strict=True)]
     invariant = f"{sum(len(trip.listed) for trip in trips)} / {sum(len(trip.entry.invariant) for trip in trips)}"
     relaxed = [trip for trip in trips if trip.found]
-    fold = f"{sum(len(trip.foldable) for trip in relaxed)} / {sum(len(trip.found) for trip in relaxed)}"
+    fold = f"{folds(relaxed)} / {sum(len(trip.found) for trip in relaxed)}"
     dead, late = (sum(len(getattr(trip, name)) for trip in relaxed) for name in ("dead", "late"))
     due = [trip for trip in trips if trip.entry.expected or trip.found]
     whole = f"{sum(not trip.faults for trip in due)} of {len(due)}"
