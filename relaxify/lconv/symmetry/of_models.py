@@ -28,7 +28,7 @@ LENIENCE = 1.75
 
 # equations to an unknown: with twice as many half of them find the null space, with fewer only what is kept nearly exactly
 FEWEST_EQUATIONS = 2
-NEARLY_EXACT = 0.05
+NEARLY_EXACT = 0.02
 
 # of unit length (L, L_c): those with less than this on the inputs turn outputs alone
 SMALLEST_GENERATOR = 0.05
