@@ -11,6 +11,7 @@ from torch import fx, nn
 from relaxify.evidence.adapter_claims import known_operations
 from relaxify.evidence.breaks import Break, first_break
 from relaxify.evidence.evidence import Evidence, unseen
+from relaxify.evidence.full_size import FullSize
 from relaxify.evidence.initial_zeros import assumptions
 from relaxify.evidence.runs import Injections, Observer
 from relaxify.evidence.verdict_runs import evidence_of
@@ -26,7 +27,7 @@ from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Status
 
 SAMPLES, MORE_SAMPLES = 2, 7
-"""Inputs to run on; of a model that is measured to be sound, or broken, one may be enough."""
+"""Inputs to run on; of a model that is measured to be sound, one may be enough."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def analyse(
     """
     observer = Observer(model, group, inputs, action, training=training, prepare=prepare, twin=twin)
     sites = [entry for entry in claimed if isinstance(entry, Site)]
-    counts = [1, SAMPLES, MORE_SAMPLES] if status in (Status.SOUND, Status.BROKEN) else [SAMPLES, MORE_SAMPLES]
+    # a constant that was added is told by the difference of two inputs
+    counts = [1, SAMPLES, MORE_SAMPLES] if status is Status.SOUND else [SAMPLES, MORE_SAMPLES]
     evidence, injected = observer.evidence(counts[0]), None
     full_size = observer.full_size(evidence, worst) if status is Status.BROKEN else None
     for samples in counts:
@@ -182,22 +184,22 @@ def analyse(
                 calls = _operations(model, group, other.recording, claimed, other.constants)[1]
                 break
         promises = Promises(evidence, sites)
-        broken = first_break(evidence, promises, full_size and replace(full_size, evidence=evidence))
+        full_size = full_size and replace(full_size, evidence=evidence)
+        broken = first_break(evidence, promises, full_size)
         # more inputs give more samples for the fits; most models need no more
         undecided = any(_undecided(evidence, call) for of_path in calls.values() for call in of_path)
         if whole and samples < SAMPLES:
             undecided = undecided or _leaves_values_open(evidence)
-        if _is_certain(evidence, broken) if broken else not undecided:
+        if _is_certain(evidence, broken, full_size) if broken else not undecided:
             break
     return Analysis(observer, evidence, promises, broken, known, calls)
 
 
-def _is_certain(evidence: Evidence, broken: Break) -> bool:
-    """Whether what an operation reads is known to transform, and what it makes not to."""
-    read = [node for node in broken.node.all_input_nodes if node.op == "call_function" and node not in evidence.constants]
-    return evidence.of(broken.node).kind == "none" and all(
-        evidence.of(node).kind in ("invariant", "linear") for node in read
-    )
+def _is_certain(evidence: Evidence, broken: Break, full_size: FullSize | None) -> bool:
+    """Whether what an operation reads moves in a known way, also on full-size elements, and what it makes does not."""
+    made = [node for node in broken.node.all_input_nodes if node.op == "call_function" and node not in evidence.constants]
+    is_known = full_size is not None and all(full_size.moves_in_a_known_way(node) for node in made)
+    return is_known and evidence.of(broken.node).kind == "none"
 
 
 def symmetrise(model: nn.Module, sites: Sequence[Site]) -> None:

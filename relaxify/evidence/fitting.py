@@ -177,15 +177,28 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
         if completed is None:
             return Transformation("none", axes, residual=misfit)
         matrices = completed
+    return _represented(group, matrices, axes, before, after, unreached=d - reached if partial else 0)
+
+
+def _represented(
+    group: Group,
+    matrices: Sequence[Float[Tensor, "d d"]],
+    axes: Axes,
+    before: Float[Tensor, "d samples"],
+    after: Sequence[Float[Tensor, "d samples"]],
+    *,
+    unreached: int,
+) -> Transformation:
+    """Whether matrices that carry a value to its runs on g x are a representation, which the last g has no part in."""
     if not all(_has_inverse(m) for m in matrices):
         return Transformation("none", axes, residual=1.0)
     actions = actions_of(group, matrices, len(axes))
     if (sign := bracket_sign(group, actions)) is not None and sign < 0:
         return Transformation("none", axes, residual=_change(matrices, before, after), is_transposed=True)
     predicted = Representation.of(group, "fitted", 1, actions).rho(elements(group)[-1])
-    residual = ratio(float((predicted @ before - after[-1]).norm()), sizes[-1])
+    residual = ratio(float((predicted @ before - after[-1]).norm()), float(after[-1].norm()))
     kind: Kind = "linear" if residual < 10 * TOLERANCE else "none"
-    return Transformation(kind, axes, actions, residual, unreached=d - reached if partial else 0)
+    return Transformation(kind, axes, actions, residual, unreached=unreached)
 
 
 def _misfit(matrices: Sequence[Tensor], before: Tensor, after: Sequence[Tensor], sizes: Sequence[float]) -> float:
