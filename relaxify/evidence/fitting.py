@@ -145,11 +145,9 @@ def fit(group: Group, pairs: Pairs, axes: Axes, norms: Norms | None = None, *, p
     pairs = [pair for pair in pairs if pair[0].numel() and all(pair[0].shape[axis] == shape[axis] for axis in axes)]
     d = math.prod(shape[axis] for axis in axes)
     samples = sum(base.numel() for base, _ in pairs) // d
-    if d > LARGEST_AXIS:
-        return Transformation("undecided", beyond=True)
     # so few samples fit anything
-    if not samples or (samples <= d and not partial):
-        return Transformation("undecided")
+    if not samples or d > LARGEST_AXIS or (samples <= d and not partial):
+        return Transformation("undecided", beyond=d > LARGEST_AXIS)
     bases, of_element = [base for base, _ in pairs], [list(runs) for runs in zip(*(runs for _, runs in pairs), strict=True)]
     chosen = samples, min(samples, 8 * d + 64)
     few, few_moved = chosen_columns(bases, axes, chosen), [chosen_columns(runs, axes, chosen) for runs in of_element]
