@@ -97,7 +97,7 @@ def test_sums_of_algebras(names: tuple[str, str], size: float) -> None:
 
 
 def test_abelian_and_one_parameter_algebras() -> None:
-    assert names_of(Group.parse("T(3)").generators) == ("abelian(3)",)
+    assert names_of(Group.parse("T(3)").generators) == ("t(3)",)
     assert names_of(Group.parse("SO(2)").generators) == ("so(2)",)
     assert names_of(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])) == ("so(1,1)",)
     assert names_of(torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])) == ("abelian(1)",)

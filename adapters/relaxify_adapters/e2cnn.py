@@ -6,6 +6,7 @@ layer's own kernels.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
@@ -158,17 +159,30 @@ def _blocks(module: Any) -> Iterator[tuple[Any, Any, Any]]:
         yield inputs[pair[0]], outputs[pair[1]], getattr(expansion, f"block_expansion_{pair}")
 
 
+@contextlib.contextmanager
+def _in_float64() -> Iterator[None]:
+    """Kernels between several kinds of fields are put together in the default dtype, whatever the weights'."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @torch.no_grad()
 def _error(module: Any, map_: EquivariantMap, elements: list[Any]) -> float:
     """How far the layer is from the convolution claimed, its kernels from steerable, or its bias from invariant."""
     convolution, twin = map_.convolution, generic_twin(module)
     assert convolution is not None
-    # in eval mode it keeps a kernel, which is another's now
-    twin.train().eval()
+    with _in_float64():
+        # in eval mode it keeps a kernel, which is another's now
+        twin.train().eval()
     layer: Any = twin
     windows = zip(convolution.reach, convolution.stride, strict=True)
     x = generic_input(2, layer.in_type.size, *(reach + stride + 2 for reach, stride in windows))
-    kernel, bias = convolution.kernel.expand(layer)
+    with _in_float64():
+        kernel, bias = convolution.kernel.expand(layer)
     y = layer(sys.modules["e2cnn.nn"].GeometricTensor(x, layer.in_type)).tensor
     errors = [float((convolution.apply(x, kernel, bias) - y).norm() / y.norm())]
     errors += [_steerability_error(*block, module.basisexpansion.points, map_.group, elements) for block in _blocks(module)]

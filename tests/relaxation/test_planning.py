@@ -540,8 +540,8 @@ class TurnedFilters(nn.Module):
         return nn.functional.conv2d(x, turned.flatten(0, 1), padding=1).unflatten(1, (-1, 4)).amax(2).mean((-2, -1))
 
 
-def test_a_convolution_whose_kernel_is_made_is_not_passed_over_in_silence() -> None:
+def test_a_convolution_whose_kernel_is_made_is_a_site() -> None:
     found = plan(TurnedFilters(), "C(4)", example_inputs=(torch.randn(4, 1, 6, 6),))
     assert found.verdict is not None
     assert found.verdict.is_sound
-    assert [(rejected.path, "kernel is made" in rejected.reason) for rejected in found.rejected] == [("weight", True)]
+    assert [site.path for site in found.sites] == ["weight"]
