@@ -23,8 +23,8 @@ class LConv(nn.Module):
     hold the identity, do. `activation` is any function.
 
     Weights start Gaussian, such that the output's variance is the input's times `gain`^2 when inputs are independent. Where
-    that depends on the size of the images (`ImageAlgebra`, whose rotation grows with it), `space` says which: ValueError
-    without.
+    that depends on the size of the images (`ImageAlgebra`, whose rotation grows with it), `space` says which; without, they
+    are scaled for the first input that the layer is called on, unless they were loaded before.
 
     >>> from relaxify.lconv import LowRank
     >>> layer = LConv(LowRank.random(8, (28, 28), rank=16), 1, 32, activation=torch.relu, gain=2**0.5)
@@ -54,13 +54,18 @@ class LConv(nn.Module):
         shape = (out_channels, in_channels // groups)
         self.identity_weight = nn.Parameter(torch.empty(shape)) if identity else None
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self._unscaled: float | None = None
+        self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
         self.reset_parameters(gain, space)
 
     @torch.no_grad()
     def reset_parameters(self, gain: float = 1.0, space: Space | None = None) -> None:
         """Gaussian W of variance gain^2 / (fan-in * (1 + sum_i |row of L_i|^2)), and no bias."""
-        power = float(self.generators.power(space).sum()) + (self.identity_weight is not None)
-        std = gain / math.sqrt(power * self.in_channels / self.groups) if power > 0 else 0.0
+        waits = space is None and self.generators.space is None and self.generators.power_depends_on_space
+        power = 1.0 if waits else float(self.generators.power(space).sum()) + (self.identity_weight is not None)
+        fan_in = self.generators.per_generator(self.weight, self.groups).shape[2]
+        std = gain / math.sqrt(power * fan_in) if power > 0 else 0.0
+        self._unscaled = gain if waits else None
         for weight in (self.weight, self.identity_weight):
             if weight is not None:
                 weight.normal_(0, std)
@@ -79,10 +84,21 @@ class LConv(nn.Module):
         return out if self.activation is None else self.activation(out)
 
     def _batched(self, h: Float[Tensor, "batch channels *space"]) -> Tensor:
+        if self._unscaled is not None:
+            self._scale(tuple(h.shape[2:]))
         out = self.generators.mix(h, self.weight, self.groups)
         if self.identity_weight is not None:
             out = out + mix_channels(h[None], self.identity_weight[None], self.groups)
         return out if self.bias is None else out + self.bias.reshape(-1, *(1,) * (out.dim() - 2))
+
+    @torch.no_grad()
+    def _scale(self, space: Space) -> None:
+        """What the init could not know."""
+        power = float(self.generators.power(space).sum()) + (self.identity_weight is not None)
+        for weight in (self.weight, self.identity_weight):
+            if weight is not None:
+                weight.div_(math.sqrt(power))
+        self._unscaled = None
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}"]
@@ -173,6 +189,11 @@ class Flow(nn.Module):
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}" + (f", channels={self.channels}" if self.channels else "")
+
+
+def _loaded(layer: nn.Module, keys: object) -> None:
+    """Weights that were loaded are as they should be."""
+    layer._unscaled = None  # type: ignore[assignment]
 
 
 def _check(generators: Generators, in_channels: int, out_channels: int, groups: int, identity: bool) -> None:

@@ -26,7 +26,12 @@ from relaxify.lconv import (
     algebra,
     graph,
 )
+<<<<<<< HEAD
 from relaxify.lconv.regularisers import closure_penalty
+=======
+from relaxify.lconv.operators.images import NAMES
+from relaxify.lconv.regularisers import closure_penalty, killing_penalty
+>>>>>>> 62afa98 (symmetries_of takes a family of generators; samples of many dimensions are looked at in principal components; L-convs on images of a size they are not told keep variance)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -93,9 +98,40 @@ def test_the_init_keeps_variance_on_images(size: tuple[int, int], derivative: An
         assert float(layer(torch.randn(16, 64, *size)).var()) == pytest.approx(1, rel=0.15)
 
 
-def test_the_size_of_images_must_be_known_to_the_init() -> None:
-    with pytest.raises(ValueError, match=r"say which, as space=\(height, width\)"):
-        LConv(ImageAlgebra(), 2, 2)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_init_keeps_variance_on_images_whose_size_it_is_not_told(name: str) -> None:
+    torch.manual_seed(0)
+    layer = LConv(ImageAlgebra((name,)), 16, 16)
+    with torch.no_grad():
+        assert float(layer(torch.randn(16, 16, 28, 28)).std()) == pytest.approx(1, abs=0.15)
+        assert float(layer(torch.randn(4, 16, 8, 8)).std()) != pytest.approx(1, abs=0.02)
+
+
+def test_the_first_input_scales_weights_once_and_none_that_were_loaded() -> None:
+    torch.manual_seed(0)
+    layer, other = LConv(ImageAlgebra(), 4, 4), LConv(ImageAlgebra(), 4, 4)
+    layer(torch.randn(1, 4, 8, 8))
+    other.load_state_dict(layer.state_dict())
+    h = torch.randn(2, 4, 20, 20)
+    assert torch.equal(other(h), layer(h))
+
+
+STENCILS = {
+    "one axis": lambda: Grid.random(3, Shifts((3,), padding=((1, 1),))),
+    "stride": lambda: Grid.random(9, Shifts((3, 3), stride=(2, 2), padding=((1, 1), (1, 1)))),
+    "transposed": lambda: Grid.random(16, Shifts((4, 4), stride=(2, 2), padding=((1, 1), (1, 1)), transposed=True)),
+    "points": lambda: Points((8, 8)),
+}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", STENCILS)
+def test_the_init_keeps_variance_from_one_space_to_another(name: str, groups: int) -> None:
+    torch.manual_seed(0)
+    generators = STENCILS[name]()
+    layer = LConv(generators, 32, 32, groups=groups, identity=False)
+    with torch.no_grad():
+        assert float(layer(torch.randn(64, 32, *[8] * generators.ndim)).std()) == pytest.approx(1, abs=0.2)
 
 
 def test_the_init_keeps_variance_through_many_layers() -> None:

@@ -32,6 +32,7 @@ from relaxify.lconv.operators import (
     graph,
 )
 from relaxify.lconv.operators.family import Space
+from relaxify.lconv.operators.images import NAMES as FLOW_NAMES
 
 Made = tuple[Generators, Space]
 
@@ -65,11 +66,11 @@ FAMILIES: dict[str, Callable[[], Made]] = {
     "shifts, transposed": lambda: (stencil(stride=(2, 2), transposed=True, output_padding=(1, 0)), (3, 4)),
     "points": lambda: (Points((2, 3)), (2, 3)),
     "images, spectral": lambda: (
-        ImageAlgebra(("rotation", "translation_x", "translation_y", "scaling"), "spectral"),
+        ImageAlgebra(FLOW_NAMES, "spectral"),
         (4, 5),
     ),
     "images, bilinear": lambda: (
-        ImageAlgebra(("rotation", "translation_x", "translation_y", "scaling"), "bilinear"),
+        ImageAlgebra(FLOW_NAMES, "bilinear"),
         (5, 4),
     ),
     "so(3)": lambda: (algebra("so(3)").double(), (3,)),

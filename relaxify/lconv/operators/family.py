@@ -97,6 +97,11 @@ class Generators(nn.Module):
         return self.act(noise).detach().flatten(1).square().mean(1).to(torch.get_default_dtype())
 
     @property
+    def power_depends_on_space(self) -> bool:
+        """Whether `power` needs the space of the inputs, because rows are not alike on all."""
+        return False
+
+    @property
     def numbers(self) -> Tensor:
         """One of the tensors that say what the L_i are: it has their type and device. Empty if there are none."""
         return next((t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point()), torch.empty(0))

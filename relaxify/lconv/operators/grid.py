@@ -101,4 +101,5 @@ class Grid(Generators):
     def power(self, space: Space | None = None) -> Float[Tensor, " count"]:
         if self.space is not None:
             return super().power(space)
-        return self.taps.detach().square().sum(1).to(torch.get_default_dtype())
+        reached = self.stencil.power(space).to(self.taps)
+        return (self.taps.detach().square() @ reached).to(torch.get_default_dtype())

@@ -78,6 +78,10 @@ class ImageAlgebra(Generators):
         twin.sign = -self.sign
         return twin
 
+    @property
+    def power_depends_on_space(self) -> bool:
+        return True
+
     def extra_repr(self) -> str:
         return f"{', '.join(self.names)}, {self.derivative}"
 

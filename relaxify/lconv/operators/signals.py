@@ -37,5 +37,9 @@ class SignalAlgebra(Generators):
         twin.transposed = not self.transposed
         return twin
 
+    @property
+    def power_depends_on_space(self) -> bool:
+        return True
+
     def extra_repr(self) -> str:
         return ", ".join(self.names)

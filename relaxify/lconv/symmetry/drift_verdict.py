@@ -61,13 +61,13 @@ def judged(drifts: Drifts, measured: list[Drift], *, searched: bool = False) -> 
     if searched and kept < len(measured) and not _stand_out(measured, kept):
         return verdict(Verdict.NONE, f"{first}, and the others go on from there without a gap.")
     reason = f"{kept} of {len(measured)} directions drift by no more than {_shown(measured[kept - 1])}"
-    return verdict(Verdict.FOUND, f"{reason}; {_about_the_others(len(measured) - kept, open_)}.")
+    return verdict(Verdict.FOUND, f"{reason}; {_about_the_others(len(measured) - kept, open_, searched)}.")
 
 
-def _about_the_others(others: int, open_: int) -> str:
+def _about_the_others(others: int, open_: int, searched: bool) -> str:
     if others:
         return f"of {open_} more these samples cannot tell" if open_ else "all others are broken"
-    return "none is broken"
+    return "these were the least broken, and there may be more" if searched else "none is broken"
 
 
 def _stand_out(measured: list[Drift], kept: int) -> bool:

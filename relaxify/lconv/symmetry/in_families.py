@@ -6,6 +6,7 @@ The generators are applied to templates and never formed. Which combinations are
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.operators import Generators, ImageAlgebra, SignalAlgebra
+from relaxify.algebras import orthonormal
+from relaxify.lconv.operators import Generators, ImageAlgebra, LowRank, SignalAlgebra
 from relaxify.lconv.operators.combination import Combination
 from relaxify.lconv.symmetry.affine import affine_name
 from relaxify.lconv.symmetry.drift import LARGEST_KEPT, POWER, Drift, Drifts
 from relaxify.lconv.symmetry.drift_verdict import judged
-from relaxify.lconv.symmetry.symmetry import Verdict
+from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.templates import chunks
 from relaxify.lconv.symmetry.view import Resemblance, view_of
+from relaxify.lconv.symmetry.white import rank_for
 
 FEWEST = 16
 
@@ -98,7 +101,8 @@ class FamilySymmetry:
         """The generators as a frozen family, to build an L-conv on. ValueError if there are none."""
         if not self.dimension:
             raise ValueError("there is no symmetry here, so there are no generators to build on.")
-        return Combination(self.coefficients.to(torch.get_default_dtype()), self.family)
+        dtype = torch.get_default_dtype()
+        return Combination(self.coefficients.to(dtype), copy.deepcopy(self.family).to(dtype))
 
     @property
     def generators(self) -> Float[Tensor, "dimension d d"]:
@@ -245,3 +249,25 @@ def _combination(weights: Float[Tensor, " n"], names: Sequence[str]) -> str:
     if len(weights) == 1 or abs(float(weights[order[0]])) > NEARLY_ALONE:
         return names[order[0]]
     return " ".join(f"{float(weights[i]):+.2f} {names[i]}" for i in order if abs(float(weights[i])) > 0.05)
+
+
+def symmetries_of_components(X: Float[Tensor, "n d"], *, seed: int = 0) -> Symmetry:
+    """Of samples with many dimensions, about their mean: the rotations of their first principal components that are kept.
+
+    As many components are looked at as so many samples can tell about, at most 64. Where the samples are images, a family
+    says more with fewer samples, as the report does.
+    """
+    # half of the samples are searched
+    rank = min(X.shape[1], rank_for(len(X) // 2))
+    found = symmetries_in_family(X, LowRank.random(1, (X.shape[1],), rank=rank), seed=seed)
+    advice = "; of images or signals generators=ImageAlgebra(...) or another family tell more with fewer samples"
+    return Symmetry(
+        orthonormal(found.generators.double()),
+        found.verdict,
+        f"looked at {found.looked_at}: {found.reason.rstrip('.')}" + ("." if found.found else f"{advice}."),
+        "distribution about the mean, in principal components",
+        found.spectrum,
+        smallest_break=found.smallest_break,
+        power=found.power,
+        samples_needed=found.samples_needed,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -10,11 +10,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from relaxify.algebras import closure_residual
-from relaxify.lconv.operators.family import LARGEST_DENSE, check_size
+from relaxify.lconv.operators import Generators
 from relaxify.lconv.symmetry.angular import Angular, angular
 from relaxify.lconv.symmetry.bootstrap import LARGEST_ALGEBRA, Bootstrap, bootstrap
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.distribution import of_distribution
+from relaxify.lconv.symmetry.in_families import FamilySymmetry, symmetries_in_family, symmetries_of_components
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, held_out_defect, regression
 from relaxify.lconv.symmetry.of_labels import symmetries_of_labels
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
@@ -26,21 +27,51 @@ ANGULAR_LEVEL = 0.002
 FEWEST = 99
 # standard errors of the statistics above which a clear break would not show: about 800 samples are below
 LARGEST_NOISE = 0.026
+# dimensions above which so(d) takes minutes
+LARGEST_WHOLE = 20
+# and where it takes too much memory
+LARGEST_LABELLED = 80
+
+Samples = Shaped[Tensor, "n *axes"] | Shaped[np.ndarray[Any, Any], "n *axes"]
+FAMILIES = "generators=ImageAlgebra(('rotation', 'translation_y', 'translation_x', 'scaling')), a Grid, a graph or others"
+
 # not being rejected is no evidence: what is kept must stand out from what is broken
 SMALLEST_GAP = 2.0
 
 
+@overload
 def symmetries_of(
-    X: Float[Tensor, "n *m d"] | Float[np.ndarray[Any, Any], "n *m d"],
+    X: Samples,
+    Y: Samples | None = None,
+    *,
+    statistics: Literal["labels", "second_moments", "distribution"] | None = None,
+    center: bool = False,
+    equivariant: bool | None = None,
+    affine: bool = False,
+    generators: None = None,
+    resamplings: int = 200,
+    seed: int = 0,
+) -> Symmetry: ...
+
+
+@overload
+def symmetries_of(
+    X: Samples, Y: Samples | None = None, *, center: bool = False, generators: Generators, seed: int = 0
+) -> FamilySymmetry: ...
+
+
+def symmetries_of(
+    X: Shaped[Tensor, "n *m d"] | Shaped[np.ndarray[Any, Any], "n *m d"],
     Y: Shaped[Tensor, "labelled *c"] | Shaped[np.ndarray[Any, Any], "labelled *c"] | None = None,
     *,
     statistics: Literal["labels", "second_moments", "distribution"] | None = None,
     center: bool = False,
     equivariant: bool | None = None,
     affine: bool = False,
+    generators: Generators | None = None,
     resamplings: int = 200,
     seed: int = 0,
-) -> Symmetry:
+) -> Symmetry | FamilySymmetry:
     """The Lie algebra that samples X are symmetric under: (n, d), or (n, vectors, d) on which one action is common.
 
     - `statistics="distribution"`, the default without labels: the generators that the *distribution* keeps, of the
@@ -54,6 +85,11 @@ def symmetries_of(
       and `affine` as of `symmetries_of_labels`.
     - `statistics="second_moments"`: LC Theorem 1, all L with L H + H L^T = 0, and with labels Y (n, c) those for which an
       L_c has L_c C + C L^T = 0. Every data set has such an algebra, so that the verdict is again the distribution's, on all.
+
+    - `generators`: only those of a family, at any size, as of `FamilySymmetry`: images (n, h, w) or (n, channels, h, w),
+      signals, values on the nodes of a graph. Of a family that can learn its entries it is these that are looked for, such
+      as the weights of each pixel of a `Grid`; of others, combinations. Without, samples of more than 20 dimensions are
+      looked at in so many principal components as can be told about.
 
     The action is about the origin, or with `center` about the mean (of all vectors together), which is then removed.
     `resamplings` of the samples give the confidence angle; with labels also the level of chance, and none without them.
@@ -70,9 +106,15 @@ def symmetries_of(
         raise ValueError(
             f"{resamplings} resamplings cannot tell chance at {LEVEL:.0%}; pass at least {FEWEST}, or 0 for none."
         )
+    if generators is not None:
+        return symmetries_in_family(
+            torch.as_tensor(X), generators, None if Y is None else torch.as_tensor(Y), center=center, seed=seed
+        )
     if affine or equivariant or statistics == "labels" or (Y is not None and statistics is None):
         _need_labels(Y, statistics)
         return symmetries_of_labels(*_labelled(X, Y, center), equivariant=equivariant, affine=affine, seed=seed)
+    if Y is None and statistics is None and X.ndim == 2 and X.shape[1] > LARGEST_WHOLE:
+        return symmetries_of_components(torch.as_tensor(X), seed=seed)
     X, Y = _checked(X, Y)
     if Y is None:
         whole = statistics == "second_moments"
@@ -122,7 +164,10 @@ def _labelled(X: object, Y: object, center: bool) -> tuple[Tensor, Tensor]:
 def _checked(X: object, Y: object) -> tuple[Float[Tensor, "n m d"], Tensor | None]:
     X, Y = _samples("X", X), None if Y is None else _samples("Y", Y)
     if X.ndim not in (2, 3):
-        raise ValueError(f"X has shape {tuple(X.shape)}; pass (samples, dimensions), or (samples, vectors, dimensions).")
+        raise ValueError(
+            f"X has shape {tuple(X.shape)}; pass (samples, dimensions) or (samples, vectors, dimensions), and for images "
+            f"{FAMILIES}."
+        )
     n, d = len(X), X.shape[-1]
     if Y is not None and len(Y) != n:
         raise ValueError(f"X has {n} samples and Y has {len(Y)}; pass one row for each in both.")
@@ -130,7 +175,11 @@ def _checked(X: object, Y: object) -> tuple[Float[Tensor, "n m d"], Tensor | Non
         raise ValueError(
             f"{n} samples in {d} dimensions: Theorem 1 needs more samples than dimensions, and many more are better."
         )
-    check_size(d * (d - 1) // 2, d, d, torch.float64, LARGEST_DENSE)
+    if d > LARGEST_LABELLED:
+        raise ValueError(
+            f"so({d}) has {d * (d - 1) // 2:,} dimensions, too many to look for all; pass a family to look in, "
+            f"{FAMILIES}, or principal components of X."
+        )
     for name, given in (("X", X), ("Y", Y)):
         if given is not None and not bool(given.isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite entries; drop or fix these samples.")

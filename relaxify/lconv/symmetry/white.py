@@ -52,10 +52,14 @@ class White:
         return projected(X, self.left) - self.left @ self.mean
 
 
+def rank_for(samples: int) -> int:
+    """How many components so many samples can tell about: the unknowns go with its square."""
+    return min(MOST_COMPONENTS, max(4, math.isqrt(samples // SAMPLES_PER_SQUARE)))
+
+
 def components_for(X: Float[Tensor, "n d"], most: int | None = None) -> int:
-    """How many components so many samples can tell about, or `most` of them: one less if that does not split a pair."""
-    wanted = most or max(4, math.isqrt(len(X) // SAMPLES_PER_SQUARE))
-    wanted = min(MOST_COMPONENTS, wanted, X.shape[1])
+    """That many components, or `most` of them: one less if that does not split a pair of like variance."""
+    wanted = min(most or rank_for(len(X)), X.shape[1])
     variances = projected(X, components(X, wanted + 1)).var(0)
     if len(variances) <= wanted or wanted < 3:
         return min(wanted, len(variances))
