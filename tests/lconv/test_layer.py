@@ -26,12 +26,8 @@ from relaxify.lconv import (
     algebra,
     graph,
 )
-<<<<<<< HEAD
-from relaxify.lconv.regularisers import closure_penalty
-=======
 from relaxify.lconv.operators.images import NAMES
-from relaxify.lconv.regularisers import closure_penalty, killing_penalty
->>>>>>> 62afa98 (symmetries_of takes a family of generators; samples of many dimensions are looked at in principal components; L-convs on images of a size they are not told keep variance)
+from relaxify.lconv.regularisers import closure_penalty
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
