@@ -85,8 +85,8 @@ def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str,
     candidates = [(name, make) for name, size, make in _catalogue(n) if size == n]
     matching = [(name, make()) for name, make in candidates if _known_invariants(name, make) == found]
     matching = [(name, known) for name, known in matching if not len(centre) or _acts_as_in(name, centre[0])]
-    names = tuple(name for name, _ in sorted(matching, key=lambda entry: _misfit(matrices, *entry)))
-    if n > LARGEST_SPLIT or any(_is_made_of(matrices, *entry) for entry in matching):
+    names = tuple(name for name, _ in sorted(matching, key=lambda entry: _misfit(matrices, *entry, noise=noise)))
+    if n > LARGEST_SPLIT or any(_is_made_of(matrices, *entry, noise) for entry in matching):
         return names
     return _sum_of_ideals(matrices, noise) or names
 
@@ -261,36 +261,42 @@ def _one_parameter(matrix: Float[Tensor, "d d"]) -> str:
     return "so(1,1)" if is_balanced and eigenvalues.imag.abs().max() < LARGEST_ZERO * size else "abelian(1)"
 
 
-def _misfit(matrices: Tensor, name: str, known: Tensor) -> tuple[bool, float, bool, int]:
+def _misfit(matrices: Tensor, name: str, known: Tensor, noise: float) -> tuple[bool, float, bool, int]:
     """Order of names: by how many copies of the name's own matrices these amount to, then by size, then so first."""
-    copies = _index(matrices) / _index(known)
+    copies = _index(matrices, noise) / _index(known)
     order = ("so", "sl", "sp", "u(", "su", "gl", "e(", "si")
     no_copies = abs(copies - round(copies)) > LARGEST_ZERO or copies < 0.5
     return no_copies, round(copies, 1), matrices.shape[-1] != known.shape[-1], order.index(name[:2])
 
 
-def _is_made_of(matrices: Tensor, name: str, known: Tensor) -> bool:
+def _is_made_of(matrices: Tensor, name: str, known: Tensor, noise: float) -> bool:
     """Whether these may be copies of the name's own matrices: as so(4) + so(4) on R^8, and not so(3) + so(3) on R^6."""
-    no_copies, copies, *_ = _misfit(matrices, name, known)
-    return not no_copies and len(_moved(matrices).mT) == round(copies) * len(_moved(known).mT)
+    no_copies, copies, *_ = _misfit(matrices, name, known, noise)
+    return not no_copies and len(_moved(matrices, noise).mT) == round(copies) * len(_moved(known).mT)
 
 
-def _moved(matrices: Float[Tensor, "n d d"]) -> Float[Tensor, "d k"]:
-    """An orthonormal basis, in columns, of what the matrices reach."""
+def _moved(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> Float[Tensor, "d k"]:
+    """An orthonormal basis, in columns, of what the matrices reach; in skewed coordinates they reach some of it little."""
     u, values, _ = torch.linalg.svd(matrices.mT.flatten(0, 1).mT)
-    return u[:, : int((values > SMALLEST_REACH * values[0]).sum())]
+    return u[:, : int((values > _reach(noise) * values[0]).sum())]
 
 
-def _index(matrices: Float[Tensor, "n d d"]) -> float:
+def _reach(noise: float) -> float:
+    """Of the largest singular value: below this there is nothing but noise."""
+    return min(SMALLEST_REACH, _zero(noise))
+
+
+def _index(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> float:
     """The Dynkin index: tr(L_i L_j) over the Killing form, on what brackets reach unless that form is zero there."""
+    reach = _reach(noise)
     constants = structure_constants(matrices)
     _, values, vectors = torch.linalg.svd(constants.flatten(0, 1), full_matrices=False)
-    derived = torch.einsum("kn,nab->kab", vectors[values > SMALLEST_REACH * values[0]], matrices)
+    derived = torch.einsum("kn,nab->kab", vectors[values > reach * values[0]], matrices)
     killing = killing_form(structure_constants(derived))
-    if killing.norm() < SMALLEST_REACH * constants.norm():
+    if killing.norm() < reach * constants.norm():
         derived, killing = matrices, killing_form(constants)
     traces = torch.einsum("iab,jba->ij", derived, derived)
-    inverse = torch.linalg.pinv(killing, rtol=SMALLEST_REACH, hermitian=True)
+    inverse = torch.linalg.pinv(killing, rtol=reach, hermitian=True)
     return float((inverse * traces).sum() / (inverse * killing).sum().clamp(min=1e-9))
 
 
