@@ -85,7 +85,7 @@ def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str,
     candidates = [(name, make) for name, size, make in _catalogue(n) if size == n]
     matching = [(name, make()) for name, make in candidates if _known_invariants(name, make) == found]
     matching = [(name, known) for name, known in matching if not len(centre) or _acts_as_in(name, centre[0])]
-    names = tuple(name for name, _ in sorted(matching, key=lambda entry: _misfit(matrices, *entry, noise=noise)))
+    names = tuple(name for name, _ in sorted(matching, key=lambda entry: _misfit(matrices, entry[0], entry[1], noise)))
     if n > LARGEST_SPLIT or any(_is_made_of(matrices, *entry, noise) for entry in matching):
         return names
     return _sum_of_ideals(matrices, noise) or names
