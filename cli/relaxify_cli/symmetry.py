@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,33 +40,37 @@ def symmetry(
         list[str] | None, typer.Option("--against", metavar="NAME", help="Known algebra to compare with, such as so(3).")
     ] = None,
     distribution: Annotated[
-        bool, typer.Option("--distribution", help="Find only what the distribution keeps: the default without labels.")
+        bool, typer.Option("--distribution", help="Find what the distribution keeps: the default without labels.")
     ] = False,
     second_moments: Annotated[
-        bool, typer.Option("--second-moments", help="Report all that covariances allow: the default with labels.")
+        bool, typer.Option("--second-moments", help="Report all that covariances allow (LC Theorem 1).")
     ] = False,
     center: Annotated[bool, typer.Option("--center", help="Remove the mean first: look for actions about it.")] = False,
-    resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap; with labels 0 looks for no evidence.")] = 200,
+    resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     pictures: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw generators and their flows, for square images.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what --pictures names.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write the report as a page.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what --html and --pictures name.")] = False,
 ) -> None:
-    """Find the Lie algebra that samples obey (LC Theorem 1), and say whether there is evidence for it."""
+    """Find the Lie algebra that samples, or what labels say of them, are symmetric under, and how sure that is."""
     import torch
 
     from relaxify.lconv import symmetries_of
-    from relaxify.output import check_target
+    from relaxify.output import check_target, write_whole
     from relaxify_cli.samples import Choice, read_samples
 
-    if pictures is not None:
-        check_target(pictures, inputs=(data,), force=force)
+    for path in (html, pictures):
+        if path is not None:
+            check_target(path, inputs=(data,), force=force)
     given = read_samples(data, Choice(key, _parts(columns), _parts(labels), _sizes(shape)))
-    X = torch.from_numpy(given.X).flatten(1)
+    samples = torch.from_numpy(given.X)
+    # images are vectors of their pixels; on (n, vectors, d) one action is common
+    X = samples.flatten(1) if samples.ndim > 3 else samples
     Y = None if given.Y is None else torch.from_numpy(given.Y)
-    known = _known(against or [], X.shape[1])
+    known = _known(against or [], X.shape[-1])
     statistics: Literal["distribution", "second_moments"] | None = "second_moments" if second_moments else None
     if distribution:
         statistics = "distribution"
@@ -76,14 +79,18 @@ def symmetry(
         from relaxify_cli.plots import save_figure
 
         save_figure(_draw(found, X), pictures, inputs=(data,), force=force, dpi=120)
+    if html is not None:
+        page = found.to_html(samples, known=known, header={"data": str(data)})
+        write_whole(html, page.encode(), inputs=(data,), force=force)
     console = Console()
     if as_json:
-        typer.echo(json.dumps(found.to_dict(known), indent=2))
+        typer.echo(found.to_json(known))
         return
     for line in found.lines(known):
         console.print(shown(line), soft_wrap=True, highlight=False)
-    if pictures is not None:
-        console.print(f"Wrote {shown(str(pictures))}.", soft_wrap=True)
+    for path in (html, pictures):
+        if path is not None:
+            console.print(f"Wrote {shown(str(path))}.", soft_wrap=True)
 
 
 def _parts(text: str | None) -> tuple[str, ...]:
@@ -111,6 +118,8 @@ def _known(names: list[str], d: int) -> dict[str, Any]:
 
 def _draw(found: Symmetry, X: Tensor) -> Figure:
     """Each of the first generators on the mean image, and where its flow takes it."""
+    if X.ndim == 3:
+        raise ValueError("--pictures: samples of two axes are vectors; give --shape 1,HEIGHT,WIDTH for images.")
     size = math.isqrt(X.shape[1])
     if size * size != X.shape[1] or size < 2:
         raise ValueError(f"samples of {X.shape[1]} numbers are not square images; leave --pictures out.")

@@ -103,7 +103,7 @@ def test_the_command_reads_columns_and_labels(tmp_path: Path, capsys: pytest.Cap
     X = np.random.default_rng(0).normal(size=(1500, 4))
     rows = "\n".join(",".join(map(repr, [*row, 3 * row[0]])) for row in X.tolist())
     written(tmp_path / "in.csv", f"t,x,y,z,label\n{rows}")
-    command = ["symmetry", str(tmp_path / "in.csv"), "--resamplings", "99", "--json"]
+    command = ["symmetry", str(tmp_path / "in.csv"), "--second-moments", "--resamplings", "99", "--json"]
     assert run([*command, "--columns", "x, y, z"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert run([*command, "--labels", "label"]) == 0

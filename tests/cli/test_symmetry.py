@@ -18,7 +18,7 @@ def normal(*shape: int, seed: int = 0) -> Any:
 
 @pytest.fixture
 def vectors(tmp_path: Path) -> Path:
-    np.savez(tmp_path / "vectors.npz", X=normal(1500, 3))
+    np.savez(tmp_path / "vectors.npz", X=normal(6000, 3))
     return tmp_path / "vectors.npz"
 
 
@@ -26,8 +26,8 @@ def test_it_names_the_symmetry_with_its_evidence(vectors: Path, capsys: pytest.C
     assert run(["symmetry", str(vectors), "--against", "so(3)"]) == 0
     shown = capsys.readouterr().out
     for text in (
-        "second moments (Theorem 1): symmetry so(3)",
-        "and the distribution keeps it",
+        "distribution about the origin: symmetry so(3)",
+        "would have shown with probability 0.95",
         "dimension 3 of gl(3), as an algebra so(3) = su(2)",
         "Killing form 0+/3-",
         "degrees with 95 % confidence (200 resamplings)",
@@ -36,28 +36,49 @@ def test_it_names_the_symmetry_with_its_evidence(vectors: Path, capsys: pytest.C
         assert text in shown
 
 
+def test_few_data_are_said_to_be_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "vectors.npz", X=normal(300, 3))
+    assert run(["symmetry", str(tmp_path / "vectors.npz"), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["verdict"], record["found"], record["name"]) == ("too few data", False, None)
+    assert record["samples_needed"] > 300
+
+
 def test_data_without_a_symmetry_get_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three coordinates of one skewed distribution may be exchanged, and turned by no angle."""
     np.savez(tmp_path / "data.npz", X=np.random.default_rng(0).exponential(size=(1500, 3)) - 1)
     assert run(["symmetry", str(tmp_path / "data.npz")]) == 0
-    shown = capsys.readouterr().out
-    assert "no symmetry" in shown
-    assert "the distribution does not keep it" in shown
+    assert "discrete symmetry S(3)" in capsys.readouterr().out
     assert run(["symmetry", str(tmp_path / "data.npz"), "--distribution", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["found"], record["name"], record["dimension"]) == (False, None, 0)
 
 
 def test_labels_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A label that is one of four coordinates leaves the others free; in second moments these turn."""
     X = normal(1500, 4)
     np.savez(tmp_path / "data.npz", X=X, Y=X[:, :1])
-    assert run(["symmetry", str(tmp_path / "data.npz"), "--json", "--resamplings", "99"]) == 0
+    assert run(["symmetry", str(tmp_path / "data.npz"), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert (record["name"], record["dimension"]) == ("so(3)", 3)
-    assert np.shape(record["generators"]) == (3, 4, 4)
+    assert (record["name"], record["dimension"]) == ("ignored(3)", 12)
+    assert np.shape(record["generators"]) == (12, 4, 4)
+    assert run(["symmetry", str(tmp_path / "data.npz"), "--json", "--second-moments", "--resamplings", "99"]) == 0
+    assert json.loads(capsys.readouterr().out)["dimension"] == 3
+
+
+def test_the_page_says_the_verdict_first_and_needs_no_network(vectors: Path, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    assert run(["symmetry", str(vectors), "--html", str(target)]) == 0
+    page = target.read_text()
+    assert "<h1>Symmetry so(3)" in page
+    assert page.count("<svg") >= 6
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert run(["symmetry", str(vectors), "--html", str(target)]) == 2
 
 
 def test_pictures_of_images(tmp_path: Path) -> None:
-    np.savez(tmp_path / "images.npz", X=normal(400, 4, 4))
+    np.savez(tmp_path / "images.npz", X=normal(400, 1, 4, 4))
     target = tmp_path / "flows.png"
     assert run(["symmetry", str(tmp_path / "images.npz"), "--pictures", str(target), "--resamplings", "0"]) == 0
     assert target.read_bytes().startswith(b"\x89PNG")

@@ -7,8 +7,9 @@ The generators are applied to templates and never formed. Which combinations are
 from __future__ import annotations
 
 import copy
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,12 @@ from relaxify.lconv.operators.combination import Combination
 from relaxify.lconv.symmetry.affine import affine_name
 from relaxify.lconv.symmetry.drift import LARGEST_KEPT, POWER, Drift, Drifts
 from relaxify.lconv.symmetry.drift_verdict import judged
+from relaxify.lconv.symmetry.page import page_of
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.templates import chunks
 from relaxify.lconv.symmetry.view import Resemblance, view_of
 from relaxify.lconv.symmetry.white import rank_for
+from relaxify.pages import finite
 
 FEWEST = 16
 
@@ -153,6 +156,14 @@ class FamilySymmetry:
         lines += [f"  {self.samples_needed:,} samples would do"] if self.samples_needed else []
         drifts = ", ".join(f"{drift.value:.2g} ({drift.error:.1g})" for drift in self.drifts)
         return [*lines, f"  drifts (and standard errors) {drifts}"]
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON, with null in the place of what is not finite."""
+        return json.dumps(finite(self.to_dict()), indent=2)
+
+    def to_html(self, samples: Float[Tensor, "n *shape"] | None = None, *, header: Mapping[str, str] | None = None) -> str:
+        """The report as a page that needs no network, as `Symmetry.to_html`."""
+        return page_of(self, self.lines(), samples, header)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,9 @@ from relaxify.groups import Group
 from relaxify.lconv.operators import Dense, Generators
 from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, named, names_of
 from relaxify.lconv.symmetry.forms import InvariantForm, invariant_form
+from relaxify.lconv.symmetry.page import page_of
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
+from relaxify.pages import finite
 
 POWER = 0.95
 
@@ -179,8 +182,30 @@ class Symmetry:
             "held_out_defect": self.held_out_defect,
             "confidence_angle": self.confidence_angle,
             "overlaps": {name: dataclasses.asdict(overlap) for name, overlap in overlaps.items()},
+            "spectrum": None if self.spectrum is None else self.spectrum.tolist(),
             "generators": self.generators.tolist(),
         }
+
+    def to_json(self, known: Mapping[str, Group | str | Tensor] | None = None) -> str:
+        """`to_dict` as JSON, with null in the place of what is not finite."""
+        return json.dumps(finite(self.to_dict(known)), indent=2)
+
+    def to_html(
+        self,
+        samples: Float[Tensor, "n *shape"] | None = None,
+        *,
+        known: Mapping[str, Group | str | Tensor] | None = None,
+        header: Mapping[str, str] | None = None,
+    ) -> str:
+        """The report as a page that needs no network: verdict, spectrum and gap, generators and their flows.
+
+        `samples` are (n, d), (n, vectors, d) or images (n, 1, height, width); `header` says more, such as their file.
+
+        >>> found = Symmetry(torch.zeros(0, 2, 2), Verdict.NONE, "all is broken.", "distribution")
+        >>> "<h1>No symmetry</h1>" in found.to_html()
+        True
+        """
+        return page_of(self, self.lines(known), samples, header)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
