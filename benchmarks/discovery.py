@@ -1,16 +1,20 @@
 """Symmetries of data with known answers: dimension, name and verdict by number of samples, and seconds by dimension.
 
-python -m benchmarks.discovery [--draws 5] [--only NAME ...] [--times]
-python -m benchmarks.discovery --null [--draws 200]
+python -m benchmarks.discovery [--draws 5] [--only NAME ...]
+python -m benchmarks.discovery --null --draws 200
+python -m benchmarks.discovery --power --draws 50
+python -m benchmarks.discovery --times
 
 The first runs every data set of `DATA_SETS` at its numbers of samples, the second data without a symmetry, where "found" is
-an error. Results go to `results/discovery*.json` as they come; what is there is not run again, and tables are printed.
+an error, the third rotations that are broken by a known modulation of the density, the last Gaussians of many dimensions.
+Results go to `results/discovery*.json` as they come; what is there is not run again, and tables are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import time
@@ -23,6 +27,9 @@ import torch
 from torch import Tensor
 
 from relaxify.lconv import Symmetry, symmetries_of
+from relaxify.lconv.symmetry import Verdict
+from relaxify.lconv.symmetry.harmonics import gegenbauer
+from relaxify.lconv.symmetry.harmonics import size as harmonics_of
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (300, 1_000, 3_000, 10_000, 30_000, 100_000)
@@ -299,15 +306,69 @@ def false_table(draws: int, results: Results) -> Iterator[str]:
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 
+def modulated(d: int, degree: int, size: float) -> Draw:
+    """Directions of density 1 + size f, f the zonal harmonic of a degree about a random axis, of rms 1."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        u = torch.nn.functional.normalize(normal(4 * count, d, random=random), dim=1)
+        axis = torch.nn.functional.normalize(normal(d, 1, random=random), dim=0)
+        *_, (zonal, _) = gegenbauer((u @ axis)[:, 0], d, degree)
+        scale = math.sqrt(harmonics_of(degree, d))
+        kept = uniform(len(u), random=random) * (1 + size * scale) < 1 + size * scale * zonal
+        return u[kept][:count] * (1 + 0.5 * uniform(count, 1, random=random))[: int(kept.sum())]
+
+    return drawn
+
+
+def power_table(draws: int, results: Results) -> Iterator[str]:
+    """How often a break of a known size is seen, and the size that reports say would be in 95 %."""
+    sizes, breaks = (1_000, 3_000, 10_000), (0.05, 0.1, 0.15, 0.2)
+    yield "| broken | samples | stated | " + " | ".join(f"{size:g}" for size in breaks) + " |"
+    yield "|---" * (3 + len(breaks)) + "|"
+    for (d, degree), count in itertools.product(((2, 5), (3, 4), (5, 3)), sizes):
+        rows = [
+            results.row(f"{d}|{degree}|{count}|{size}", functools.partial(seen, modulated(d, degree, size), count, draws))
+            for size in breaks
+        ]
+        cells = (f"{row['seen']:.2f}" for row in rows)
+        yield f"| so({d}) at degree {degree} | {count:,} | {rows[0]['smallest_break']:.2f} | " + " | ".join(cells) + " |"
+
+
+def seen(draw: Draw, count: int, draws: int) -> dict[str, float]:
+    """The share of draws in which not all of so(d) is kept, and what reports on samples that keep it say they would show."""
+    broken = 0
+    for seed in range(draws):
+        data = draw(count, torch.Generator().manual_seed(seed))
+        found = symmetries_of(data, statistics="second_moments", resamplings=0)
+        broken += found.verdict in (Verdict.NONE, Verdict.DISCRETE)
+    kept = distribution(sphere(data.shape[1])(count, torch.Generator().manual_seed(0)))
+    return {"seen": broken / draws, "smallest_break": kept.smallest_break or math.nan, "draws": draws}
+
+
+def times_table(results: Results) -> Iterator[str]:
+    """Seconds of this thread, 10,000 Gaussian samples."""
+    yield "| d | algebra | seconds | verdict |"
+    yield "|---|---|---|---|"
+    for d in (2, 3, 4, 6, 8, 10, 12, 16, 24):
+        data_set = DataSet("", mixed(gaussian(d)), "found", f"so({d})", d * (d - 1) // 2)
+        row = results.row(str(d), functools.partial(run, data_set, 10_000, 0))
+        yield f"| {d} | {row['dimension']} | {row['seconds']:.1f} | {row['verdict']} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--null", action="store_true")
+    for choice in ("--null", "--power", "--times"):
+        parser.add_argument(choice, action="store_true")
     parser.add_argument("--only", nargs="*", help="Names of data sets begin with one of these.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
-    if arguments.null:
+    if arguments.times:
+        lines = times_table(Results(RESULTS / "discovery-times.json"))
+    elif arguments.power:
+        lines = power_table(arguments.draws, Results(RESULTS / "discovery-power.json"))
+    elif arguments.null:
         lines = false_table(arguments.draws, Results(RESULTS / "discovery-null.json"))
     else:
         chosen = tuple(one for one in DATA_SETS if not arguments.only or one.name.startswith(tuple(arguments.only)))

@@ -28,7 +28,8 @@ from benchmarks.discovery import (
     uniform,
 )
 from relaxify.lconv import Symmetry, symmetries_of
-from relaxify.lconv.symmetry.breaks import Family, families, noncentrality
+from relaxify.lconv.symmetry.breaks import Family, noncentrality
+from relaxify.lconv.symmetry.harmonic_breaks import families
 from relaxify.lconv.symmetry.harmonics import Harmonics, size
 from relaxify.lconv.symmetry.moments import antisymmetric, roots
 from relaxify.lconv.symmetry.symmetry import Verdict

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import scipy.special
@@ -18,17 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from relaxify.lconv.symmetry.harmonics import Harmonics
-
-CHUNK = 4096
-SMALLEST_SCATTER_SAMPLE, LARGEST_SCATTER_SAMPLE = 60, 600
 # one in so many of them is of the largest norm
 FAR_SHARE = 3
-# numbers in the scatter of one family
-LARGEST = 2**23
-# coordinates of the vectors that are looked at together, and how often some of them are chosen
-LARGEST_VIEW, MOST_VIEWS = 10, 3
-SMALLEST_PRODUCT = 1e-6
 # harmonics are of size 1: their variances below this are zero
 ROUNDING = 1e-20
 
@@ -125,97 +115,3 @@ def noncentrality(freedom: float, level: float, power: float) -> float:
     """
     threshold = 2 * float(scipy.special.gammainccinv(freedom / 2, level))
     return float(scipy.special.chndtrinc(threshold, freedom, 1 - power))
-
-
-def families(z: Float[Tensor, "n m d"], basis: Float[Tensor, "k d d"], *, centred: bool, seed: int) -> tuple[Family, ...]:
-    """Of samples of m whitened vectors on which the generators act alike, some of them at a time."""
-    random = torch.Generator().manual_seed(seed)
-    return tuple(
-        family
-        for mixture in views(z, random)
-        for family in _of_view(
-            torch.einsum("pm,nmd->npd", mixture, z), z, basis, mixture.sum(1) if centred else None, random
-        )
-    )
-
-
-def views(z: Float[Tensor, "n m d"], random: torch.Generator) -> list[Float[Tensor, "p m"]]:
-    """Mixtures of few vectors, uncorrelated with each other: of all of them, or of some chosen by chance."""
-    m, d = z.shape[1:]
-    few = min(m, max(2, LARGEST_VIEW // d))
-    chosen = [torch.randperm(m, generator=random)[:few] for _ in range(1 if few == m else MOST_VIEWS)]
-    products = torch.einsum("nud,nvd->uv", z, z) / (len(z) * d)
-    return [_uncorrelated(products[some][:, some]) @ torch.eye(m, dtype=z.dtype)[some] for some in chosen]
-
-
-def _uncorrelated(products: Float[Tensor, "m m"]) -> Float[Tensor, "p m"]:
-    values, vectors = torch.linalg.eigh(products)
-    kept = values > SMALLEST_PRODUCT * values[-1]
-    whole = (vectors[:, kept] / values[kept].sqrt()).mT
-    return vectors @ whole if bool(kept.all()) else whole
-
-
-def _of_view(
-    y: Float[Tensor, "n p d"], z: Tensor, basis: Tensor, shift: Float[Tensor, " p"] | None, random: torch.Generator
-) -> Iterator[Family]:
-    n, p, d = y.shape
-    harmonics = Harmonics.on(p * d, random)
-    sums: dict[tuple[int, int], Tensor] = {}
-    for chunk in y.split(CHUNK):
-        u, _, windows = polar(chunk)
-        for degree, _, slope in harmonics.of(u):
-            for window, (weight, _) in enumerate(windows):
-                sums[degree, window] = sums.get((degree, window), 0) + (weight * slope).mT @ u
-    count = max(SMALLEST_SCATTER_SAMPLE, min(LARGEST_SCATTER_SAMPLE, LARGEST // (len(harmonics.directions) * len(basis))))
-    scatter = Scatter.of(z, count)
-    a = harmonics.directions.reshape(-1, p, d)
-    for key, rows in _rows(y[scatter.chosen], z[scatter.chosen], scatter, harmonics, basis, shift):
-        combine, moved = harmonics.combine[key[0]], sums[key].reshape(-1, p, d) / n
-        matrices = torch.einsum("jpa,jpb->jab", a[: len(moved)], moved)
-        means = combine.mT @ torch.einsum("jab,kab->jk", matrices, basis)
-        yield Family(key[0], means, rows, n, scatter)
-
-
-def polar(y: Float[Tensor, "n p d"]) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-    """Direction, radius, and windows with r times their slope: far samples say most of tails, near ones of holes."""
-    v = y.flatten(1)
-    square = v.square().sum(1, keepdim=True).clamp(min=1e-300)
-    far = square.square() / (square.square() + v.shape[1] ** 2)
-    slope = 4 * far * (1 - far)
-    return v / square.sqrt(), square.sqrt(), [(1 - far, -slope), (far, slope)]
-
-
-def _rows(
-    y: Float[Tensor, "n p d"],
-    z: Float[Tensor, "n m d"],
-    scatter: Scatter,
-    harmonics: Harmonics,
-    basis: Tensor,
-    shift: Tensor | None,
-) -> Iterator[tuple[tuple[int, int], Float[Tensor, "n r k"]]]:
-    """D_A g of each sample, and its share in the error of the whitening, E[D_[A, S] g] for S = -(z z^T - 1) / 2.
-
-    As [A, S] is symmetric this is -(N z) . A z, N the symmetric part of E[grad g y^T]. That of the mean is -E[grad g] . A z.
-    """
-    u, radius, windows = polar(y)
-    split, a = u.reshape(y.shape), harmonics.directions.reshape(-1, *y.shape[1:])
-    turned = torch.einsum("jpa,kab,npb->njk", a, basis, split)
-    acted, weights = torch.einsum("kab,nmb->nmka", basis, z) / z.shape[1], scatter.weights[:, None]
-    for degree, value, slope in harmonics.of(u):
-        near, combine = a[: slope.shape[1]], harmonics.combine[degree]
-        along = slope * (u @ near.flatten(1).mT)
-        for window, (weight, radial) in enumerate(windows):
-            # grad g = (inside u + outside a) / r
-            outside, inside = weight * slope, radial * value - weight * along
-            own = torch.einsum("nj,npa,npb->jab", weights * inside, split, split)
-            own = (own + torch.einsum("jpa,jpb->jab", near, ((weights * outside).mT @ u).reshape(near.shape))) / len(y)
-            rows = outside[..., None] * turned[:, : len(near)]
-            rows = torch.einsum("njk,jr->nrk", rows, combine)
-            bent = torch.einsum("jr,jab->rab", combine, own + own.mT) / 2
-            rows -= torch.einsum("nmra,nmka->nrk", torch.einsum("rab,nmb->nmra", bent, z), acted)
-            if shift is not None:
-                slopes = torch.einsum("nj,npa->jpa", weights * inside / radius, split)
-                slopes = slopes + (weights * outside / radius).sum(0)[:, None, None] * near
-                pull = torch.einsum("jr,jpa,p->ra", combine, slopes, shift) / len(y)
-                rows -= torch.einsum("ra,nmka->nrk", pull, acted)
-            yield (degree, window), scatter.deviations(rows)

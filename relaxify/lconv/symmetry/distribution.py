@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.algebras import closure_residual
-from relaxify.lconv.symmetry.breaks import families
 from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.confidence import confidence_angle
 from relaxify.lconv.symmetry.finite import finite_group
+from relaxify.lconv.symmetry.harmonic_breaks import families
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, held_out_defect, regression
 from relaxify.lconv.symmetry.search import LEVEL, POWER, Search, search
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair

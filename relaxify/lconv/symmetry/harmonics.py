@@ -70,6 +70,15 @@ def _orthonormal(products: Float[Tensor, "j j"]) -> Float[Tensor, "j r"]:
     return vectors[:, kept] / values[kept].sqrt()
 
 
+def polar(y: Float[Tensor, "n p d"]) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    """Direction, radius, and windows with r times their slope: far samples say most of tails, near ones of holes."""
+    v = y.flatten(1)
+    square = v.square().sum(1, keepdim=True).clamp(min=1e-300)
+    far = square.square() / (square.square() + v.shape[1] ** 2)
+    slope = 4 * far * (1 - far)
+    return v / square.sqrt(), square.sqrt(), [(1 - far, -slope), (far, slope)]
+
+
 def size(degree: int, dimensions: int) -> int:
     """How many harmonics of a degree there are.
 

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.lconv.symmetry.breaks import CHUNK, LARGEST_SCATTER_SAMPLE, Broken, Scatter, polar
-from relaxify.lconv.symmetry.harmonics import Harmonics
+from relaxify.lconv.symmetry.breaks import Broken, Scatter
+from relaxify.lconv.symmetry.harmonic_breaks import CHUNK, LARGEST_SCATTER_SAMPLE, slopes_of
+from relaxify.lconv.symmetry.harmonics import Harmonics, polar
 from relaxify.lconv.symmetry.moments import antisymmetric
 
 # standard errors that a mean must change by when axes turn, to count
@@ -65,19 +66,12 @@ def _rows(
     z: Float[Tensor, "n d"], scatter: Scatter, harmonics: Harmonics, centred: bool
 ) -> dict[tuple[int, int], Float[Tensor, "m r"]]:
     """f(z) - 1/2 z . N z for N = E[grad f z^T], and -E[grad f] . z if the mean was removed; about their mean."""
-    found, z, weights = {}, z[scatter.chosen], scatter.weights[:, None]
-    u, radius, windows = polar(z[:, None])
-    for degree, value, slope in harmonics.of(u):
-        a, combine = harmonics.directions[: slope.shape[1]], harmonics.combine[degree]
-        along = slope * (u @ a.mT)
-        for window, (weight, radial) in enumerate(windows):
-            # grad f = (inside u + outside a) / r
-            outside, inside = weight * slope, radial * value - weight * along
-            bent = torch.einsum("nj,na,nb->jab", weights * inside, u, u)
-            bent = bent + torch.einsum("ja,jb->jab", a, (weights * outside).mT @ u)
-            rows = weight * value - torch.einsum("na,jab,nb->nj", z, bent / len(z), z) / 2
-            if centred:
-                pull = (weights * inside / radius).mT @ u + (weights * outside / radius).sum(0)[:, None] * a
-                rows = rows - z @ pull.mT / len(z)
-            found[degree, window] = scatter.deviations(rows @ combine)
+    found, means = {}, {key: (own, pull[:, 0]) for key, own, pull in slopes_of(z[:, None], harmonics)}
+    z = z[scatter.chosen]
+    u, _, windows = polar(z[:, None])
+    for degree, value, _ in harmonics.of(u):
+        for window, (weight, _) in enumerate(windows):
+            own, pull = means[degree, window]
+            rows = (weight * value) @ harmonics.combine[degree] - torch.einsum("na,rab,nb->nr", z, own, z) / 2
+            found[degree, window] = scatter.deviations(rows - z @ pull.mT if centred else rows)
     return found
