@@ -18,6 +18,7 @@ from torch import Tensor
 from relaxify.record import MAX_BYTES, CheckpointError, Record
 from relaxify.representations import Block, Layout
 from relaxify.sites import Path
+from relaxify.spans import Span
 
 names = st.text(st.characters(categories=["L", "N"], include_characters="_.()/ é"), min_size=1, max_size=20)
 
@@ -158,6 +159,39 @@ HOSTILE = {
     "symmetriser is infinite": (edit("symmetriser", to=[[1e300]]), "symmetriser is not a number"),
     "unfoldable is a number": (edit("unfoldable", to=1), "unfoldable is not printable text"),
 }
+
+
+SPANNED = replace(
+    VECTORS, paths=(), base_shapes={"weight": (5, 3, 2)},
+    spans=(Span("weight", 0, 6, 2, ((0, 0, 1.0),)), Span("weight", 1, 6, 2, ((1, 1, 0.5), (2, 2, 0.5)))),
+)  # fmt: skip
+
+
+def test_a_record_of_a_basis_survives_its_tensor_and_folds() -> None:
+    assert Record.decode(SPANNED.encode()) == SPANNED
+    assert SPANNED.is_foldable
+    assert SPANNED.parameters == ("weight",)
+    assert "spans" not in document_of(VECTORS)
+
+
+HOSTILE_SPANS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "a row too many": (edit("spans", 1, "entries", 0, 0, to=3), "its spans are of larger matrices"),
+    "a column too many": (edit("spans", 1, "entries", 0, 1, to=3), "its spans are of larger matrices"),
+    "past the parameter": (edit("spans", 1, "offset", to=2), "more coefficients than parameter 'weight'"),
+    "of no parameter": (edit("spans", 1, "parameter", to="other"), "more coefficients than parameter 'other'"),
+    "a negative stride": (edit("spans", 0, "stride_in", to=-2), "stride_in is not an integer from 0"),
+    "endless": (edit("rep_out", 0, "multiplicity", to=2**40), "more coefficients than parameter 'weight'"),
+    "no value": (edit("spans", 0, "entries", 0, to=[0, 0]), "entries are not row, column and value"),
+    "paths too": (edit("paths", to=document_of(VECTORS)["paths"]), "its spans are not between one block and another"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), HOSTILE_SPANS.values(), ids=HOSTILE_SPANS)
+def test_every_field_of_a_basis_is_checked(change: Callable[[Any], None], reason: str) -> None:
+    document = document_of(SPANNED)
+    change(document)
+    with pytest.raises(CheckpointError, match=reason):
+        Record.decode(tensor_of(document))
 
 
 def test_a_record_of_before_convolutions_is_read() -> None:

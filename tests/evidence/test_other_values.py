@@ -108,3 +108,30 @@ def test_a_fault_is_traced_back_through_torchscript() -> None:
     assert report.fault.op == "relu"
     opaque = [node for node in record(model, (x,)).nodes if node.op == "call_function" and node.target.__name__ == "opaque"]
     assert [len(node.all_input_nodes) for node in opaque] == [1]
+
+
+class Powers(nn.Module):
+    """v (x) v (x) ..., its channels mixed twice: a tensor on so many axes."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.axes, self.mix, self.out = axes, nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        vectors = torch.stack([x, x * x.norm(dim=-1, keepdim=True)], 1)
+        power = vectors
+        for _ in range(self.axes - 1):
+            power = torch.einsum("pc...,pci->pc...i", power, vectors)
+        power = torch.einsum("pc...,oc->po...", torch.einsum("pc...,oc->po...", power, self.mix), self.out)[:, 0]
+        for _ in range(self.axes - 1):
+            power = torch.einsum("p...i,pi->p...", power, x)
+        return power
+
+
+def test_of_what_is_beyond_all_that_is_looked_at_more_samples_are_not_asked_for() -> None:
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    assert [site.path for site in plan(Powers(3), "O(3)", example_inputs=x).sites] == ["mix", "out"]
+    found = plan(Powers(7), "O(3)", example_inputs=x)
+    assert not found.sites
+    assert [rejected.path for rejected in found.rejected] == ["mix", "out"]
+    assert all("may transform on larger axes than are looked at" in rejected.reason for rejected in found.rejected)
