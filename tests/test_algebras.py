@@ -22,11 +22,11 @@ from relaxify.algebras import (
     structure_constants,
 )
 from relaxify.lconv.symmetry import names_of, overlap
-from relaxify.lconv.symmetry.classical import _catalogue
+from relaxify.lconv.symmetry.by_name import catalogue
 from relaxify.lconv.symmetry.forms import invariant_form
 
 # every classical algebra of small dimension, by name
-CLASSICAL = {name: make() for n in (1, 3, 4, 6, 8, 9, 10) for name, size, make in _catalogue(n) if size == n}
+CLASSICAL = {name: make() for n in (1, 3, 4, 6, 8, 9, 10) for name, size, make in catalogue(n) if size == n}
 NAMES = st.sampled_from(sorted(CLASSICAL))
 MANY = {"so(3)": {"su(2)"}, "sp(4)": {"so(2,3)"}, "sl(2)": {"sp(2)", "so(1,2)"}}
 

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.grids.kernels import Convolution
 from relaxify.grids.taps import (
     Equivariants,
     acts_exactly,
@@ -32,7 +31,7 @@ from relaxify.intertwiners import lie_derivative
 from relaxify.proof import generic_input, generic_twin
 from relaxify.representations import Block, Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
-from relaxify_adapters.escnn_kernels import SteerableKernel
+from relaxify_adapters.steerable import SteerableKernel, claims, convolution_of
 
 _RELAXED = ("R2Conv", "R2ConvTransposed")
 # up to this interpolation error a penalty can still tell equivariant kernels from others
@@ -46,16 +45,7 @@ class E2cnnAdapter:
 
     def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
         """The site of a convolution, or why there is none."""
-        library = sys.modules.get("e2cnn.nn")
-        if library is None or not isinstance(module, library.EquivariantModule):
-            return
-        kinds, name = tuple(getattr(library, kind) for kind in _RELAXED), type(module).__name__
-        if type(module) in kinds:
-            yield _claim(path, module, group)
-        elif isinstance(module, kinds):
-            yield Rejected(path, f"e2cnn.{name}", f"{name} is a subclass, which may compute something else")
-        elif isinstance(getattr(module, "weights", None), nn.Parameter):
-            yield Rejected(path, f"e2cnn.{name}", "no such layer of e2cnn is relaxed")
+        return claims("e2cnn", _RELAXED, path, module, functools.partial(_claim, path, module, group))
 
 
 @dataclass(frozen=True)
@@ -72,17 +62,7 @@ def _claim(path: str, module: Any, group: Group) -> Site | Rejected:
     if group.dim != 2 or len(group.generators) or any(g is None for g in elements):
         name = module.in_type.gspace.name
         return Rejected(path, op, f"it is equivariant under {name}, of which {group.name} is no finite subgroup")
-    convolution = Convolution.from_torch(
-        (module.kernel_size,) * 2,
-        kernel=PlaneKernel("filter"),
-        stride=module.stride,
-        padding=module.padding,
-        dilation=module.dilation,
-        padding_mode=getattr(module, "padding_mode", "zeros"),
-        groups=module.groups,
-        transposed=hasattr(module, "output_padding"),
-        output_padding=getattr(module, "output_padding", 0),
-    )
+    convolution = convolution_of(module, 2, PlaneKernel("filter"))
     grid, error = _tap_action(module, group, elements, convolution.size)
     if error > _TELLING:
         reason = f"its taps are too far apart to tell where {group.name} moves its kernels (interpolation error {error:.1e})"

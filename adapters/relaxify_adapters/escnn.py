@@ -24,8 +24,9 @@ from relaxify.proof import generic_input
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Features, Rejected, Site
 from relaxify_adapters.escnn_groups import Fibre, NotASubgroupError, fibre_of
-from relaxify_adapters.escnn_kernels import blocks_of, convolution_of, steerability_error, tap_action
+from relaxify_adapters.escnn_kernels import blocks_of, steerability_error, tap_action
 from relaxify_adapters.escnn_space import share_groups
+from relaxify_adapters.steerable import SteerableKernel, claims, convolution_of
 
 _RELAXED = ("R2Conv", "R2ConvTransposed", "R3Conv", "R3ConvTransposed", "R3IcoConv", "R3IcoConvTransposed", "Linear")
 
@@ -56,18 +57,9 @@ class EscnnAdapter:
 
     def sites(self, path: str, module: nn.Module, group: Group) -> Iterator[Site | Rejected]:
         """The site of a convolution or of a linear layer, or why there is none."""
-        # a model with one of its layers has loaded the library
-        library = sys.modules.get("escnn.nn")
-        if library is None or not isinstance(module, library.EquivariantModule):
-            return
-        share_groups()
-        kinds, name = tuple(getattr(library, kind) for kind in _RELAXED), type(module).__name__
-        if type(module) in kinds:
-            yield _claim(path, module, group)
-        elif isinstance(module, kinds):
-            yield Rejected(path, f"escnn.{name}", f"{name} is a subclass, which may compute something else")
-        elif isinstance(getattr(module, "weights", None), nn.Parameter):
-            yield Rejected(path, f"escnn.{name}", _REASONS.get(name, "no such layer of escnn is relaxed"))
+        if "escnn.nn" in sys.modules:
+            share_groups()
+        return claims("escnn", _RELAXED, path, module, functools.partial(_claim, path, module, group), _REASONS)
 
 
 def _claim(path: str, module: Any, group: Group) -> Site | Rejected:
@@ -76,7 +68,8 @@ def _claim(path: str, module: Any, group: Group) -> Site | Rejected:
         fibre = fibre_of(module.in_type.gspace, group)
     except NotASubgroupError as reason:
         return Rejected(path, op, str(reason))
-    convolution = convolution_of(module)
+    axes = module.d if hasattr(module, "kernel_size") else 0
+    convolution = convolution_of(module, axes, SteerableKernel("filter" if axes else "matrix"))
     map_ = EquivariantMap(
         "escnn",
         op,

@@ -1,72 +1,17 @@
-"""How escnn's layers make their kernels: expanded from weights, on a basis that is sampled from steerable functions."""
+"""How escnn's kernels move: the action on taps between taps, fitted to kernels that are sampled from steerable functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.grids.kernels import Convolution, Kernel
 from relaxify.grids.taps import Equivariants, acts_exactly, fitted, interpolation_error
 from relaxify_adapters.escnn_blocks import Block, Part
 from relaxify_adapters.escnn_groups import Fibre
-
-
-@dataclass(frozen=True)
-class SteerableKernel(Kernel):
-    """How escnn's layers make their kernels; `cache` is the buffer that holds one in eval mode."""
-
-    cache: str
-    parameter: str = "weights"
-
-    def expand(self, layer: Any) -> tuple[Tensor, Tensor | None]:
-        return type(layer).expand_parameters(layer)
-
-    def of(self, layer: Any, parameter: Tensor) -> Tensor:
-        own = layer._parameters["weights"]
-        try:
-            layer._parameters["weights"] = parameter
-            return self.expand(layer)[0]
-        finally:
-            layer._parameters["weights"] = own
-
-    def tensor(self, value: Any) -> Tensor:
-        return value.tensor
-
-    def wrap(self, layer: Any, tensor: Tensor, value: Any) -> Any:
-        return type(value)(tensor, layer.out_type, coords=value.coords if self.cache == "matrix" else None)
-
-    def cached(self) -> tuple[str, ...]:
-        return (self.cache, "expanded_bias")
-
-    @torch.no_grad()
-    def refresh(self, layer: Any) -> None:
-        if layer.training:
-            return
-        for name, value in zip(self.cached(), self.expand(layer), strict=True):
-            if value is not None:
-                layer.register_buffer(name, value)
-
-
-def convolution_of(module: Any) -> Convolution:
-    """How a layer convolves; of a linear layer, a convolution without axes."""
-    if not hasattr(module, "kernel_size"):
-        return Convolution((), kernel=SteerableKernel("matrix"))
-    return Convolution.from_torch(
-        (module.kernel_size,) * module.d,
-        kernel=SteerableKernel("filter"),
-        stride=module.stride,
-        padding=module.padding,
-        dilation=module.dilation,
-        padding_mode=getattr(module, "padding_mode", "zeros"),
-        groups=module.groups,
-        transposed=hasattr(module, "output_padding"),
-        output_padding=getattr(module, "output_padding", 0),
-    )
 
 
 def blocks_of(module: Any) -> Iterator[tuple[Any, Any, Any]]:

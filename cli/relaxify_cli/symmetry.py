@@ -105,7 +105,7 @@ def _sizes(text: str | None) -> tuple[int, ...]:
 
 
 def _known(names: list[str], d: int) -> dict[str, Any]:
-    from relaxify.lconv.symmetry.classical import named
+    from relaxify.lconv.symmetry.by_name import named
 
     found = {}
     for name in names:

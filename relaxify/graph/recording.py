@@ -11,53 +11,21 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._C import _functorch as functorch
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relaxify.graph.inputs import Inputs, call, tensors_of
+from relaxify.graph.outline import Outline, Point
 from relaxify.graph.script_calls import script_calls
 from relaxify.graph.source_lines import location
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Point:
-    """A node that knows neither its graph nor its arguments, and goes with what keeps it: a graph waits for a collection."""
-
-    op: str
-    target: Any
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-class Outline:
-    """A graph's nodes without names and arguments, which cost more than all else that is kept of an operation."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Point] = []
-
-    def call_function(self, target: Any, *_: Any) -> Point:
-        return self._listed("call_function", target)
-
-    def placeholder(self, name: str) -> Point:
-        return self._listed("placeholder", name)
-
-    def get_attr(self, name: str) -> Point:
-        return self._listed("get_attr", name)
-
-    def output(self, *_: Any) -> Point:
-        return self._listed("output", "output")
-
-    def _listed(self, op: str, target: Any) -> Point:
-        self.nodes.append(Point(op, target))
-        return self.nodes[-1]
-
+from relaxify.graph.storages import expanded_axes, is_mapped, plain, storage, tensors_in, version
 
 Node = fx.Node | Point
 
@@ -177,7 +145,7 @@ class _Recorder(TorchFunctionMode):
             read = self.reference(args), self.reference(kwargs)
         result = function(*args, **kwargs)
         with _UNSEEN():
-            return self._noted(opaque, read, _tensors((args, kwargs)), result)
+            return self._noted(opaque, read, tensors_in((args, kwargs)), result)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -188,12 +156,12 @@ class _Recorder(TorchFunctionMode):
             read = self.reference(tuple(args)), self.reference(kwargs)
         result = func(*args, **kwargs)
         with _UNSEEN():
-            return self._noted(func, read, _tensors((args, kwargs)), result)
+            return self._noted(func, read, tensors_in((args, kwargs)), result)
 
     def _noted(self, func: Any, read: tuple[Any, Any], tensors: list[Tensor], result: Any) -> Any:
         """The result, with the call in the graph if it made or wrote to a tensor."""
         written = [tensor for tensor in tensors if self._is_stale(tensor)]
-        if not written and not _tensors(result):
+        if not written and not tensors_in(result):
             return result
         if self.injected and isinstance(result, Tensor):
             result = self.injected.get(len(self.graph.nodes), result)
@@ -201,7 +169,7 @@ class _Recorder(TorchFunctionMode):
         node.meta["parameters"] = tuple(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names)
         if func in _FROM_DATA and not tensors:
             node.meta["held"] = result
-        self._writers.update({_storage(tensor): node for tensor in written})
+        self._writers.update({storage(tensor): node for tensor in written})
         self.writes = self.writes or bool(written)
         return result
 
@@ -234,11 +202,11 @@ class _Recorder(TorchFunctionMode):
             if node is not None and not self._is_stale(value):
                 return node
             # made where no function was seen (by an extension, say), or written to through another view of its storage
-            sources = () if node is None else filter(None, (node, self._writers.get(_storage(value))))
+            sources = () if node is None else filter(None, (node, self._writers.get(storage(value))))
             node, is_new = self._node(opaque if node is None else written, tuple(sources)), node is None
-            if is_new and not _is_mapped(value):
+            if is_new and not is_mapped(value):
                 node.meta["held"] = value
-            if (writer := self._writers.get(_storage(value))) is not None:
+            if (writer := self._writers.get(storage(value))) is not None:
                 # where the statement is that wrote
                 node.meta.update({key: writer.meta[key] for key in ("module", "location")})
             self._bind(value, node, clone=True)
@@ -274,19 +242,19 @@ class _Recorder(TorchFunctionMode):
 
     def _is_stale(self, tensor: Any) -> bool:
         """Whether a tensor has been written to since its node was made. Views of one storage share their version."""
-        return id(tensor) in self._versions and _version(tensor) != self._versions[id(tensor)]
+        return id(tensor) in self._versions and version(tensor) != self._versions[id(tensor)]
 
     def _bind(self, tensor: Tensor, node: Node, *, clone: bool) -> None:
         if not self.copies:
             self._forget_if_stale(tensor)
         self._alive.append(tensor)
         self._nodes[id(tensor)] = node
-        self._versions[id(tensor)] = _version(tensor)
+        self._versions[id(tensor)] = version(tensor)
         # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
-        plain = _plain(tensor.detach()) if self.keep(tensor) and not _is_mapped(tensor) else None
-        node.meta["seen"] = None if plain is None else tuple(plain.shape)
+        seen = plain(tensor.detach()) if self.keep(tensor) and not is_mapped(tensor) else None
+        node.meta["seen"] = None if seen is None else tuple(seen.shape)
         is_wanted = self.wanted is None or len(self.graph.nodes) - 1 in self.wanted
-        kept = plain if is_wanted else None
+        kept = seen if is_wanted else None
         # an operation in place may change it later
         node.meta["value"] = kept.clone() if clone and self.copies and kept is not None else kept
         if kept is not None and not self.outline and 0 in kept.stride():
@@ -306,13 +274,6 @@ _FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.from_numpy})
 """What they make is made of no tensor that was seen."""
 
 
-def expanded_axes(tensor: Tensor) -> tuple[int, ...]:
-    """The axes along which a tensor has the same entries, because it was expanded."""
-    if tensor.layout is not torch.strided:
-        return ()
-    return tuple(axis for axis, step in enumerate(tensor.stride()) if step == 0 and tensor.shape[axis] > 1)
-
-
 class Unkept(str):
     """Stands in a graph for an argument of a type that it cannot hold."""
 
@@ -323,50 +284,6 @@ def opaque(*args: Any) -> None:
 
 def written(*args: Any) -> None:
     """Stands in a graph for a tensor after an operation in place has written to its storage through another view."""
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    # asked twice for every operation: plain containers need no search for what they are
-    if isinstance(value, Tensor):
-        return [value]
-    if type(value) in (tuple, list):
-        return [tensor for item in value for tensor in _tensors(item)]
-    if type(value) is dict:
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    if isinstance(value, fx.node.base_types) or value is None:
-        return []
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _version(tensor: Tensor) -> int:
-    try:
-        return tensor._version
-    except RuntimeError:
-        # inference tensors have none
-        return 0
-
-
-def _storage(tensor: Tensor) -> int:
-    return _layers(tensor)[-1].untyped_storage().data_ptr()
-
-
-def _plain(tensor: Tensor) -> Tensor | None:
-    """A sparse tensor as a dense one, whose norm can be taken; nested and quantised ones are not looked at."""
-    if tensor.layout is torch.strided:
-        return None if tensor.is_nested or tensor.is_quantized else tensor
-    return None if tensor.is_nested else tensor.to_dense()
-
-
-def _is_mapped(tensor: Tensor) -> bool:
-    return any(map(functorch.is_batchedtensor, _layers(tensor)))
-
-
-def _layers(tensor: Tensor) -> list[Tensor]:
-    """A tensor, and what it wraps within the transformations of torch.func."""
-    layers = [tensor]
-    while functorch.is_functorch_wrapped_tensor(layers[-1]):
-        layers.append(functorch.get_unwrapped(layers[-1]))
-    return layers
 
 
 @contextmanager

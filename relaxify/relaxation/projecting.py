@@ -17,7 +17,8 @@ from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
 from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, still_acting
 from relaxify.relaxation.restoring import unguard_loading
-from relaxify.relaxation.terms.term import FOLDS, Term, Update, owned_terms, terms_of
+from relaxify.relaxation.terms.folded import FOLDS, Update
+from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
 
 Mode = Literal["drop", "fold", "fit"]
 Model = TypeVar("Model", bound=nn.Module)

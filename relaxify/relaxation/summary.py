@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from relaxify.modules.interrupts import completed
 from relaxify.relaxation.shares import relaxed_share
 from relaxify.relaxation.switching import projected, relaxed
-from relaxify.relaxation.terms.term import FOLDS, Term, terms_of
+from relaxify.relaxation.terms.folded import FOLDS
+from relaxify.relaxation.terms.term import Term, terms_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor
 from relaxify import Group
 from relaxify.algebras import orthonormal
 from relaxify.lconv import Verdict, symmetries_of
-from relaxify.lconv.symmetry.classical import named, names_of
+from relaxify.lconv.symmetry.by_name import named
+from relaxify.lconv.symmetry.classical import names_of
 from relaxify.lconv.symmetry.label_breaks import Breaks, breaks
 from relaxify.lconv.symmetry.tangent import tangent_matrices
 

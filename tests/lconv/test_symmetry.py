@@ -28,7 +28,8 @@ from relaxify.lconv import (
     symmetries_of_moments,
 )
 from relaxify.lconv.symmetry.angular import angular
-from relaxify.lconv.symmetry.classical import named, names_of
+from relaxify.lconv.symmetry.by_name import named
+from relaxify.lconv.symmetry.classical import names_of
 from relaxify.lconv.symmetry.harmonics import gegenbauer
 from relaxify.lconv.symmetry.moments import SecondMoments, regression, roots
 from relaxify.lconv.symmetry.subspaces import overlap

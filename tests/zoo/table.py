@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from relaxify.relaxation.terms.term import FOLDS, terms_of
+from relaxify.relaxation.terms.folded import FOLDS
+from relaxify.relaxation.terms.term import terms_of
 from zoo.broken import Broken
 from zoo.round_trip import RoundTrip, relax
 

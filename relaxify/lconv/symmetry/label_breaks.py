@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.symmetry import Verdict
 
 # relative to a random direction: what fits leave of a break of nothing, however many the samples
@@ -22,7 +23,6 @@ CHANCE, SHOWN = 4.0, 5.0
 LARGEST_BREAK = 0.25
 # ... and the next direction is broken by this factor more
 SMALLEST_STEP = 2.5
-LARGEST_CLOSURE_RESIDUAL = 0.1
 
 
 @dataclass(frozen=True, eq=False)

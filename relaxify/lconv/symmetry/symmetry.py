@@ -18,7 +18,8 @@ from torch import Tensor
 from relaxify.algebras import Signature, closure_residual, exponential, orthonormal, structure_constants
 from relaxify.groups import Group
 from relaxify.lconv.operators import Dense, Generators
-from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, named, names_of
+from relaxify.lconv.symmetry.by_name import named
+from relaxify.lconv.symmetry.classical import LARGEST_NAMED, invariants, names_of
 from relaxify.lconv.symmetry.forms import InvariantForm, invariant_form
 from relaxify.lconv.symmetry.page import page_of
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap

@@ -21,9 +21,9 @@ from relaxify.record import Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
 from relaxify.relaxation.distributed import with_zero_gradients
+from relaxify.relaxation.terms.folded import Update
 from relaxify.relaxation.terms.nearest_kernel import nearest_parameter
 from relaxify.relaxation.terms.stand_in import StandInTerm
-from relaxify.relaxation.terms.term import Update
 from relaxify.sites import Site
 
 SYMMETRISED = "its kernel is symmetrised, and what of the term is symmetric the model itself folds, not its checkpoint"

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from relaxify.graph.contractions import FACTORIES, Contraction, contraction, function_name
 from relaxify.graph.merged_axes import is_reshape, unmerged
-from relaxify.graph.recording import expanded_axes
+from relaxify.graph.storages import expanded_axes
 from relaxify.modules.hanging import StandIn
 from relaxify.modules.interrupts import under
 from relaxify.relaxation.config import RelaxConfig

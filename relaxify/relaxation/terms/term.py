@@ -1,6 +1,6 @@
 """Term: the added non-equivariant map theta * W x of one site (CR eq. 2), a child module of the site's module.
 
-What all kinds of terms have: theta, W, the sketch, the record; and what each kind answers for itself: which sites it takes,
+What all kinds of terms have: theta, W, the sketch; and what each kind answers for itself: which sites it takes,
 how it acts on their modules, what of it the layer's own weights can take, and what is left to do when it is gone.
 """
 
@@ -22,35 +22,24 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from relaxify.grids.convolution import Patches
-from relaxify.intertwiners import add_paths, fit_updates, fold_updates, project_to_intertwiners
 from relaxify.modules.hanging import attach, copy_without, hung
 from relaxify.modules.interrupts import aside
 from relaxify.modules.sharding import is_dtensor, whole
-from relaxify.record import Record
 from relaxify.relaxation.callers import is_within
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
 from relaxify.relaxation.distributed import with_zero_gradients
 from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.added_product import added_rows
-from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN, scaled, widened
+from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN, widened
 from relaxify.relaxation.terms.commutant import Commutant
-from relaxify.relaxation.terms.derived_fold import CODE_NEEDED, Expansion, expansion, known_part
-from relaxify.relaxation.terms.spanned import spans_of
+from relaxify.relaxation.terms.folded import FoldedTerm
 from relaxify.representations import Representation
-from relaxify.sites import EquivariantMap, Path, Site
-from relaxify.spans import Span
+from relaxify.sites import EquivariantMap, Site
 from relaxify.subgroups import restricted, subgroup
 
-Update = tuple[str, int, Float[Tensor, "_"]]
-"""What is added to a slice of a layer's parameter: its name, the offset in the flat parameter, and the values."""
 
-
-FOLDS = 1e-6
-"""What rounding, and the fit of a representation, leave of a part that is folded whole, relative to its size."""
-
-
-class Term(nn.Module, abc.ABC):
+class Term(FoldedTerm):
     """theta * W x, with W zero at the start: dense (n_out x n_in), or up @ down of rank r.
 
     Active in `train()`; in `eval()` the model computes its equivariant part alone (CR sec. 3.3) unless `keep_relaxed`.
@@ -61,7 +50,6 @@ class Term(nn.Module, abc.ABC):
     largest_theta: Tensor
     # theta is 0 for good: whoever sets it says so
     finished = False
-    _known_spans: tuple[Hashable, tuple[Span, ...]] | None = None
     # added to theta in the forward pass: a zero whose gradient is that of the loss by theta, for controllers that learn
     nudge: Tensor | None = None
 
@@ -261,182 +249,6 @@ class Term(nn.Module, abc.ABC):
         """E|f_e(x)|^2 over the last sketch, or None before training."""
         return self.sketch.output_square
 
-    def fold_paths(self) -> tuple[tuple[Path, ...], str | None]:
-        """The paths that `fold` may use, with a measured constant attribute in their scale, and why there are none."""
-        if self.map.attribute is None:
-            return self.map.paths, self.map.unfoldable
-        paths, reason = scaled(self.map.paths, *self.attribute_range.tolist())
-        return paths, reason or self.map.unfoldable
-
-    def why_not_foldable(self) -> str | None:
-        """Why the layer's weights cannot take any of W; None if they can."""
-        if self.map.derived:
-            found = self._expansion()
-            return found if isinstance(found, str) else None
-        paths, reason = self.fold_paths()
-        return reason if paths else reason or "its weights cannot express any of it"
-
-    def record_paths(self) -> tuple[tuple[Path, ...], str | None]:
-        """The paths that a checkpoint can be folded by, and why there are none."""
-        return ((), None if self._spans() else CODE_NEEDED) if self.map.derived else self.fold_paths()
-
-    def _spans(self) -> tuple[Span, ...]:
-        """What a checkpoint says of a weight that is made of its parameters; found anew when what else it reads changes."""
-        if not self.map.derived or any(map(is_dtensor, self.layer.parameters())):
-            return ()
-        read = [value for each in self.map.derived for value in each.derivation.attributes(self.layer).values()]
-        key = tuple((id(value), None if isinstance(value, nn.Parameter) else value._version) for value in read)
-        if self._known_spans is None or self._known_spans[0] != key:
-            found = self._expansion()
-            if isinstance(found, str):
-                return ()
-            if len(found.shapes) < sum(isinstance(value, nn.Parameter) for value in read):
-                return spans_of(found, self.map)
-            self._known_spans = key, spans_of(found, self.map)
-        return self._known_spans[1]
-
-    def _expansion(self) -> Expansion | str:
-        return expansion(self.map, self._whole_layer())
-
-    @torch.no_grad()
-    def equivariant_part(self) -> Float[Tensor, "n_out n_in"]:
-        """P_H W, in float64."""
-        return project_to_intertwiners(self.matrix, self.map.rep_in, self.map.rep_out)
-
-    @property
-    def relaxation(self) -> Float[Tensor, "n_out n_in"]:
-        """theta W, in float64."""
-        return (self.theta * self.matrix).detach().double().cpu()
-
-    @torch.no_grad()
-    def equivariant_relaxation(self) -> Float[Tensor, "n_out n_in"]:
-        """P_H (theta W), in float64."""
-        return project_to_intertwiners(self.relaxation, self.map.rep_in, self.map.rep_out)
-
-    @torch.no_grad()
-    def folded(self) -> Float[Tensor, "n_out n_in"]:
-        """The part of theta W that `updates` writes into the layer's own weights, as a matrix."""
-        return self.theta.double().cpu() * self.foldable_weight()
-
-    @torch.no_grad()
-    def foldable_weight(self) -> Float[Tensor, "n_out n_in"]:
-        """The part of W, in its own shape, that the layer's weights can take, in float64."""
-        if self.map.derived:
-            found = self._expansion()
-            if isinstance(found, str):
-                return torch.zeros(self.map.weight_shape, dtype=torch.float64)
-            return found.matrix(found.nearest(self.matrix, self.map))
-        weight, blocks = self.matrix.detach().double().cpu(), (self.map.rep_in.blocks, self.map.rep_out.blocks)
-        paths, _ = self.fold_paths()
-        return add_paths(torch.zeros_like(weight), *blocks, paths, fold_updates(weight, *blocks, paths))
-
-    @torch.no_grad()
-    def unexpressed(self, equivariant: Float[Tensor, "n_out n_in"] | None = None) -> float:
-        """|P_H W - H| / |P_H W|, H being what the layer's weights can take, where it is known how features transform."""
-        whole = self.equivariant_part() if equivariant is None else equivariant
-        rest, all_ = (float(known_part(self.map, part).norm()) for part in (whole - self.foldable_weight(), whole))
-        return rest / all_ if all_ else 0.0
-
-    @torch.no_grad()
-    def updates(self, moment: Float[Tensor, "n n"] | None = None) -> list[Update]:
-        """What `fold` adds to the layer's parameters, or `fit` if the second moment of the inputs is given.
-
-        ValueError if theta W has NaN or infinite entries.
-        """
-        relaxation = self.theta.double() * self.matrix.double()
-        self._check_finite(relaxation)
-        if self.map.derived:
-            found = self._expansion()
-            parts_of = [] if isinstance(found, str) else found.parts(found.nearest(relaxation, self.map, moment))
-            return [(name, 0, part) for name, part in parts_of]
-        (paths, _), blocks = self.fold_paths(), (self.map.rep_in.blocks, self.map.rep_out.blocks)
-        if moment is None:
-            parts = fold_updates(relaxation, *blocks, paths)
-        else:
-            parts = fit_updates(relaxation, *blocks, paths, moment)
-        return [(path.parameter, path.offset, part) for path, part in zip(paths, parts, strict=True)]
-
-    def _check_finite(self, relaxation: Tensor) -> None:
-        if not relaxation.isfinite().all():
-            raise ValueError(
-                f"the relaxation of {self.path!r} has NaN or infinite values; project with mode='drop' instead."
-            )
-
-    def record(self) -> Record:
-        """What a checkpoint says of this term, so that it can be projected without the model's code."""
-        paths, unfoldable = self.record_paths()
-        return Record(
-            path=self.path,
-            aliases=self.aliases,
-            adapter=self.map.adapter,
-            op=self.map.op,
-            group=self.map.group.name,
-            rep_in=self.map.rep_in.blocks,
-            rep_out=self.map.rep_out.blocks,
-            axes_in=self.map.features_in.axes,
-            axes_out=self.map.features_out.axes,
-            weight_keys=self.weight_keys,
-            paths=paths,
-            base_shapes=self.base_shapes,
-            unfoldable=unfoldable,
-            updates=self.sketch.updates,
-            functional=self.operand is not None,
-            attribute=self._seen_attribute(),
-            spans=self._spans(),
-        )
-
-    def _seen_attribute(self) -> tuple[float, ...] | None:
-        """Between which values the scalar attribute was in training, if there is one; nothing before."""
-        low, high = self.attribute_range.tolist()
-        return None if self.map.attribute is None else (low, high) if low <= high else ()
-
-    def get_extra_state(self) -> Tensor:
-        return self.record().encode()
-
-    def checked(self, state: object) -> Record:
-        """The record in a saved state. ValueError if it is none, or of a term of another kind; nothing changes."""
-        saved, own = Record.decode(state), self.record()
-        for name in ("group", "rep_in", "rep_out", "axes_in", "axes_out", "weight_keys"):
-            ours, theirs = getattr(own, name), getattr(saved, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"the checkpoint's relaxation of {self.path!r} has {name} {_words(theirs)} but the model's has "
-                    f"{_words(ours)}; relax the model as it was when the checkpoint was saved."
-                )
-        return saved
-
-    def set_extra_state(self, state: Tensor) -> None:
-        saved = self.checked(state)
-        self.sketch.updates = saved.updates
-        if self.map.attribute is not None:
-            self.attribute_range = self.attribute_range.new_tensor(self._attribute_of(saved))
-
-    def _attribute_of(self, saved: Record) -> tuple[float, ...]:
-        """The range of the scalar attribute before a checkpoint, which older ones do not hold."""
-        if saved.attribute is not None:
-            return saved.attribute or NOTHING_SEEN
-        if saved.paths:
-            constant = saved.paths[0].scale / self.map.paths[0].scale
-            return constant, constant
-        # one that was seen, and left nothing to fold by, was not constant
-        largest = torch.finfo(self.theta.dtype).max / 2
-        return (-largest, largest) if saved.updates and self.map.unfoldable is None else NOTHING_SEEN
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """W as it acts, so that a checkpoint means the same wherever it is read."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.commutant is not None and not keep_vars:
-            destination[f"{prefix}weight"] = self.dense.detach()
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        """A base checkpoint has none of this term's keys, which means W = 0."""
-        self.finished = False
-        if not any(key.startswith(prefix) for key in state_dict):
-            with torch.no_grad():
-                (self.weight if self.config.rank is None else self.up).zero_()
-            return
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Term:
         """A copy. One that is to be an average of weights has the very theta of this term, so that theta is not averaged."""
         if is_within(AveragedModel.__init__):
@@ -462,10 +274,6 @@ def argument_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int,
     value = args[position] if len(args) > position else kwargs[name]
     assert isinstance(value, Tensor)
     return value
-
-
-def _words(value: object) -> str:
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def terms_of(model: nn.Module) -> dict[str, Term]:
