@@ -16,6 +16,7 @@ from relaxify import Group
 from relaxify.lconv import (
     Dense,
     Flow,
+    ImageAlgebra,
     LConv,
     LowRank,
     Symmetry,
@@ -370,6 +371,10 @@ def test_a_function_without_gradients_is_told_so(name: str) -> None:
 def test_samples_have_rows() -> None:
     with pytest.raises(ValueError, match=r"shape \(400,\); pass samples in rows"):
         symmetries_of_model(lambda x: x, torch.randn(400))
+    with pytest.raises(ValueError, match=r"shape \(0, 3\) and is empty"):
+        symmetries_of_model(lambda x: x, torch.randn(0, 3))
+    with pytest.raises(ValueError, match="is complex"):
+        symmetries_of_model(lambda x: x, torch.randn(400, 3, dtype=torch.complex64))
 
 
 NAMES = {
@@ -452,3 +457,22 @@ def test_zonal_functions_are_those_of_the_gegenbauer_polynomials(d: int, t: floa
         assert float(value.detach()) == pytest.approx(expected / scale, abs=1e-9)
         derivative = torch.autograd.grad(value, angle, retain_graph=True)[0] if k else torch.zeros(())
         assert float(slope.detach()) == pytest.approx(float(derivative), abs=1e-8)
+
+
+def test_a_page_marks_the_gap_and_shows_images_as_they_flow() -> None:
+    X = noise(8000, 4)
+    X[:, 3] = X[:, 3].exp()
+    page = symmetries_of(X).to_html(X)
+    assert "<h1>Symmetry so(3)" in page
+    assert "gap ×" in page
+    assert page.count("<polygon") == 3 * 5
+    images = noise(64, 2, 6, 6)
+    still = symmetries_of(images, generators=ImageAlgebra(("rotation",))).to_html(images)
+    assert "<h1>Symmetry" not in still
+    assert "http" not in still.replace("http://www.w3.org", "")
+
+
+def test_a_page_of_what_is_not_kept_says_so_first() -> None:
+    page = symmetries_of(noise(3000, 3).exp()).to_html()
+    assert "None is kept." in page
+    assert page.index("verdict broken") < page.index("Spectrum")

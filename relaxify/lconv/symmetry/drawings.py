@@ -19,6 +19,7 @@ LARGEST = 32
 
 FAINTEST = 0.02
 MOST_BARS = 60
+DECADES = 4
 WIDTH, HEIGHT, MARGIN = 640, 190, 44
 
 
@@ -28,7 +29,7 @@ def matrix(values: Float[Tensor, "rows columns"], title: str) -> Markup:
     deepest = float(values.abs().max()) or 1.0
     rows, columns = values.shape
     cells = (
-        f'<rect x="{column}" y="{row}" width="1.02" height="1.02" '
+        f'<rect x="{column}" y="{row}" width="1" height="1" '
         f'fill="var(--{"high" if value > 0 else "low"})" opacity="{abs(value):.2f}"/>'
         for row, line in enumerate((values / deepest).tolist())
         for column, value in enumerate(line)
@@ -42,7 +43,7 @@ def image(values: Float[Tensor, "rows columns"], title: str, lowest: float, high
     values = ((_small(values) - lowest) / max(highest - lowest, 1e-30)).clamp(0, 1)
     rows, columns = values.shape
     cells = (
-        f'<rect x="{column}" y="{row}" width="1.02" height="1.02" fill="var(--ink)" opacity="{value:.2f}"/>'
+        f'<rect x="{column}" y="{row}" width="1" height="1" fill="var(--ink)" opacity="{value:.2f}"/>'
         for row, line in enumerate(values.tolist())
         for column, value in enumerate(line)
         if value >= FAINTEST
@@ -54,7 +55,8 @@ def spectrum(values: Float[Tensor, " directions"], kept: int, gap: float | None)
     """How much each direction is broken, on a logarithmic scale, with the gap after those that are kept."""
     shown = values[:MOST_BARS].double()
     top = math.ceil(math.log10(max(float(shown.max()), 1e-12)) + 1e-9)
-    bottom = max(math.floor(math.log10(max(float(shown.min()), 1e-12))), top - 8)
+    # the smallest is a bar as well, and no line
+    bottom = max(math.floor(math.log10(max(float(shown.min()), 1e-12)) - 0.3), top - DECADES)
     step = (WIDTH - MARGIN) / len(shown)
 
     def height(value: float) -> float:
@@ -82,13 +84,13 @@ def spectrum(values: Float[Tensor, " directions"], kept: int, gap: float | None)
 
 def _gap(x: float, gap: float) -> Iterable[str]:
     anchor, offset = ("end", -6) if x > WIDTH / 2 else ("start", 6)
-    words = f"gap × {gap:.3g}" if math.isfinite(gap) else "gap: nothing is broken before it"
+    words = f"gap × {gap:.3g}" if math.isfinite(gap) else "gap: none of the kept is broken at all"
     yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{HEIGHT + 12}" stroke="var(--ink)" stroke-dasharray="4 3"/>'
     yield f'<text x="{x + offset:.1f}" y="11" text-anchor="{anchor}" class="mark">{words}</text>'
 
 
 def orbits(points: Float[Tensor, "samples 2"], paths: Float[Tensor, "times orbits 2"], title: str) -> Markup:
-    """Samples as dots, and where the flow takes some of them as lines from a ringed start."""
+    """Samples as dots, and where the flow takes some of them as lines from a ringed start, with arrows along time."""
     reach = 1.1 * float(torch.quantile(points.abs().amax(1), 0.98)) or 1.0
     points, paths = ((100 + 100 * each / reach * torch.tensor([1.0, -1.0]).to(each)) for each in (points, paths))
     parts = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.3" fill="var(--ink)" opacity=".3"/>' for x, y in points.tolist()]
@@ -97,7 +99,17 @@ def orbits(points: Float[Tensor, "samples 2"], paths: Float[Tensor, "times orbit
         x, y = path[len(path) // 2].tolist()
         parts.append(f'<polyline points="{line}" fill="none" stroke="var(--high)" stroke-width="1.4"/>')
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="var(--paper)" stroke="var(--high)"/>')
+        parts.append(_arrow(path, 5 * len(path) // 8))
     return _svg(200, 200, "orbits", title, parts)
+
+
+def _arrow(path: Float[Tensor, "times 2"], at: int) -> str:
+    """Where a path goes as time goes on."""
+    tip, along = path[at], path[at] - path[at - 1]
+    along = 5 * along / along.norm().clamp(min=1e-9)
+    across = along.flip(0) * along.new_tensor([-0.5, 0.5])
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (tip + along, tip + across, tip - across))
+    return f'<polygon points="{corners}" fill="var(--high)"/>'
 
 
 def _small(values: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:

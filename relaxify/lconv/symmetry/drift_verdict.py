@@ -60,7 +60,8 @@ def judged(drifts: Drifts, measured: list[Drift], *, searched: bool = False) -> 
         return verdict(Verdict.TOO_FEW, reason, _needed(drifts, least, deviations))
     if searched and kept < len(measured) and not _stand_out(measured, kept):
         return verdict(Verdict.NONE, f"{first}, and the others go on from there without a gap.")
-    reason = f"{kept} of {len(measured)} directions drift by no more than {_shown(measured[kept - 1])}"
+    verb = "drifts" if kept == 1 else "drift"
+    reason = f"{kept} of {len(measured)} directions {verb} by no more than {_shown(measured[kept - 1])}"
     return verdict(Verdict.FOUND, f"{reason}; {_about_the_others(len(measured) - kept, open_, searched)}.")
 
 
@@ -76,7 +77,7 @@ def _stand_out(measured: list[Drift], kept: int) -> bool:
 
 
 def _shown(drift: Drift) -> str:
-    return f"{drift.value:.2g} (standard error {drift.error:.1g})"
+    return f"{max(drift.value, 0.0):.2g} (standard error {drift.error:.1g})"
 
 
 def _needed(drifts: Drifts, least: Drift, deviations: float) -> int:

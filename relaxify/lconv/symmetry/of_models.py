@@ -173,6 +173,9 @@ def _samples(X: Tensor | npt.NDArray[Any]) -> Tensor:
     found = torch.as_tensor(X)
     if found.dim() < 2:
         raise ValueError(f"X has shape {tuple(found.shape)}; pass samples in rows, (n, d) or (n, vectors, d).")
+    if not found.numel() or found.is_complex():
+        what = "complex; pass real numbers." if found.is_complex() else "empty; pass samples in rows."
+        raise ValueError(f"X has shape {tuple(found.shape)} and is {what}")
     return found if found.is_floating_point() else found.to(torch.get_default_dtype())
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from relaxify.lconv.operators import Generators
-from relaxify.lconv.symmetry.drawings import LARGEST, image, matrix, orbits, spectrum
+from relaxify.lconv.symmetry.drawings import LARGEST, MOST_BARS, image, matrix, orbits, spectrum
 from relaxify.pages import template
 
 MOST_GENERATORS, MOST_DOTS, ORBITS, POINTS = 6, 150, 5, 49
@@ -27,6 +27,8 @@ LARGEST_MATRIX = 1024
 class Reported(Protocol):
     """What a page shows: every way in which symmetries are found reports so much."""
 
+    @property
+    def verdict(self) -> str: ...
     @property
     def found(self) -> bool: ...
     @property
@@ -62,6 +64,8 @@ def page_of(
     return template("symmetry").render(
         title=verdict,
         found=report.found,
+        is_open=report.verdict == "too few data",
+        kept=_kept(report.dimension, 0 if values is None else len(values)),
         source=source,
         reason=lines[1].strip(),
         facts=[line.strip() for line in lines[2:]],
@@ -73,6 +77,12 @@ def page_of(
         averaged=report.dimension and math.prod(report.as_operators().space or (0,)) > LARGEST,
         largest=LARGEST,
     )
+
+
+def _kept(dimension: int, directions: int) -> str:
+    """What is said of the spectrum."""
+    kept = "The first is kept." if dimension == 1 else f"The first {dimension} are kept." if dimension else "None is kept."
+    return f"{kept} The first {MOST_BARS} are drawn." if directions > MOST_BARS else kept
 
 
 def _pictures(report: Reported, samples: Tensor | None) -> Iterator[Picture]:
@@ -91,8 +101,8 @@ def _pictures(report: Reported, samples: Tensor | None) -> Iterator[Picture]:
 def _flow(family: Generators, index: int, samples: Tensor, matrices: Tensor | None) -> Iterator[tuple[Markup, str]]:
     """Frames of an image, or orbits in the plane where the generator moves most."""
     chosen = torch.nn.functional.one_hot(torch.tensor(index), family.count).double()
-    if samples.ndim == 4 and samples.shape[1] == 1:
-        yield from _frames(family, chosen, samples[len(samples) // 2], None if matrices is None else matrices[index])
+    if samples.ndim == 4:
+        yield from _frames(family, chosen, _typical(samples), None if matrices is None else matrices[index])
     elif matrices is not None and matrices.shape[-1] == samples.shape[-1] and matrices.shape[-1] > 1:
         L = matrices[index]
         X, plane = samples.flatten(0, -2), torch.linalg.svd(L).U[:, :2]
@@ -109,10 +119,8 @@ def _spread_by_size(seen: Float[Tensor, "many 2"], X: Float[Tensor, "many d"]) -
     return X[order[torch.linspace(0.15, 0.9, ORBITS).mul(len(order) - 1).long()]]
 
 
-def _time(L: Float[Tensor, "d d"] | None) -> float:
-    """Half a turn where it turns, and a doubling where it grows."""
-    if L is None:
-        return 0.5
+def _time(L: Float[Tensor, "d d"]) -> float:
+    """Half a turn where it turns, and a doubling where it grows; the shorter of the two where it does both."""
     values = torch.linalg.eigvals(L)
     turning, growing = float(values.imag.abs().max()), float(values.real.abs().max())
     largest = max(turning / math.pi, growing / math.log(2))
@@ -120,14 +128,24 @@ def _time(L: Float[Tensor, "d d"] | None) -> float:
 
 
 def _frames(family: Generators, chosen: Tensor, sample: Tensor, L: Tensor | None) -> Iterator[tuple[Markup, str]]:
-    lowest, highest, time = float(sample.min()), float(sample.max()), _time(L)
+    """An image, its channels averaged, at several times."""
+    shown, speed = sample.mean(0), family.act(sample[None]).flatten(1).mT @ chosen
+    # till about as much has changed as there is
+    time = float(sample.norm() / speed.norm().clamp(min=1e-12))
+    lowest, highest = float(shown.min()), float(shown.max())
     for share in FRAMES:
         if L is None:
             moved = family.expm_apply(share * time * chosen, sample[None])
         else:
-            moved = torch.linalg.matrix_exp(share * time * L) @ sample.flatten()
+            moved = sample.flatten(1) @ torch.linalg.matrix_exp(share * time * L).mT
         words = f"t = {share * time:.3g}"
-        yield image(moved.reshape(sample.shape)[0], f"flow to {words}", lowest, highest), words
+        yield image(moved.reshape(sample.shape).mean(0), f"flow to {words}", lowest, highest), words
+
+
+def _typical(images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "channels height width"]:
+    """One of median contrast, so that no blank one is shown."""
+    contrast = images.flatten(1).std(1)
+    return images[int(contrast.argsort()[len(contrast) // 2])]
 
 
 def _sizes(shape: Sequence[int]) -> str:
