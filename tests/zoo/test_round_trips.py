@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,15 @@ def test_page_has_every_model_once_and_adds_up() -> None:
     for column in COLUMNS[2:7]:
         assert sum(int(row[column]) for row in models) == int(total[column])
     assert total["wrong"] == "0"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/finding-layers.md"])
+def test_other_pages_say_as_many(page: str) -> None:
+    models = rows(COLUMNS)[:-1]
+    text = (Path(__file__).parents[2] / page).read_text()
+    said = re.search(r"(\d+) (?:published )?models(?:, (\d+) have such layers: all (\d+))?", text)
+    assert said is not None
+    assert int(said[1]) == len(models)
+    if said[2]:
+        having = [int(row["sites"]) for row in models if row["sites"] != "0"]
+        assert (int(said[2]), int(said[3])) == (len(having), sum(having))
