@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from relaxify_cli.errors import ThresholdError, shown
 from relaxify_cli.options import Action, Irreps, OutputAction
 from relaxify_cli.progress import bar
+from relaxify_cli.reporting import console
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Conversion, StateConversion, TermConversion
     from relaxify_cli.verification import Verifier
 
 SHOWN_NAMES = 8
+
+EXAMPLE = "relaxify convert relaxed.safetensors --output plain.safetensors --verify my.models:make_model"
 
 
 def convert(
@@ -138,21 +140,21 @@ def _relax(
 
 
 def _show(conversion: Conversion, verifier: Verifier | None, relaxed: str | None = None) -> None:
-    console = Console()
+    out = console()
     for state in conversion.states:
-        console.print(_table(state, conversion.mode))
+        out.print(_table(state, conversion.mode))
         changed = f"{len(state.added)} added" if state.added else f"{len(state.removed)} removed"
         before, after = (f"{count:,}" for count in (state.parameters_before, state.parameters_after))
         counts = f"{before} became {after}" if state.added else f"{after} of {before}"
         rest = "" if state.added else " remain"
-        console.print(f"{len(state.kept)} keys kept, {changed}; {counts} parameters (with buffers){rest}.")
+        out.print(f"{len(state.kept)} keys kept, {changed}; {counts} parameters (with buffers){rest}.")
     if conversion.left_out:
-        console.print(f"Left out: {shown(_names(conversion.left_out))}.", soft_wrap=True)
+        out.print(f"Left out: {shown(_names(conversion.left_out))}.", soft_wrap=True)
     if relaxed is not None:
-        console.print(f"Loads with strict=True into {shown(relaxed)}.")
+        out.print(f"Loads with strict=True into {shown(relaxed)}.")
     if verifier is not None:
-        verifier.print(console)
-    console.print(f"Wrote {shown(str(conversion.target))}.", soft_wrap=True)
+        verifier.print(out)
+    out.print(f"Wrote {shown(str(conversion.target))}.", soft_wrap=True)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -18,12 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from relaxify_cli.errors import ThresholdError, shown
+from relaxify_cli.reporting import console
 
 # Lines of progress for each seed where the terminal cannot redraw them.
 LINES_PER_SEED = 10
 
 # Far above rounding in float64, far below what a relaxed model shows.
 LARGEST_ERROR = 1e-10
+
+EXAMPLE = "relaxify demo --epochs 100 --seeds 3 --out results"
 
 
 def demo(
@@ -52,13 +55,13 @@ def demo(
     settings = experiment.Settings(
         epochs=epochs, train_size=train_size, seeds=seeds, width=width, num_layers=layers, learning_rate=learning_rate
     )
-    console = Console()
-    result = _follow(experiment.run(settings, out, force=force), console)
-    _show(result, console)
+    report = console()
+    result = _follow(experiment.run(settings, out, force=force), report)
+    _show(result, report)
     if out is not None:
-        console.print(f"Checkpoints, results.json and curves.png are in {shown(str(out))}.", soft_wrap=True)
+        report.print(f"Checkpoints, results.json and curves.png are in {shown(str(out))}.", soft_wrap=True)
     _check(result)
-    console.print("Converted checkpoint: loads with strict=True, equals project(model) bit for bit.")
+    report.print("Converted checkpoint: loads with strict=True, equals project(model) bit for bit.")
 
 
 def _check(result: Any) -> None:

@@ -7,11 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from relaxify_cli.options import Factory, Json
+from relaxify_cli.progress import waiting
+from relaxify_cli.reporting import say, say_json
+
+EXAMPLE = "relaxify diagnose my.models:make_model --data my.data:batches --loss my.training:loss --group SO3"
+
 
 def diagnose(
-    model: Annotated[
-        str, typer.Argument(metavar="PKG.MOD:FACTORY", help="What makes the model; or path/to/file.py:factory.")
-    ],
+    model: Factory,
     data: Annotated[
         str,
         typer.Option("--data", "-d", metavar="PKG.MOD:FACTORY", help="What makes the batches: anything to iterate over."),
@@ -23,14 +27,19 @@ def diagnose(
         str | None, typer.Option("--group", "-g", help="The symmetry group, such as SO3; none for a relaxed model.")
     ] = None,
     batches: Annotated[int, typer.Option(min=3, help="How many batches to look at.")] = 8,
+    as_json: Json = False,
 ) -> None:
     """Print, layer by layer, how much of the gradient is equivariant beside what chance would give, and advice.
 
     Near 1 the data are as symmetric as the model, and relaxing does little; near chance the terms would learn the poses.
     """
     import relaxify
-    from relaxify_cli.loading import build_model, load_factory
+    from relaxify_cli.loading import build_model, load_factory, load_value
 
-    made: Any = load_factory(data)()
-    found = relaxify.diagnose(build_model(model), load_factory(loss), itertools.islice(made, batches), group=group)
-    typer.echo(str(found))
+    made: Any = load_value(data)
+    with waiting("diagnosing"):
+        found = relaxify.diagnose(build_model(model), load_factory(loss), itertools.islice(made, batches), group=group)
+    if as_json:
+        say_json(found.to_dict())
+    else:
+        say(str(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,27 +10,30 @@ from rich.console import Console
 from rich.table import Column
 
 from relaxify_cli.errors import THRESHOLD, shown
-from relaxify_cli.tables import console, in_columns
+from relaxify_cli.options import Json
+from relaxify_cli.reporting import console, say_json
+from relaxify_cli.tables import in_columns
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Comparison, Difference
+
+EXAMPLE = "relaxify diff plain.safetensors other.pt"
 
 
 def diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="A .safetensors, .pt, index or folder.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same kind or not.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say which tensors differ between two checkpoints, and by how much. Exit code 1 if any does.
 
     |A - B| is the largest difference of an entry, relative to the largest |A| of the tensor.
     """
     from relaxify.checkpoint import compare
-    from relaxify.pages import finite
 
     found = compare(a, b)
     if as_json:
-        typer.echo(json.dumps(finite(found.to_dict()), indent=1))
+        say_json(found.to_dict())
     else:
         print_comparison(found, console())
     if not found.is_equal:

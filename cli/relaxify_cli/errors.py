@@ -47,7 +47,7 @@ def _text(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "this needs more memory than there is; close other programs, or use a larger machine."
     if isinstance(error, ValueError | OSError | ThresholdError):
-        return _of_the_engine(error) or str(error)
+        return _of_the_engine(error) or on_the_command_line(str(error))
     return f"unexpected {type(error).__name__}: {error}; this looks like a fault of relaxify: --debug shows where."
 
 
@@ -60,7 +60,7 @@ def _of_the_engine(error: BaseException) -> str | None:
     if isinstance(error, TargetExistsError):
         return exists(error.target)
     if isinstance(error, ActionError):
-        return f"{_on_the_command_line(error.why)}; {_REMEDIES[error.remedy.name]}."
+        return f"{on_the_command_line(error.why)}; {_REMEDIES[error.remedy.name]}."
     if isinstance(error, InputsError):
         where = f" in {error.precision}" if error.precision else ""
         return f"the model does not run on the inputs{where} ({error.why}); give the arguments of its forward."
@@ -81,8 +81,29 @@ _REMEDIES = {
 """What to do about inputs of which it cannot be told how they move, by the names of the engine's `Remedy`."""
 
 
-def _on_the_command_line(why: str) -> str:
-    return why.replace("input_action", "--action").replace("input_irreps", "--irreps")
+# what the engine says in Python's words, and the command line's for it
+_WORDS = (
+    ("pass example_inputs=(...)", "give --inputs"),
+    ("pass example_inputs", "give --inputs"),
+    ("pass input_action=lambda g, inputs: ...", "give --action PKG.MOD:FUNCTION"),
+    ("pass output_action", "give --output-action"),
+    ("pass force=True", "give --force"),
+    ("input_action", "--action"),
+    ("output_action", "--output-action"),
+    ("input_irreps", "--irreps"),
+    ("example_inputs", "--inputs"),
+)
+
+
+def on_the_command_line(text: str) -> str:
+    """The engine's words in those of the command line.
+
+    >>> on_the_command_line("nothing is known of it; pass example_inputs=(...)")
+    'nothing is known of it; give --inputs'
+    """
+    for python, option in _WORDS:
+        text = text.replace(python, option)
+    return text
 
 
 def exists(path: Path) -> str:

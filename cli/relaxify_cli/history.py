@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from relaxify_cli.errors import printable
+from relaxify_cli.reporting import say
+
+EXAMPLE = "relaxify history terms.csv --output terms.png --quantity share"
 
 
 def history(
@@ -24,4 +27,4 @@ def history(
 
     check_target(output, inputs=(log,), force=force)
     save_figure(history(log, quantity), output, inputs=(log,), force=force)
-    typer.echo(f"{printable(str(output))}: {quantity} over training")
+    say(f"{printable(str(output))}: {quantity} over training")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor, nn
 
 from relaxify_cli.errors import ThresholdError, shown
+from relaxify_cli.progress import waiting
+from relaxify_cli.reporting import console, say
 
 if TYPE_CHECKING:
     from relaxify.inspection.images import ImageReport, TransformationReport
@@ -23,22 +24,23 @@ def inspect_images(model: nn.Module, given: Any, *, periodic: bool, as_json: boo
     images = list(given.values() if isinstance(given, dict) else given)
     if len(images) != 1 or not isinstance(images[0], Tensor):
         raise ValueError(f"--images takes one tensor of images, and the inputs are {len(images)} things; pass one tensor.")
-    report = local_equivariance_error(model, images[0], derivative="spectral" if periodic else "central")
+    with waiting("inspecting"):
+        report = local_equivariance_error(model, images[0], derivative="spectral" if periodic else "central")
     if as_json:
-        typer.echo(report.to_json())
+        say(report.to_json())
     else:
-        _print(report, Console())
+        _print(report, console())
     worst = max(each.relative for each in report.transformations)
     if fail_above is not None and not worst <= fail_above:
         raise ThresholdError(f"the largest local equivariance error, |L f| / |f| = {worst:.1e}, is above {fail_above:.1e}.")
 
 
-def _print(report: ImageReport, console: Console) -> None:
-    console.print(f"[bold]{shown(report.model)} on images {shown(str(list(report.images)))}[/bold]")
-    console.print(_errors(report.transformations))
-    console.print(_steps(report.transformations))
+def _print(report: ImageReport, out: Console) -> None:
+    out.print(f"[bold]{shown(report.model)} on images {shown(str(list(report.images)))}[/bold]")
+    out.print(_errors(report.transformations))
+    out.print(_steps(report.transformations))
     exact = "exact" if report.exact else f"estimated along {report.probes} random directions"
-    console.print(f"{report.forward_passes} passes, {report.method}; the layers' parts are {exact}.")
+    out.print(f"{report.forward_passes} passes, {report.method}; the layers' parts are {exact}.")
 
 
 def _errors(transformations: Sequence[TransformationReport]) -> Table:

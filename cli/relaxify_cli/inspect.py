@@ -11,17 +11,19 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from relaxify_cli.errors import THRESHOLD, ThresholdError, shown
-from relaxify_cli.options import Action, Factory, Irreps, OutputAction
+from relaxify_cli.options import INPUTS_HELP, Action, Factory, Irreps, Json, OutputAction
+from relaxify_cli.progress import waiting
+from relaxify_cli.reporting import console, say
 
 if TYPE_CHECKING:
     from relaxify.inspection import Errors, Report
 
+EXAMPLE = "relaxify inspect my.models:make_model --group O3 --inputs batch.safetensors --html report.html"
+
 
 def inspect(
     model: Factory,
-    inputs: Annotated[
-        str, typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help="Inputs of the model's forward.")
-    ],
+    inputs: Annotated[str, typer.Option("--inputs", "-i", metavar="X.safetensors|PKG.MOD:FACTORY", help=INPUTS_HELP)],
     group: Annotated[str | None, typer.Option("--group", "-g", help="The symmetry group, such as SO3.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load first: .safetensors or .pt.")] = None,
     action: Action = None,
@@ -33,7 +35,7 @@ def inspect(
         typer.Option("--images", help="Instead of a group: translation, rotation, scaling and shear of the input images."),
     ] = False,
     periodic: Annotated[bool, typer.Option("--periodic", help="With --images: these have no border.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Json = False,
     html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write the report as a page.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot the error of each module.")] = None,
     fail_above: Annotated[
@@ -58,20 +60,21 @@ def inspect(
     net = build_model(model)
     if checkpoint is not None:
         load_weights(net, checkpoint)
-    given = load_inputs(inputs)
+    given = load_inputs(inputs, net)
     if group is None:
         inspect_images(net, given, periodic=periodic, as_json=as_json, fail_above=fail_above)
         return
-    report = relaxify.inspect(
-        net,
-        group,
-        *(() if isinstance(given, dict) else given),
-        keywords=given if isinstance(given, dict) else None,
-        input_action=load_action(action),
-        input_irreps=irreps_of(irreps),
-        output_action=load_action(output_action),
-        training=training,
-    )
+    with waiting("inspecting"):
+        report = relaxify.inspect(
+            net,
+            group,
+            *(() if isinstance(given, dict) else given),
+            keywords=given if isinstance(given, dict) else None,
+            input_action=load_action(action),
+            input_irreps=irreps_of(irreps),
+            output_action=load_action(output_action),
+            training=training,
+        )
     if html is not None:
         write_whole(html, report.to_html().encode(), inputs=read, force=force)
     if plot is not None:
@@ -79,9 +82,9 @@ def inspect(
 
         save_figure(errors_by_layer(report), plot, inputs=read, force=force)
     if as_json:
-        typer.echo(report.to_json())
+        say(report.to_json())
     else:
-        _print(report, Console())
+        _print(report, console())
     _check(report, fail_above)
 
 
@@ -103,17 +106,17 @@ def _check(report: Report, fail_above: float | None) -> None:
         raise typer.Exit(THRESHOLD)
 
 
-def _print(report: Report, console: Console) -> None:
-    console.print(f"[bold]{shown(report.model)} under {report.group}[/bold]")
+def _print(report: Report, out: Console) -> None:
+    out.print(f"[bold]{shown(report.model)} under {report.group}[/bold]")
     for line in _verdict(report):
-        console.print(line)
-    console.print(_errors(report))
-    console.print(_outputs(report))
+        out.print(line)
+    out.print(_errors(report))
+    out.print(_outputs(report))
     if report.layers:
-        console.print(_layers(report))
+        out.print(_layers(report))
     if report.diverged:
-        console.print(f"Runs on x and on g x take different courses from {shown(report.diverged)} on.")
-    console.print(f"{len(report.nodes)} operations were checked in {report.forward_passes} forward passes.")
+        out.print(f"Runs on x and on g x take different courses from {shown(report.diverged)} on.")
+    out.print(f"{len(report.nodes)} operations were checked in {report.forward_passes} forward passes.")
 
 
 def _verdict(report: Report) -> Iterator[str]:

@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from relaxify_cli.errors import BAD_INPUT, shown
-from relaxify_cli.options import Exclude, Factory, Include
+from relaxify_cli.options import Exclude, Factory, Include, Json
+from relaxify_cli.reporting import console, say_json
 
 if TYPE_CHECKING:
     from relaxify.lconv import Swap
+
+EXAMPLE = "relaxify lconv my.models:make_cnn --shape 1,3,32,32 --output lconv.safetensors"
 
 
 def lconv(
@@ -35,6 +38,7 @@ def lconv(
     ] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of low-rank generators.")] = 16,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT if it exists.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Swap convolutions, linear layers and graph convolutions for L-convs, and show which and why not."""
     import torch
@@ -50,24 +54,46 @@ def lconv(
     # the table and the model are made with the same random numbers
     with torch.random.fork_rng():
         entries = swaps(original, example_inputs=inputs, **settings)
-    console = Console()
     swapped = [entry for entry in entries if entry.layer is not None]
+    if swapped and output is not None:
+        converted = lconvify(original, example_inputs=inputs, **settings)
+        save_lconvs(converted, output, swapped, {**settings, "shapes": shape or []}, force=force)
+    if as_json:
+        say_json({"layers": [_as_dict(entry) for entry in entries], "written": str(output) if swapped and output else None})
+    else:
+        _print(entries, swapped, output, console())
+    if not swapped:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _as_dict(entry: Swap) -> dict[str, Any]:
+    before, after = entry.parameters
+    refusal = entry.refusal
+    return {
+        "path": entry.path,
+        "was": entry.before,
+        "generators": entry.generators,
+        "parameters": {"before": before, "after": after},
+        "refused": None if refusal is None else refusal.why,
+        "needs_shape": refusal is not None and refusal.needs_inputs,
+    }
+
+
+def _print(entries: Sequence[Swap], swapped: Sequence[Swap], output: Path | None, out: Console) -> None:
     if swapped:
-        console.print(_table(swapped))
+        out.print(_table(swapped))
     for entry in entries:
         if (refusal := entry.refusal) is not None:
             advice = ": give --shape" if refusal.needs_inputs else ""
             stays = f"{entry.path or 'The model'} ({entry.before}) stays: {refusal.why}{advice}."
-            console.print(shown(stays), soft_wrap=True)
+            out.print(shown(stays), soft_wrap=True)
     before, after = (sum(entry.parameters[i] for entry in swapped) for i in (0, 1))
     if not swapped:
-        console.print("No layer can be swapped.")
-        raise typer.Exit(BAD_INPUT)
-    console.print(f"{len(swapped)} of {len(entries)} layers swapped; they had {before:,} parameters and have {after:,}.")
+        out.print("No layer can be swapped.")
+        return
+    out.print(f"{len(swapped)} of {len(entries)} layers swapped; they had {before:,} parameters and have {after:,}.")
     if output is not None:
-        converted = lconvify(original, example_inputs=inputs, **settings)
-        save_lconvs(converted, output, swapped, {**settings, "shapes": shape or []}, force=force)
-        console.print(f"Wrote {shown(str(output))}.", soft_wrap=True)
+        out.print(f"Wrote {shown(str(output))}.", soft_wrap=True)
 
 
 def _table(entries: Sequence[Swap]) -> Table:

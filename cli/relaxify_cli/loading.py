@@ -11,22 +11,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from relaxify import checkpoint
 from relaxify.checkpoint import LoadError
 
 
 def build_model(spec: str) -> nn.Module:
-    """The model that the factory (a function or class without required arguments) makes. ValueError says what failed."""
-    model = _made(spec)
+    """The model that is at `spec`, or that the factory (a function or class without required arguments) there makes.
+
+    ValueError says what failed.
+    """
+    model = load_value(spec)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec} returned {type(model).__name__}; it must return a torch.nn.Module.")
     return model
 
 
-def _made(spec: str) -> Any:
-    factory = load_factory(spec)
+def load_value(spec: str) -> Any:
+    """What is at `spec`, if it is a value, or what it makes without arguments."""
+    factory = load_named(spec)
+    if isinstance(factory, nn.Module | Tensor | tuple | list | dict) or not callable(factory):
+        return factory
     try:
         return factory()
     # a user's code may raise anything
@@ -41,15 +49,45 @@ def files_of(*specs: str | Path | None) -> tuple[Path, ...]:
     return tuple(path for path in paths if path.is_file())
 
 
-def load_inputs(spec: str) -> Any:
+def load_inputs(spec: str, model: nn.Module | None = None) -> Any:
     """Example inputs: a safetensors file whose keys are argument names, or positions 0, 1, ...; or what a factory makes.
 
-    A factory returns one argument, a tuple of them, or a dict of them by name. ValueError says what failed.
+    A factory, or the name itself, gives one argument, a tuple of them, or a dict of them by name; arrays of numpy become
+    tensors. ValueError says what failed, and where they are not the arguments of the `model`'s forward.
     """
     if spec.lower().endswith(".safetensors"):
-        return _inputs_of_file(Path(spec))
-    made = _made(spec)
-    return made if isinstance(made, tuple | list | dict) else (made,)
+        inputs = _inputs_of_file(Path(spec))
+    else:
+        made = load_value(spec)
+        inputs = _with_tensors(made if isinstance(made, tuple | list | dict) else (made,))
+    if model is not None:
+        _check_arguments(spec, model, inputs)
+    return inputs
+
+
+def _with_tensors(value: Any) -> Any:
+    """The value with its arrays of numpy as tensors."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if type(value) in (tuple, list):
+        return type(value)(map(_with_tensors, value))
+    return {key: _with_tensors(item) for key, item in value.items()} if type(value) is dict else value
+
+
+def _check_arguments(spec: str, model: nn.Module, inputs: Any) -> None:
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**inputs) if isinstance(inputs, dict) else signature.bind(*inputs)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "no arguments"
+        named = ", ".join(inputs) if isinstance(inputs, dict) else f"{len(inputs)} by position"
+        raise ValueError(
+            f"{spec} does not give what the model's forward takes, which is {takes} ({error}); it gives {named}: name the "
+            "keys as these arguments, or 0, 1, ... in their order."
+        ) from error
 
 
 def _inputs_of_file(path: Path) -> Any:
@@ -69,16 +107,22 @@ def _inputs_of_file(path: Path) -> Any:
     return tensors
 
 
-def load_factory(spec: str) -> Callable[..., Any]:
-    """The function or class that `spec` names. ValueError if there is none."""
+def load_named(spec: str) -> Any:
+    """What `spec` names. ValueError if there is nothing."""
     location, colon, name = spec.rpartition(":")
     if not (location and colon and name):
         raise ValueError(f"{spec!r} names no factory; write PKG.MOD:FACTORY or path/to/file.py:factory.")
-    factory: Any = _import(spec, location)
+    named: Any = _import(spec, location)
     for part in name.split("."):
-        if not hasattr(factory, part):
+        if not hasattr(named, part):
             raise ValueError(f"{location} has no {name}; give the name of a function or class in it.")
-        factory = getattr(factory, part)
+        named = getattr(named, part)
+    return named
+
+
+def load_factory(spec: str) -> Callable[..., Any]:
+    """The function or class that `spec` names. ValueError if there is none."""
+    factory = load_named(spec)
     if not callable(factory):
         raise ValueError(f"{spec} cannot be called ({type(factory).__name__}); give the name of a function or class.")
     return factory
@@ -89,7 +133,7 @@ def load_action(spec: str | None) -> Callable[..., Any] | None:
     if spec is None:
         return None
     named = load_factory(spec)
-    action = _made(spec) if isinstance(named, type) or not inspect.signature(named).parameters else named
+    action = load_value(spec) if isinstance(named, type) or not inspect.signature(named).parameters else named
     if not callable(action):
         raise ValueError(
             f"{spec} made {type(action).__name__}; it must be a function (g, values) -> moved values, or make one."

@@ -16,9 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, printable, sentence
+from relaxify_cli.reporting import reporting
 
-# the function `convert` of relaxify_cli.convert is `relaxify convert`
+# the function `convert` of relaxify_cli.convert is `relaxify convert`, and EXAMPLE there a line that one could type
 COMMANDS = ("plan", "diagnose", "inspect", "history", "convert", "show", "diff", "lconv", "symmetry", "demo", "doctor")
+
+HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class Commands(TyperGroup):
@@ -30,13 +33,14 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        function = getattr(importlib.import_module(f"relaxify_cli.{cmd_name}"), cmd_name)
+        module = importlib.import_module(f"relaxify_cli.{cmd_name}")
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(cmd_name)(function)
+        example = f"Example: {module.EXAMPLE}"
+        single.command(cmd_name, epilog=example, context_settings=HELP)(reporting(getattr(module, cmd_name)))
         return typer.main.get_command(single)
 
 
-app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, context_settings=HELP, pretty_exceptions_enable=False)
 
 
 def _print_version(value: bool) -> None:

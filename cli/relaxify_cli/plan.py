@@ -11,15 +11,16 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from relaxify_cli.errors import BAD_INPUT, THRESHOLD, shown
-from relaxify_cli.options import Action, Exclude, Factory, Include, Irreps
+from relaxify_cli.errors import BAD_INPUT, THRESHOLD, on_the_command_line, shown
+from relaxify_cli.options import INPUTS_HELP, Action, Exclude, Factory, Include, Irreps, Json
+from relaxify_cli.progress import waiting
+from relaxify_cli.reporting import console, say
 
 if TYPE_CHECKING:
-    from relaxify.relaxation.planning import Plan
-    from relaxify.sites import Rejected, Site
+    from relaxify.relaxation.plan import Plan
+    from relaxify.sites import Site
 
-UNCHECKED = "Whole model not checked, only layers one by one; give --inputs."
-UNJUDGED = "its type proves nothing; give --inputs, so that it is judged by its values"
+EXAMPLE = "relaxify plan my.models:make_model --group O3 --inputs batch.safetensors"
 
 
 def plan(
@@ -31,13 +32,14 @@ def plan(
             "--inputs",
             "-i",
             metavar="X.safetensors|PKG.MOD:FACTORY",
-            help="Example inputs of the model's forward: layers whose type proves nothing are then judged by their values.",
+            help=f"{INPUTS_HELP} Layers whose type proves nothing are then judged by their values.",
         ),
     ] = None,
     action: Action = None,
     irreps: Irreps = None,
     include: Include = None,
     exclude: Exclude = None,
+    as_json: Json = False,
 ) -> None:
     """Show which layers of a model would be relaxed, and which not and why. Changes nothing.
 
@@ -49,36 +51,49 @@ def plan(
     if (action is not None or irreps) and inputs is None:
         option = "--irreps" if action is None else "--action"
         raise ValueError(f"{option} says how the group moves the example inputs; give those with --inputs.")
-    result = relaxify.plan(
-        build_model(model),
-        group,
-        include=include or (),
-        exclude=exclude or (),
-        example_inputs=None if inputs is None else load_inputs(inputs),
-        input_action=load_action(action),
-        input_irreps=irreps_of(irreps),
-    )
-    console = Console()
+    net = build_model(model)
+    given = None if inputs is None else load_inputs(inputs, net)
+    with waiting("planning"):
+        result = relaxify.plan(
+            net,
+            group,
+            include=include or (),
+            exclude=exclude or (),
+            example_inputs=given,
+            input_action=load_action(action),
+            input_irreps=irreps_of(irreps),
+        )
+    if as_json:
+        say(result.to_json())
+    else:
+        _print(result, console())
+    if result.unsound:
+        raise typer.Exit(THRESHOLD)
+    if not result.sites:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _print(result: Plan, out: Console) -> None:
+    from relaxify.relaxation.plan import UNCHECKED
+
     if result.sites:
-        console.print(f"[bold]Would be relaxed for {result.group.name}[/bold]")
-        console.print(_tree(result.sites))
+        out.print(f"[bold]Would be relaxed for {result.group.name}[/bold]")
+        out.print(_tree(result.sites))
     if result.rejected:
-        console.print("[bold]Would be left as they are[/bold]")
-        console.print(_rejected(result))
+        out.print("[bold]Would be left as they are[/bold]")
+        out.print(_rejected(result))
     if result.diverged is not None:
-        console.print(f"Runs on x and on g x take different courses from {shown(result.diverged)} on.")
+        out.print(f"Runs on x and on g x take different courses from {shown(result.diverged)} on.")
     if result.sites:
-        _sum_up(console, result)
+        _sum_up(out, result)
     if result.verdict is None:
-        console.print(UNCHECKED)
+        out.print(f"{on_the_command_line(UNCHECKED).capitalize()}.")
     if result.unsound:
         first = result.unsound[0]
         place = shown(first.path or "the model")
-        console.print(f"[bold red]It breaks {result.group.name}[/bold red] at {place}, {first.op}: {shown(first.reason)}.")
-        raise typer.Exit(THRESHOLD)
-    if not result.sites:
-        console.print(f"No layer can be relaxed for {result.group.name}.")
-        raise typer.Exit(BAD_INPUT)
+        out.print(f"[bold red]It breaks {result.group.name}[/bold red] at {place}, {first.op}: {shown(first.reason)}.")
+    elif not result.sites:
+        out.print(f"No layer can be relaxed for {result.group.name}.")
 
 
 def _tree(sites: tuple[Site, ...]) -> Table:
@@ -134,25 +149,20 @@ def _rejected(result: Plan) -> Table:
     )
     reasons: dict[tuple[str, str], list[str]] = {}
     for rejected in result.rejected:
-        reasons.setdefault((rejected.op, _reason(rejected)), []).append(rejected.path or "(the model)")
+        reasons.setdefault((rejected.op, on_the_command_line(rejected.reason)), []).append(rejected.path or "(the model)")
     for (op, reason), paths in reasons.items():
         table.add_row(op, shown(reason), shown("\n".join(paths)))
     return table
 
 
-def _reason(rejected: Rejected) -> str:
-    """Why a candidate is not relaxed, in words of the command line."""
-    return UNJUDGED if rejected.kind == "unjudged" else rejected.reason
-
-
-def _sum_up(console: Console, result: Plan) -> None:
+def _sum_up(out: Console, result: Plan) -> None:
     added = sum(site.added_parameters for site in result.sites)
     ops = Counter(site.map.op for site in result.sites)
-    console.print(f"{len(result.sites)} sites: {', '.join(f'{count} {op}' for op, count in ops.items())}.")
+    out.print(f"{len(result.sites)} sites: {', '.join(f'{count} {op}' for op, count in ops.items())}.")
     worst = max(site.proof or 0.0 for site in result.sites)
     then = ""
     if any(site.evidence == "symmetrised" for site in result.sites):
-        console.print("They are ordinary convolutions: their kernels would be symmetrised; the rest becomes the terms'.")
+        out.print("They are ordinary convolutions: their kernels would be symmetrised; the rest becomes the terms'.")
         then = " then"
-    console.print(f"Each{then} commutes with {result.group.name} to {worst:.0e} in float64.")
-    console.print(f"Dense terms add {added:,} parameters during training.")
+    out.print(f"Each{then} commutes with {result.group.name} to {worst:.0e} in float64.")
+    out.print(f"Dense terms add {added:,} parameters during training.")

@@ -1,8 +1,9 @@
-"""A bar with bytes, rate and time left, where errors go to a terminal: of what takes long, and of nothing else."""
+"""What moves while one waits, where errors go to a terminal: of what takes long, and of nothing else."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,25 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 # in seconds
 DELAY, PERIOD = 1.0, 0.1
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A line that moves while something takes its time."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    status = console.status(f"{what} ...")
+    timer = threading.Timer(DELAY, status.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        status.stop()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +10,19 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from relaxify_cli.errors import shown
-from relaxify_cli.tables import console, in_bytes, in_columns
+from relaxify_cli.options import Json
+from relaxify_cli.reporting import console, say_json
+from relaxify_cli.tables import in_bytes, in_columns
 
 if TYPE_CHECKING:
     from relaxify.checkpoint import Contents, StateContents, TensorContents, Totals
 
+EXAMPLE = "relaxify show relaxed.safetensors"
+
 
 def show(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A .safetensors, .pt, index or folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what is in a checkpoint: its tensors, its terms and their theta, and what else there is. Runs no code of it."""
     from relaxify.checkpoint import contents
@@ -27,15 +30,9 @@ def show(
     found = contents(checkpoint)
     if as_json:
         # a NaN theta is null: JSON has none
-        typer.echo(json.dumps(_finite(found.to_dict()), indent=1))
+        say_json(found.to_dict())
     else:
         _print(found, console())
-
-
-def _finite(value: object) -> object:
-    from relaxify.pages import finite
-
-    return finite(value)
 
 
 def _print(found: Contents, out: Console) -> None:

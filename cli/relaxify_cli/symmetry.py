@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from relaxify_cli.errors import shown
+from relaxify_cli.options import Json
+from relaxify_cli.progress import waiting
+from relaxify_cli.reporting import console, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
     from relaxify.lconv import Symmetry
+
+EXAMPLE = 'relaxify symmetry data.npz --labels Y --against "so(3)" --html report.html'
 
 
 def symmetry(
@@ -48,7 +52,7 @@ def symmetry(
     center: Annotated[bool, typer.Option("--center", help="Remove the mean first: look for actions about it.")] = False,
     resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Json = False,
     pictures: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw generators and their flows, for square images.")
     ] = None,
@@ -74,7 +78,8 @@ def symmetry(
     statistics: Literal["distribution", "second_moments"] | None = "second_moments" if second_moments else None
     if distribution:
         statistics = "distribution"
-    found = symmetries_of(X, Y, statistics=statistics, center=center, resamplings=resamplings, seed=seed)
+    with waiting("looking for symmetries"):
+        found = symmetries_of(X, Y, statistics=statistics, center=center, resamplings=resamplings, seed=seed)
     if pictures is not None:
         from relaxify_cli.plots import save_figure
 
@@ -82,15 +87,15 @@ def symmetry(
     if html is not None:
         page = found.to_html(samples, known=known, header={"data": str(data)})
         write_whole(html, page.encode(), inputs=(data,), force=force)
-    console = Console()
+    out = console()
     if as_json:
-        typer.echo(found.to_json(known))
+        say(found.to_json(known))
         return
     for line in found.lines(known):
-        console.print(shown(line), soft_wrap=True, highlight=False)
+        out.print(shown(line), soft_wrap=True, highlight=False)
     for path in (html, pictures):
         if path is not None:
-            console.print(f"Wrote {shown(str(path))}.", soft_wrap=True)
+            out.print(f"Wrote {shown(str(path))}.", soft_wrap=True)
 
 
 def _parts(text: str | None) -> tuple[str, ...]:

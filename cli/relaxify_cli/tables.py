@@ -9,18 +9,8 @@ from rich.table import Column, Table
 
 from relaxify_cli.errors import printable, shown
 
-# what a pipe or a file takes in a line
-WIDEST = 10_000
 # rich takes long to lay out long tables
 BATCH = 300
-
-
-def console() -> Console:
-    """Standard output; lines are as long as they must be where it is no terminal."""
-    out = Console()
-    if not out.is_terminal:
-        out.width = WIDEST
-    return out
 
 
 def in_columns(out: Console, rows: Iterable[Sequence[str]], *columns: Column) -> None:

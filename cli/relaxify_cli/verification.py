@@ -14,7 +14,7 @@ from relaxify.checkpoint import Checked, Conversion, LoadError, ThetaError, chec
 from relaxify_cli.diff import print_comparison
 from relaxify_cli.errors import ThresholdError, shown
 from relaxify_cli.loading import build_model, irreps_of, load_action, load_inputs
-from relaxify_cli.tables import console
+from relaxify_cli.reporting import console
 
 if TYPE_CHECKING:
     from relaxify.relaxation.verifying import Verification

@@ -19,7 +19,8 @@ from relaxify.groups import Group
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.causes import cause_of
 from relaxify.inspection.report import Fault
-from relaxify.relaxation.planning import Examined, Plan
+from relaxify.relaxation.plan import Plan
+from relaxify.relaxation.planning import Examined
 from relaxify.verdicts.actions import InputAction
 from relaxify.verdicts.generic import move_special
 from relaxify.verdicts.twin import Twin

@@ -17,7 +17,8 @@ from relaxify.modules.hanging import child_name, structure
 from relaxify.modules.interrupts import Before
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.relaxation.planning import UNCHECKED, ExampleInputs, Plan, UncheckedWarning, plan
+from relaxify.relaxation.plan import UNCHECKED, Plan
+from relaxify.relaxation.planning import ExampleInputs, UncheckedWarning, plan
 from relaxify.relaxation.restoring import guard_loading
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of

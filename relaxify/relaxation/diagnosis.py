@@ -7,6 +7,7 @@ Where the data are as symmetric as the model, the expected gradient by theta W l
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -97,6 +98,10 @@ class Diagnosis:
                 "early, so that the layers can do without."
             )
         return "The data are less symmetric than the model: expect some effect while the terms act, and end theta early."
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data, with the advice."""
+        return {**dataclasses.asdict(self), "still": list(self.still), "advice": self.advice}
 
     def __str__(self) -> str:
         lines = [f"equivariant share of dL/dW: {_line(self.total)}"]

@@ -30,13 +30,12 @@ from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.plan import Plan
 from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.actions import InputAction, OutputAction, action_on
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement, measurement, spoilt
 from relaxify.verdicts.verdict import Reason, Status, Verdict
-
-UNCHECKED = "whole model not checked, only layers one by one; pass example_inputs=(...)"
 
 
 class UncheckedWarning(UserWarning):
@@ -44,35 +43,6 @@ class UncheckedWarning(UserWarning):
 
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `relaxify` would do: the sites it would relax with their configs, and every rejected candidate's reason.
-
-    `looked_at` counts the model's modules by type. `diverged` is the statement (file:line) from which on runs on transformed
-    example inputs took another course, if any did; `verdict` what these say of the model as a whole, None without any.
-    """
-
-    group: Group
-    sites: tuple[Site, ...]
-    rejected: tuple[Rejected, ...]
-    configs: Mapping[str, RelaxConfig]
-    looked_at: Mapping[str, int]
-    diverged: str | None = None
-    verdict: Verdict | None = None
-
-    @property
-    def unsound(self) -> tuple[Rejected, ...]:
-        """Candidates that should be equivariant and are not."""
-        return tuple(rejected for rejected in self.rejected if rejected.unsound)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.sites)} sites of {self.group.name}"]
-        lines += [f"  {site.path}: {_map_of(site)}" for site in self.sites]
-        lines += [f"  not {rejected.path}: {rejected.op}: {rejected.reason}" for rejected in self.rejected]
-        lines += [f"  {UNCHECKED}"] if self.verdict is None else []
-        return "\n".join(lines)
 
 
 @undisturbed
@@ -371,11 +341,3 @@ def _inputs(example_inputs: ExampleInputs) -> Inputs:
     if isinstance(example_inputs, Tensor):
         return (example_inputs,)
     return dict(example_inputs) if isinstance(example_inputs, Mapping) else tuple(example_inputs)
-
-
-def _map_of(site: Site) -> str:
-    error = f", interpolation error {site.map.interpolation:.1e}" if site.map.interpolation else ""
-    convolution = site.map.convolution
-    taps = " " + "x".join(map(str, convolution.size)) if convolution is not None and convolution.size else ""
-    idle = f", idle: {site.idle}" if site.idle else ""
-    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}{idle}"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from relaxify import Group, Report, inspect, plan, relaxify
-from relaxify.relaxation.planning import Plan
+from relaxify.relaxation.plan import Plan
 from relaxify.testing import assert_equivariant
 from relaxify.verdicts import Status, Verdict
 from verdicts import oracle

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from relaxify import penalty, project, relaxed, relaxify, set_theta, summary
 from relaxify.relaxation import attach
-from relaxify.relaxation.planning import Plan
+from relaxify.relaxation.plan import Plan
 from relaxify.relaxation.terms.term import terms_of
 from zoo.entry import Entry, Inputs, call, default_dtype, equivariance_error, flat
 

@@ -1,0 +1,91 @@
+"""Plan: what `relaxify` would do to a model, as data, as text and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from relaxify.groups import Group
+from relaxify.pages import finite
+from relaxify.relaxation.config import RelaxConfig
+from relaxify.sites import Rejected, Site
+from relaxify.verdicts.verdict import Verdict
+
+FORMAT = "relaxify-plan/1"
+
+UNCHECKED = "whole model not checked, only layers one by one; pass example_inputs=(...)"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `relaxify` would do: the sites it would relax with their configs, and every rejected candidate's reason.
+
+    `looked_at` counts the model's modules by type. `diverged` is the statement (file:line) from which on runs on transformed
+    example inputs took another course, if any did; `verdict` what these say of the model as a whole, None without any.
+    """
+
+    group: Group
+    sites: tuple[Site, ...]
+    rejected: tuple[Rejected, ...]
+    configs: Mapping[str, RelaxConfig]
+    looked_at: Mapping[str, int]
+    diverged: str | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def unsound(self) -> tuple[Rejected, ...]:
+        """Candidates that should be equivariant and are not."""
+        return tuple(rejected for rejected in self.rejected if rejected.unsound)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every site and every candidate that is none, as plain data."""
+        return {
+            "format": FORMAT,
+            "group": self.group.name,
+            "sites": [_site(site) for site in self.sites],
+            "rejected": [{**dataclasses.asdict(each), "reason": each.reason} for each in self.rejected],
+            "looked_at": dict(self.looked_at),
+            "diverged": self.diverged,
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON, with null in the place of what is not finite."""
+        return json.dumps(finite(self.to_dict()), indent=1)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.sites)} sites of {self.group.name}"]
+        lines += [f"  {site.path}: {_map_of(site)}" for site in self.sites]
+        lines += [f"  not {rejected.path}: {rejected.op}: {rejected.reason}" for rejected in self.rejected]
+        lines += [f"  {UNCHECKED}"] if self.verdict is None else []
+        return "\n".join(lines)
+
+
+def _map_of(site: Site) -> str:
+    error = f", interpolation error {site.map.interpolation:.1e}" if site.map.interpolation else ""
+    convolution = site.map.convolution
+    taps = " " + "x".join(map(str, convolution.size)) if convolution is not None and convolution.size else ""
+    idle = f", idle: {site.idle}" if site.idle else ""
+    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}{idle}"
+
+
+def _site(site: Site) -> dict[str, Any]:
+    return {
+        "path": site.path,
+        "op": site.map.op,
+        "adapter": site.map.adapter,
+        "rep_in": str(site.map.rep_in),
+        "rep_out": str(site.map.rep_out),
+        "evidence": str(site.evidence),
+        "location": site.location,
+        "parameters": site.parameters,
+        "adds": site.added_parameters,
+        "proof": site.proof,
+        "interpolation": site.map.interpolation,
+        "unfoldable": site.map.unfoldable,
+        "aliases": [path for path, _ in site.aliases],
+        "idle": site.idle or None,
+    }
