@@ -60,7 +60,7 @@ def inspect(
     net = build_model(model)
     if checkpoint is not None:
         load_weights(net, checkpoint)
-    given = load_inputs(inputs, net)
+    given = load_inputs(inputs, None if images else net)
     if group is None:
         inspect_images(net, given, periodic=periodic, as_json=as_json, fail_above=fail_above)
         return

@@ -32,9 +32,9 @@ def build_model(spec: str) -> nn.Module:
 
 def load_value(spec: str) -> Any:
     """What is at `spec`, if it is a value, or what it makes without arguments."""
-    factory = load_named(spec)
-    if isinstance(factory, nn.Module | Tensor | tuple | list | dict) or not callable(factory):
-        return factory
+    if isinstance(value := load_named(spec), nn.Module | Tensor | np.ndarray | tuple | list | dict):
+        return value
+    factory = load_factory(spec)
     try:
         return factory()
     # a user's code may raise anything

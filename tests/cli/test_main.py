@@ -24,6 +24,7 @@ from relaxify_cli.main import COMMANDS, run
 def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """A subcommand `probe` whose behaviour a test may set."""
     module = types.ModuleType("relaxify_cli.probe")
+    module.EXAMPLE = "relaxify probe"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "relaxify_cli.probe", module)
     monkeypatch.setattr("relaxify_cli.main.COMMANDS", (*COMMANDS, "probe"))
     return module
