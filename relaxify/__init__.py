@@ -6,6 +6,7 @@ from relaxify.grids.pixels import MovePixels
 from relaxify.groups import Group
 from relaxify.inspection import Report, inspect
 from relaxify.inspection.images import ImageReport, local_equivariance_error
+from relaxify.inspection.monitor import Monitor
 from relaxify.lconv.conversion import lconvify
 from relaxify.lconv.restoring import unlconvify
 from relaxify.relaxation.attach import relaxify
@@ -16,6 +17,7 @@ from relaxify.relaxation.controllers.recm import RECM
 from relaxify.relaxation.controllers.rpp import RPP
 from relaxify.relaxation.controllers.schedules import Constant, Cosine, Triangle
 from relaxify.relaxation.diagnosis import diagnose
+from relaxify.relaxation.optimizing import add_terms, param_groups, print_trainable_parameters, relaxation_parameters
 from relaxify.relaxation.penalties import penalties, penalty
 from relaxify.relaxation.planning import UncheckedWarning, plan
 from relaxify.relaxation.projecting import project
@@ -35,23 +37,28 @@ __all__ = [
     "Group",
     "ImageReport",
     "LearningController",
+    "Monitor",
     "MovePixels",
     "RelaxConfig",
     "Report",
     "Representation",
     "Triangle",
     "UncheckedWarning",
+    "add_terms",
     "diagnose",
     "inspect",
     "irreps",
     "lconvify",
     "local_equivariance_error",
+    "param_groups",
     "penalties",
     "penalty",
     "plan",
+    "print_trainable_parameters",
     "project",
     "projected",
     "refold",
+    "relaxation_parameters",
     "relaxed",
     "relaxify",
     "set_theta",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 from torch import nn
@@ -30,42 +31,49 @@ class Lookout:
     """Looks at a relaxed model and the optimizer that trains it, step by step, and warns of each pitfall once."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model = model
+        self.optimizers: tuple[Optimizer, ...] = () if optimizer is None else (optimizer,)
         self._steps = 0
         self._peak_rate = 0.0
-        self._has_told_of_rate = self._has_told_of_theta = False
+        self._has_told_of_rate = self._has_told_of_theta = self._has_told_of_end = False
 
     def step(self) -> None:
         """Costs a look at the learning rate, and, once that is low, now and then a share of the output."""
-        if self.optimizer is None:
+        if not self.optimizers:
             return
         if self._steps == 0:
-            self._tell(terms_outside(self.model, self.optimizer))
-        if self._steps % EVERY == 0 and self._rate(self.optimizer) < LOW_RATE and not self._has_told_of_rate:
-            self._has_told_of_rate = self._tell(acting_at_low_rate(self.model, self._rate(self.optimizer)))
+            self._tell(terms_outside(self.model, *self.optimizers))
+        if self._steps % EVERY == 0 and self._rate() < LOW_RATE and not self._has_told_of_rate:
+            self._has_told_of_rate = self._tell(acting_at_low_rate(self.model, self._rate()))
         self._steps += 1
+
+    def look_at_end(self, steps: int, total_steps: int, end: float) -> None:
+        """Costs nothing: whether a schedule that ends is trained on for longer than it was made for."""
+        if not self._has_told_of_end and steps > total_steps and end < math.inf:
+            self._has_told_of_end = self._tell(past_the_end(total_steps, end))
 
     def look_at_theta(self) -> None:
         """Costs a look at each term."""
         if not self._has_told_of_theta:
             self._has_told_of_theta = self._tell(never_acted(self.model))
 
-    def _rate(self, optimizer: Optimizer) -> float:
+    def _rate(self) -> float:
         """The learning rate as a part of its peak."""
-        rate = max(float(group["lr"]) for group in optimizer.param_groups)
-        starts = (float(group.get("initial_lr", 0)) for group in optimizer.param_groups)
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        rate = max(float(group["lr"]) for group in groups)
+        starts = (float(group.get("initial_lr", 0)) for group in groups)
         self._peak_rate = max(self._peak_rate, rate, *starts)
         return rate / self._peak_rate if self._peak_rate else 1.0
 
     def _tell(self, sentence: str | None) -> bool:
         if sentence is not None:
-            warnings.warn(sentence, PitfallWarning, stacklevel=4)
+            warnings.warn(sentence, PitfallWarning, stacklevel=5)
         return sentence is not None
 
 
-def terms_outside(model: nn.Module, optimizer: Optimizer) -> str | None:
-    """Terms that the optimizer does not hold."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+def terms_outside(model: nn.Module, *optimizers: Optimizer) -> str | None:
+    """Terms that none of the optimizers holds."""
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     terms = terms_of(model)
     # sharded training and the like put parameters of their own in the place of these
     outside = [path for path, term in terms.items() if not any(id(p) in held for p in term.parameters())]
@@ -73,7 +81,7 @@ def terms_outside(model: nn.Module, optimizer: Optimizer) -> str | None:
         return None
     return (
         f"the optimizer holds no weights of {_named(outside)}, so these terms stay zero: make the optimizer after "
-        "relaxify(model, ...), or add_param_group their parameters."
+        "relaxify(model, ...), or call add_terms(optimizer, model)."
     )
 
 
@@ -98,6 +106,26 @@ def never_acted(model: nn.Module) -> str | None:
     return (
         "theta was 0 in every training pass so far, so the terms never acted: make a controller, such as "
         "Triangle(model, total_steps), and call its step() after every optimizer step."
+    )
+
+
+def never_learned(model: nn.Module) -> str | None:
+    """Terms that are all still zero after many training passes in which they acted."""
+    terms = [term for term in terms_of(model).values() if bool(term.largest_theta)]
+    if not terms or max(term.sketch.updates for term in terms) < PATIENCE or any(bool(term.matrix.any()) for term in terms):
+        return None
+    return (
+        "the terms acted in training and are all still zero: no optimizer holds them, or no gradient reaches them; make the "
+        "optimizer after relaxify(model, ...), or call add_terms(optimizer, model)."
+    )
+
+
+def past_the_end(total_steps: int, end: float) -> str:
+    """A schedule that was made for a shorter training."""
+    return (
+        f"this is step {total_steps + 1:,} of a training that was to have {total_steps:,} (total_steps): theta has been 0 "
+        f"since step {math.ceil(end):,} and stays 0; give the controller the optimizer steps of the whole training, and "
+        "when resuming a longer one, set total_steps in the state that you load."
     )
 
 

@@ -15,7 +15,7 @@ from relaxify.modules.hanging import copy_without, structure, take_off
 from relaxify.modules.interrupts import Before
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
-from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, still_acting
+from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, never_learned, still_acting
 from relaxify.relaxation.restoring import unguard_loading
 from relaxify.relaxation.terms.folded import FOLDS, Update
 from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
@@ -125,7 +125,7 @@ def _values_of(model: nn.Module, owned: Sequence[tuple[str, Term]]) -> list[Tens
 
 
 def _say_what_is_lost(model: nn.Module, mode: Mode) -> None:
-    for sentence in (never_acted(model), still_acting(model) if mode == "drop" else None):
+    for sentence in (never_acted(model), never_learned(model), still_acting(model) if mode == "drop" else None):
         if sentence is not None:
             warnings.warn(sentence, PitfallWarning, stacklevel=3)
     if mode != "drop" and not any(bool(term.theta) for term in terms_of(model).values()):

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from relaxify.modules.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
+from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
@@ -30,7 +31,7 @@ Levels = dict[str, float]
 Form = Literal["strict", "partial"]
 
 
-class ACE:
+class ACE(Attachable):
     """Learned relaxation of each layer, at theta_i = 1 and multipliers of 0 in the beginning.
 
     `strict` (Algorithm 1) is theta_i = 0 as a constraint, with eta_p = `primal_rate` and eta_d = `dual_rate`:
@@ -104,8 +105,7 @@ class ACE:
         self._lookout = Lookout(model, optimizer)
         self._apply()
 
-    def step(self) -> None:
-        """Move on by one optimizer step."""
+    def _step(self) -> None:
         steps, values = self.steps + 1, []
         theta, multiplier, slack = dict(self._theta), dict(self._multiplier), dict(self.slack)
         if not self.remainder:
@@ -116,6 +116,7 @@ class ACE:
             values = self._bounded_weights(theta) if self.normalise else []
         completed(lambda: self._move_to(steps, (theta, multiplier, slack), values))
         self._lookout.step()
+        self._lookout.look_at_end(steps, self.span.total_steps, self.span.end)
 
     def _move_to(self, steps: int, levels: tuple[Levels, Levels, Levels], values: NewValues) -> None:
         self.steps = steps

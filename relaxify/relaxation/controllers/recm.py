@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from relaxify.modules.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
+from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
@@ -24,7 +25,7 @@ from relaxify.relaxation.switching import end_terms, set_each
 from relaxify.relaxation.terms.term import Term, terms_of
 
 
-class RECM:
+class RECM(Attachable):
     """theta_i <- (1 - beta) theta_i + beta min(1, s_i), from theta_i = 1, with s_i = |theta_i (W - P_H W) x| / |f_e(x)|.
 
     s_i is what of the layer's output is not equivariant, rms over the last sketch. Where the target is symmetric W has no
@@ -72,14 +73,14 @@ class RECM:
         self._lookout = Lookout(model, optimizer)
         self._apply()
 
-    def step(self) -> None:
-        """Move on by one optimizer step."""
+    def _step(self) -> None:
         steps, theta = self.steps + 1, dict(self._theta)
         if steps % self.every == 0 and not self.remainder:
             for path, gap in self._gaps().items():
                 theta[path] += self.rate * (min(gap, 1.0) - theta[path])
         completed(lambda: self._move_to(steps, theta))
         self._lookout.step()
+        self._lookout.look_at_end(steps, self.span.total_steps, self.span.end)
 
     def _move_to(self, steps: int, theta: dict[str, float]) -> None:
         self.steps, self._theta = steps, theta

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify.modules.interrupts import completed
+from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState
+from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.switching import set_theta
 from relaxify.relaxation.terms.term import owned_terms, terms_of
 
 
-class RPP:
+class RPP(Attachable):
     """Constant theta, and a loss term of Gaussian priors: basic_wd sum |W|^2 + equiv_wd sum |w_e|^2.
 
     W are the terms, w_e the weights of the layers that they are beside. Of a mean negative log-likelihood over n samples, a
@@ -36,6 +38,7 @@ class RPP:
         self.model = model
         self.basic_wd, self.equiv_wd, self.theta = float(basic_wd), float(equiv_wd), float(theta)
         self.steps = 0
+        self._lookout = Lookout(model, None)
         set_theta(model, self.theta)
 
     def loss_term(self) -> Float[Tensor, ""]:
@@ -44,9 +47,9 @@ class RPP:
         equivariant = torch.stack([weight.square().sum() for weight in _own_weights(self.model)]).sum()
         return self.basic_wd * basic + self.equiv_wd * equivariant
 
-    def step(self) -> None:
-        """Move on by one optimizer step: theta stays."""
+    def _step(self) -> None:
         self.steps += 1
+        self._lookout.step()
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs."""

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from relaxify.modules.interrupts import completed
+from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.projecting import NewValues
@@ -24,7 +25,7 @@ from relaxify.relaxation.switching import end_terms, is_theta, set_theta
 from relaxify.relaxation.terms.term import terms_of
 
 
-class Schedule:
+class Schedule(Attachable):
     """theta as a function of the step alone; subclasses say which by `value(step)`.
 
     - `model`: the relaxed model, every term of which gets the same theta, from the moment the schedule is made.
@@ -83,14 +84,14 @@ class Schedule:
         """theta now."""
         return self._value_at(self.steps)
 
-    def step(self) -> None:
-        """Move on by one optimiser step."""
+    def _step(self) -> None:
         steps = self.steps + 1
         theta = self._value_at(steps)
         is_due = self.refold_every is not None and steps % self.refold_every == 0 and steps < self.end
         values = refolded(self.model) if is_due else []
         completed(lambda: self._move_to(steps, theta, values))
         self._lookout.step()
+        self._lookout.look_at_end(steps, self.span.total_steps, self.span.end)
 
     def _move_to(self, steps: int, theta: float, values: NewValues) -> None:
         self.steps = steps
