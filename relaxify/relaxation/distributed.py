@@ -6,7 +6,9 @@ of squares of CR eq. 5, a few numbers a layer: they add up over processes, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -39,10 +41,23 @@ class _Unused(torch.autograd.Function):
         return gradient, *(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.likes)
 
 
+_around: ContextVar[dist.ProcessGroup | None] = ContextVar("processes that train copies of each model", default=None)
+
+
+@contextmanager
+def replicated(processes: dist.ProcessGroup | None) -> Iterator[None]:
+    """Within this context models are taken to be inside of DistributedDataParallel among these processes, if any."""
+    token = _around.set(processes)
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
 def replicas_of(model: nn.Module) -> dist.ProcessGroup | None:
     """The processes that train copies or shards of this model on shares of the batch, or None.
 
-    A model inside of DistributedDataParallel does not know that it is: pass the wrapped one.
+    A model inside of DistributedDataParallel does not know that it is: pass the wrapped one, or see `replicated`.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None
@@ -50,7 +65,7 @@ def replicas_of(model: nn.Module) -> dist.ProcessGroup | None:
         return model.process_group
     sharded = sharded_modules(model)
     if not sharded:
-        return None
+        return _around.get()
     # parameters are DTensors, which know their mesh, only while they are not gathered for a forward pass
     groups = (module._get_fsdp_state()._fsdp_param_group for module in sharded)  # type: ignore[operator]
     mesh = next(group.mesh_info.mesh for group in groups if group is not None)
