@@ -145,9 +145,12 @@ class Relaxation(Callback):
         try:
             self._relax_for_training(trainer, pl_module)
         except NotThereError:
-            # of a module that makes its parts in setup or configure_model
-            self._stand_in(pl_module, "setup", functools.partial(self._after, trainer, pl_module, False))
-            self._stand_in(pl_module, "configure_model", functools.partial(self._after, trainer, pl_module, True))
+            # of a module that makes its parts in one of these
+            later = [name for name in ("setup", "configure_model") if _has_own(pl_module, name)]
+            if not later:
+                raise
+            for name in later:
+                self._stand_in(pl_module, name, functools.partial(self._after, trainer, pl_module, name == later[-1]))
 
     def _after(
         self, trainer: Trainer, pl_module: LightningModule, is_last: bool, own: Any, *args: Any, **kwargs: Any
@@ -240,8 +243,9 @@ class Relaxation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = self.progress.due(_clock(trainer, pl_module))
-        if due and self.log_values and not trainer.barebones and self.steps % self._every == 0:
+        clock = _clock(trainer, pl_module)
+        due = self.progress.due(clock)
+        if due and self.log_values and not trainer.barebones and clock % self._every == 0:
             pl_module.log_dict(self._values())
         with replicated(self._processes):
             for _ in range(due):
@@ -304,3 +308,7 @@ class Relaxation(Callback):
 def _clock(trainer: Trainer, pl_module: LightningModule) -> int:
     """What theta moves with: optimizer steps; batches, if the module makes the steps itself, as often as it likes."""
     return trainer.global_step if pl_module.automatic_optimization else trainer.fit_loop.total_batch_idx + 1
+
+
+def _has_own(pl_module: LightningModule, name: str) -> bool:
+    return getattr(type(pl_module), name) is not getattr(LightningModule, name)
