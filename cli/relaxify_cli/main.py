@@ -18,8 +18,22 @@ from typer.core import TyperGroup
 from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, printable, sentence
 from relaxify_cli.reporting import reporting
 
-# the function `convert` of relaxify_cli.convert is `relaxify convert`, and EXAMPLE there a line that one could type
-COMMANDS = ("plan", "diagnose", "inspect", "history", "convert", "show", "diff", "lconv", "symmetry", "demo", "doctor")
+# the function `convert` of relaxify_cli.convert is `relaxify convert`, and EXAMPLE there a line that one could type; a dash of
+# a command's name is an underscore there
+COMMANDS = (
+    "plan",
+    "diagnose",
+    "inspect",
+    "history",
+    "convert",
+    "show",
+    "diff",
+    "lconv",
+    "symmetry",
+    "mace-train",
+    "demo",
+    "doctor",
+)
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -33,10 +47,13 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"relaxify_cli.{cmd_name}")
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"relaxify_cli.{name}")
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        # a module may say how its command takes arguments, such as those of another program
+        context = {**HELP, **getattr(module, "CONTEXT", {})}
         example = f"Example: {module.EXAMPLE}"
-        single.command(cmd_name, epilog=example, context_settings=HELP)(reporting(getattr(module, cmd_name)))
+        single.command(cmd_name, epilog=example, context_settings=context)(reporting(getattr(module, name)))
         return typer.main.get_command(single)
 
 
