@@ -53,8 +53,9 @@ class MergedTerm(StandInTerm):
         if not self.active:
             return forward.own(*args, **kwargs)
         x = argument_of(args, kwargs, 0, self.map.argument)
-        # with further arguments, such as weights from outside, the layer may compute something else
-        if len(args) + len(kwargs) > 1 or self._has_few_rows(x) or self._adds_nothing():
+        # with further arguments, such as weights from outside, the layer may compute something else; a trace is of one way,
+        # whatever the sizes and values
+        if self.observer is not None or len(args) + len(kwargs) > 1 or self._has_few_rows(x) or self._adds_nothing():
             return self.added_to(forward.own(*args, **kwargs), x)
         rows = self.map.features_in.rows(x)
         if self.training and is_counted():

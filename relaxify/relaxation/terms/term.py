@@ -217,7 +217,9 @@ class Term(FoldedTerm):
     def _factors(self, rows: Float[Tensor, "*rows n_in"]) -> tuple[Float[Tensor, "*rows r"], Float[Tensor, "n_out r"]]:
         """Two matrices whose product is theta * W x, with theta on the smaller."""
         left, right = (rows, self.dense) if self.config.rank is None else (F.linear(rows, self.down), self.up)
-        return (self.factor * left, right) if left.numel() < right.numel() else (left, self.factor * right)
+        # a trace is of one way, whatever the sizes
+        is_smaller = self.observer is None and left.numel() < right.numel()
+        return (self.factor * left, right) if is_smaller else (left, self.factor * right)
 
     @property
     def factor(self) -> Float[Tensor, ""]:
