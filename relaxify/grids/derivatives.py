@@ -29,6 +29,9 @@ def differentiate(value: Float[Tensor, "..."], axis: int, scheme: Scheme) -> Flo
 def spectral(value: Float[Tensor, "..."], axis: int) -> Float[Tensor, "..."]:
     """The derivative of the trigonometric polynomial through the pixels: exact for what a periodic grid can hold."""
     size = value.shape[axis]
+    if not value.numel():
+        # FFTs take no empty batch
+        return value
     frequency = 2 * math.pi * torch.fft.rfftfreq(size, dtype=value.dtype, device=value.device)
     if size % 2 == 0:
         # the highest wave has no real derivative on the grid

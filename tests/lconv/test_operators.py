@@ -26,6 +26,7 @@ from relaxify.lconv.operators import (
     LowRank,
     Points,
     Shifts,
+    SignalAlgebra,
     Sparse,
     algebra,
     exponential_action,
@@ -73,6 +74,7 @@ FAMILIES: dict[str, Callable[[], Made]] = {
         ImageAlgebra(FLOW_NAMES, "bilinear"),
         (5, 4),
     ),
+    "signals": lambda: (SignalAlgebra(("translation", "scaling")), (6,)),
     "so(3)": lambda: (algebra("so(3)").double(), (3,)),
 }
 
@@ -96,6 +98,17 @@ def test_act_is_the_matrices(name: str) -> None:
     generators, space = FAMILIES[name]()
     h = noise(2, 3, *space)
     torch.testing.assert_close(generators.act(h), through_matrices(generators, space, h))
+
+
+@NAMES
+def test_no_samples_are_an_empty_batch(name: str) -> None:
+    generators, space = FAMILIES[name]()
+    h = noise(0, 4, *space).requires_grad_()
+    out = generators.mix(h, noise(*generators.weight_shape(6, 4)))
+    assert out.shape == (0, 6, *generators.space_out(space))
+    out.sum().backward()
+    if generators.space_out(space) == space:
+        assert generators.expm_apply(torch.ones(generators.count).to(h), h).shape == h.shape
 
 
 @NAMES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -125,7 +127,7 @@ def test_theorem_1_on_samples(n: int, largest: float) -> None:
 def test_labels_that_do_not_turn_along_break_the_symmetry() -> None:
     X = noise(2000, 4)
     linear, bent = X @ noise(2, 4, seed=1).mT, (X @ noise(2, 4, seed=1).mT).relu()
-    assert symmetries_of(X, linear, statistics="second_moments", resamplings=99).name == "abelian(2)"
+    assert symmetries_of(X, linear, statistics="second_moments", resamplings=99).name == "so(2) + so(2)"
     assert not symmetries_of(X, bent, statistics="second_moments", resamplings=99).found
 
 
@@ -339,12 +341,20 @@ def test_bad_input_is_one_sentence() -> None:
         generators(LConv(Dense(noise(2, 3, 4).float()), 1, 1, identity=False))
 
 
-def test_a_module_is_judged_as_a_copy_in_eval_mode() -> None:
-    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Tanh(), nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize("call", ["module", "function", "method", "partial"])
+def test_modules_are_run_in_eval_mode_and_stay_as_they_are(call: str) -> None:
+    torch.manual_seed(0)
+    model, X = normalised(), torch.randn(200, 3)
+    calls = {"function": lambda x: 2 * model(x), "method": model.forward, "partial": functools.partial(model)}
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    symmetries_of_model(model, torch.randn(200, 3))
+    found = symmetries_of_model(calls.get(call, model), X)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert model.training
+    assert all(module.training for module in model.modules())
+    assert torch.equal(found.generators, symmetries_of_model(copy.deepcopy(model).eval(), X).generators)
 
 
 def test_arrays_and_integers_are_samples() -> None:
@@ -354,9 +364,10 @@ def test_arrays_and_integers_are_samples() -> None:
 
 
 UNSUITED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "detached": (lambda x: x.detach().sum(-1), "no gradient with respect to X; leave out what ends it"),
+    "detached": (lambda x: x.detach().sum(-1), "no gradient with respect to X; leave out what ends gradients"),
     "compared": (lambda x: (x > 0).sum(-1), "no gradient with respect to X"),
     "numpy": (lambda x: x.detach().numpy(), "returns a ndarray; return a tensor"),
+    "of numpy": (lambda x: x.numpy() ** 2, "does not run on tensors with gradients (.*); leave out"),
     "one number": (lambda x: x.sum(), "one row for each"),
 }
 
@@ -366,6 +377,12 @@ def test_a_function_without_gradients_is_told_so(name: str) -> None:
     function, says = UNSUITED[name]
     with pytest.raises(ValueError, match=says):
         symmetries_of_model(function, torch.randn(100, 3))
+
+
+def test_a_function_s_own_errors_are_its_own_and_it_may_write_to_its_input() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        symmetries_of_model(nn.Linear(4, 1), torch.randn(100, 3))
+    assert symmetries_of_model(lambda x: x.mul_(2).square().sum(-1), torch.randn(400, 3)).name == "so(3)"
 
 
 def test_samples_have_rows() -> None:
@@ -381,7 +398,7 @@ NAMES = {
     "so(3) + so(2)": 5, "so(3) + scaling": 3, "scaling": 4, "so(2) + scaling": 2, "so(4) + scaling": 4, "so(3) + so(3)": 6,
     "so(3) + so(2) + scaling": 5, "so(1,3) + scaling": 4, "su(2) + scaling": 4, "sp(4) + scaling": 4, "u(2)": 4, "u(3)": 6,
     "gl(2)": 2, "gl(3)": 3, "so(1,1)": 2, "so(1,1) + scaling": 2, "sl(2) + so(2)": 4, "e(2)": 3, "so(3)": 6, "sp(4)": 4,
-    "so(3) + so(1,1)": 5, "so(5)": 5, "so(2,3)": 5, "su(3)": 6,
+    "so(3) + so(1,1)": 5, "so(5)": 5, "so(2,3)": 5, "su(3)": 6, "so(2) + so(2)": 5, "so(3) + so(2) + so(2)": 7,
 }  # fmt: skip
 
 
@@ -413,8 +430,19 @@ def test_names_of_no_algebra_are_refused(name: str) -> None:
 
 
 def test_names_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="acts on 3 dimensions, and there are 2"):
+        named("so(3)", 2)
+    with pytest.raises(ValueError, match="acts on 2 dimensions, and there are 0"):
+        named("so(2) + ignored(1)", 1)
     with pytest.raises(ValueError, match="acts on 3 dimensions, and there are 5"):
-        named("so(3)", 5)
+        named("e(2)", 5)
+
+
+def test_coordinates_that_a_name_does_not_reach_stay_as_they_are() -> None:
+    beside = named("so(3)", 5)
+    assert names_of(beside)[0] == "so(3)"
+    assert not beside[:, 3:].any()
+    assert not beside[..., 3:].any()
 
 
 def logistic(count: int, seed: int) -> Tensor:

@@ -85,8 +85,8 @@ class Sparse(Generators):
         batch, channels = h.shape[:2]
         entries, size = torch.stack([self.rows, self.columns]), (self._rows, math.prod(self.space_of(None)))
         matrix = torch.sparse_coo_tensor(entries, self.values.to(h.dtype), size, check_invariants=False)
-        out = torch.sparse.mm(matrix.coalesce(), self.flat(h).reshape(batch * channels, -1).T)
-        return out.reshape(self.count, -1, batch * channels).mT.reshape(self.count, batch, channels, *self.space_out())
+        out = torch.sparse.mm(matrix.coalesce(), self.flat(h).flatten(0, 1).T)
+        return out.unflatten(0, (self.count, -1)).mT.reshape(self.count, batch, channels, *self.space_out())
 
     def transpose(self, space: Space | None = None) -> Sparse:
         d_out, d_in = math.prod(self.space_out()), math.prod(self.space_of(space))

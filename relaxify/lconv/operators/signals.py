@@ -26,7 +26,7 @@ class SignalAlgebra(Generators):
         self.names, self.transposed = names, False
 
     def act(self, h: Float[Tensor, "batch channels points"]) -> Float[Tensor, "count batch channels points"]:
-        speeds = [torch.ones_like(h[0, 0]) if name == "translation" else from_centre(h.shape[2], h) for name in self.names]
+        speeds = [h.new_ones(h.shape[2]) if name == "translation" else from_centre(h.shape[2], h) for name in self.names]
         if self.transposed:
             return torch.stack([spectral(v * h, 2) for v in speeds])
         slope = spectral(h, 2)

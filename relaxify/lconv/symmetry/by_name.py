@@ -19,8 +19,8 @@ LARGEST_BY_NAME = 64
 def named(name: str, d: int) -> Float[Tensor, "n d d"]:
     """The algebra of a name, or of a sum of names, on R^d: each on coordinates of its own, in turn, and scaling on all.
 
-    One that fits several times is repeated: so(3) on R^6 turns two vectors together. ValueError for other sizes, and for
-    names that do not say how they act.
+    One that fits several times is repeated: so(3) on R^6 turns two vectors together; otherwise what coordinates are left
+    stay as they are: so(3) on R^5. ValueError for larger ones, and for names that do not say how they act.
 
     >>> named("so(3) + scaling", 3).shape, named("so(3) + so(2)", 5).shape, named("so(3)", 6).shape
     (torch.Size([4, 3, 3]), torch.Size([4, 5, 5]), torch.Size([3, 6, 6]))
@@ -30,10 +30,13 @@ def named(name: str, d: int) -> Float[Tensor, "n d d"]:
     parts = [part.strip() for part in name.lower().replace("similarity", f"sim({d - 1})").split("+")]
     if unseen := re.fullmatch(r"ignored\((\d+)\)", parts[-1]):
         return _with_ignored(" + ".join(parts[:-1]), int(unseen[1]), d)
+    if any(part.startswith("abelian") for part in parts):
+        raise ValueError(f"{name!r} names no algebra that acts in one known way: it says that all commute; give matrices.")
     known = [_by_name(part) for part in parts if part != "scaling"]
     sizes = [matrices.shape[-1] for matrices in known]
-    copies = d // sizes[0] if len(sizes) == 1 and d % sizes[0] == 0 else 1
-    if sizes and sum(sizes) * copies != d:
+    copies = max(1, d // sizes[0]) if len(sizes) == 1 and d % sizes[0] == 0 else 1
+    of_points = re.search(r"\b(e|sim|t)\(", name.lower()) is not None
+    if sum(sizes) > d or (of_points and sum(sizes) * copies != d):
         raise ValueError(f"{name} acts on {sum(sizes)} dimensions, and there are {d}; name one that fits, or a sum.")
     found, begin = [torch.zeros(0, d, d, dtype=torch.float64)], 0
     for matrices, size in zip(known, sizes, strict=True):

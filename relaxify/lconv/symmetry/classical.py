@@ -158,6 +158,8 @@ def _abelian(matrices: Float[Tensor, "n d d"]) -> str:
         return _one_parameter(matrices[0])
     if _are_translations(matrices):
         return f"t({n})"
+    if _are_turns_of_planes(matrices):
+        return " + ".join(["so(2)"] * n)
     moved = _moved(matrices)
     scaling = moved @ moved.mT / math.sqrt(moved.shape[1])
     share = torch.einsum("nab,ab->n", matrices, scaling)
@@ -174,6 +176,15 @@ def _are_translations(matrices: Float[Tensor, "n d d"]) -> bool:
     sizes = torch.linalg.svdvals(matrices.flatten(0, 1))
     is_nilpotent = float(torch.einsum("iab,jbc->ijac", matrices, matrices).norm()) < LARGEST_ZERO
     return n == d - 1 and is_nilpotent and bool(sizes[1] < LARGEST_ZERO * sizes[0])
+
+
+def _are_turns_of_planes(matrices: Float[Tensor, "n d d"]) -> bool:
+    """Of as many planes as there are generators, which then turn each of them alone."""
+    n = len(matrices)
+    mixture = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    eigenvalues = torch.linalg.eigvals(torch.einsum("n,nab->ab", mixture.to(matrices), matrices))
+    turns = float(eigenvalues.real.abs().max()) < LARGEST_ZERO * float(eigenvalues.imag.abs().max())
+    return turns and _moved(matrices).shape[1] == 2 * n
 
 
 def _one_parameter(matrix: Float[Tensor, "d d"]) -> str:

@@ -16,6 +16,7 @@ from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict, cut
 from relaxify.modules.copies import copied
+from relaxify.modules.evaluating import evaluating
 
 # a direction of gl(d) that is broken less than this share of a random one may be a symmetry ...
 LARGEST_DEFECT = 0.2
@@ -32,6 +33,8 @@ NEARLY_EXACT = 0.02
 
 # of unit length (L, L_c): those with less than this on the inputs turn outputs alone
 SMALLEST_GENERATOR = 0.05
+
+GRADIENTS = "leave out what ends gradients (detach, no_grad, numpy, rounding or comparison)"
 
 
 def symmetries_of_model(
@@ -51,7 +54,8 @@ def symmetries_of_model(
     Samples are weighted alike whatever the size of their gradient. Half of them (three quarters, if they are few) find the
     algebra, the others measure its defect.
 
-    A module is run as a copy in eval mode, so that nothing of it changes and no sample has a say in another's output.
+    A module is run as a copy in eval mode, and so are modules that a function f calls, if not as copies: nothing of them
+    changes, and no sample has a say in another's output.
 
     A symmetry is found if directions are broken less than `largest_defect` of a random direction and the next ones
     `smallest_gap` times more, and if the brackets stay in the span; if there are several directions, then also if they are
@@ -66,7 +70,8 @@ def symmetries_of_model(
     X = _samples(X)
     run = copied(f).eval() if isinstance(f, nn.Module) else f
     points = _Points.of(X, affine)
-    rows, c = _equations(lambda z: run(points.back(z)), points.forth(X), equivariant, affine)
+    with evaluating(f):
+        rows, c = _equations(lambda z: run(points.back(z)), points.forth(X), equivariant, affine)
     unknowns, d = rows.shape[2], X.shape[-1]
     equations = rows.shape[0] * rows.shape[1]
     if equations < FEWEST_EQUATIONS * unknowns:
@@ -146,7 +151,7 @@ def _equations(
     """For each sample and output the coefficients of L (and of L_c), of norm about one, and the size of the latter."""
     x = X.detach().clone().requires_grad_()
     with torch.enable_grad():
-        y = f(x)
+        y = _values(f, x)
         if not isinstance(y, Tensor) or not y.requires_grad or y.shape[:1] != X.shape[:1]:
             raise ValueError(_no_gradient(y, len(X)))
         out = y.reshape(len(X), -1)
@@ -169,6 +174,26 @@ def _equations(
     return rows / (size + 1e-3 * size.mean())[:, None, None], c if equivariant else 0
 
 
+def _values(f: Callable[[Tensor], Any], x: Tensor) -> Any:
+    try:
+        # f may write to what it is given
+        return f(x.clone())
+    except (RuntimeError, TypeError) as error:
+        if not _runs_without_gradients(f, x):
+            raise
+        raise ValueError(
+            f"the function does not run on tensors with gradients ({str(error).splitlines()[0].rstrip('.')}); {GRADIENTS}."
+        ) from error
+
+
+def _runs_without_gradients(f: Callable[[Tensor], Any], x: Tensor) -> bool:
+    try:
+        f(x.detach().clone())
+    except Exception:
+        return False
+    return True
+
+
 def _samples(X: Tensor | npt.NDArray[Any]) -> Tensor:
     found = torch.as_tensor(X)
     if found.dim() < 2:
@@ -184,10 +209,7 @@ def _no_gradient(y: object, count: int) -> str:
         return f"the function returns a {type(y).__name__}; return a tensor, with one row for each of the {count} samples."
     if y.requires_grad:
         return f"the function returns shape {tuple(y.shape)} for {count} samples; return one row for each."
-    return (
-        f"the function's output ({y.dtype}) has no gradient with respect to X; leave out what ends it "
-        "(detach, no_grad, numpy, rounding or comparison)."
-    )
+    return f"the function's output ({y.dtype}) has no gradient with respect to X; {GRADIENTS}."
 
 
 def _null_space(rows: Float[Tensor, "equations unknowns"]) -> tuple[Tensor, Tensor]:
