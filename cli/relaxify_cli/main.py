@@ -18,8 +18,8 @@ from typer.core import TyperGroup
 from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, printable, sentence
 from relaxify_cli.reporting import reporting
 
-# the function `convert` of relaxify_cli.convert is `relaxify convert`, and EXAMPLE there a line that one could type; a dash of
-# a command's name is an underscore there
+# the function `convert` of relaxify_cli.convert is `relaxify convert`, and EXAMPLE there a line that one could type; a dash
+# of a command's name is an underscore there
 COMMANDS = (
     "plan",
     "diagnose",
