@@ -14,6 +14,7 @@ from relaxify.checkpoint.archive import is_archive, read_members, writing_member
 from relaxify.checkpoint.container import Checkpoint, Description, Piece, state_dicts
 from relaxify.checkpoint.copying import Copy
 from relaxify.checkpoint.foreign import without_foreign
+from relaxify.checkpoint.notes import Noted, noted_in
 from relaxify.checkpoint.optimizers import average_without_terms, keep_groups, parameters_of, without_terms
 from relaxify.checkpoint.pickles import Call, TruncatedError, invalid, read_pickle
 from relaxify.checkpoint.pickling import write_pickle
@@ -60,7 +61,7 @@ class TorchContainer:
     def opened(self, path: Path) -> Iterator[TorchFile]:
         with Source(path) as source:
             content, left_out = without_foreign(*read_torch(source))
-            yield TorchFile(content, walk(content), (source,), left_out)
+            yield TorchFile(content, walk(content), (source,), left_out, noted_in(content))
 
     def written(self, checkpoint: Checkpoint, plans: Sequence[StatePlan]) -> tuple[Callable[[Copy], None], tuple[str, ...]]:
         content, lost = checkpoint.whole(plans)
@@ -163,13 +164,14 @@ def _locate(source: Source, meanings: Meanings, keys: Any, begin: int) -> None:
 class TorchFile:
     """An open checkpoint, which becomes its clean self once `whole` or `pieces` is asked for.
 
-    `left_out` names what of it only code could read.
+    `left_out` names what of it only code could read; `noted` is what the training module that saved it says of it.
     """
 
     content: Any
     found: Nested
     sources: tuple[Source, ...]
     left_out: tuple[str, ...] = ()
+    noted: Noted | None = None
 
     @property
     def size(self) -> int:
@@ -183,17 +185,28 @@ class TorchFile:
                 f"it holds no relaxify records but for what may be in {self.left_out[0]}{more}, which only code can read; "
                 f"save the relaxed model's state_dict."
             )
-        return [state_dict_of(mapping, where, self.size) for mapping, where in self.found.state_dicts]
+        return [state_dict_of(self._own(mapping), where, self.size) for mapping, where in self._state_dicts]
+
+    def _own(self, mapping: Any) -> Any:
+        """Of a state dict, what is the model's own."""
+        return mapping if self.noted is None else self.noted.note.without_averages(mapping)
+
+    @property
+    def _state_dicts(self) -> Sequence[tuple[Any, Where]]:
+        return (*self.found.state_dicts, *(() if self.noted is None else self.noted.averages))
 
     def weights(self) -> Iterator[StateDict]:
         for mapping, where in self.found.weights:
             yield state_dict_of(mapping, where, self.size)
 
     def chosen(self, key: str) -> TorchFile:
-        found = self.found.state_dicts or self.found.weights
-        mapping, where = _at(key, found)
-        lost = (*self.left_out, *others(self.content, where))
-        return TorchFile(mapping, Nested([(mapping, ())], [(mapping, ())]), self.sources, lost)
+        mapping, where = _at(key, self._state_dicts or self.found.weights)
+        lost = [
+            *self.left_out,
+            *(others(self.content, where) if self.noted is None else self.noted.others(self.content, where)),
+        ]
+        mapping = self._own(mapping)
+        return TorchFile(mapping, Nested([(mapping, ())], [(mapping, ())]), self.sources, tuple(lost))
 
     def described(self) -> Description:
         where = {state.where for state in state_dicts(self)}
@@ -206,16 +219,22 @@ class TorchFile:
         for plan in plans:
             _fold(mappings[plan.state.where], plan)
             clean_state_dict(mappings[plan.state.where], plan)
+        if self.noted is not None:
+            self.noted.settle(self.content, plans)
         return self.content, (*self.left_out, *lost)
 
     def _mappings(self) -> dict[Where, Any]:
-        return {where: mapping for mapping, where in (*self.found.weights, *self.found.state_dicts)}
+        return {where: mapping for mapping, where in (*self.found.weights, *self._state_dicts)}
+
+    def _parameters_in(self, mapping: Any) -> Any:
+        """Of a state dict, what may be parameters."""
+        return mapping if self.noted is None else self.noted.note.parameters_in(mapping)
 
     def _clean_optimizers(self, mappings: Mapping[Where, Any], plans: Sequence[StatePlan]) -> list[str]:
         """Take the terms out of optimizer states, or these where it cannot be told how; the names of those."""
         if not (self.found.optimizers or self.found.averages):
             return []
-        relaxed = [parameters_of(mappings[plan.state.where], plan) for plan in plans]
+        relaxed = [parameters_of(self._parameters_in(mappings[plan.state.where]), plan) for plan in plans]
         planned = {plan.state.where for plan in plans}
         plain = [parameters_of(mapping, None) for mapping, where in self.found.weights if where not in planned]
         # what is relaxed now has parameters that no optimizer has seen

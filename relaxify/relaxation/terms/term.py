@@ -12,7 +12,7 @@ import hashlib
 import zlib
 from collections.abc import Hashable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -39,6 +39,12 @@ from relaxify.sites import EquivariantMap, Site
 from relaxify.subgroups import restricted, subgroup
 
 
+class Observer(Protocol):
+    """What is called in place of `Term.learn`."""
+
+    def __call__(self, term: Term, rows: Tensor | Patches, output: Tensor | None, attribute: Tensor | None) -> None: ...
+
+
 class Term(FoldedTerm):
     """theta * W x, with W zero at the start: dense (n_out x n_in), or up @ down of rank r.
 
@@ -52,6 +58,8 @@ class Term(FoldedTerm):
     finished = False
     # added to theta in the forward pass: a zero whose gradient is that of the loss by theta, for controllers that learn
     nudge: Tensor | None = None
+    # takes what the forward pass shows of the data, where that is traced, and `learn` has to wait until it is run
+    observer: Observer | None = None
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__()
@@ -230,22 +238,25 @@ class Term(FoldedTerm):
         self, rows: Tensor | Patches, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Keep what the penalty and the folding need to know of the data."""
-        aside(rows.device.type, self._observe_aside, rows, output, args, kwargs)
+        observer = Term.learn if self.observer is None else self.observer
+        observer(self, rows, output, self._attribute(args, kwargs))
 
-    def _observe_aside(
-        self, rows: Tensor | Patches, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
+    def learn(self, rows: Tensor | Patches, output: Tensor | None, attribute: Tensor | None) -> None:
+        """Keep what an observer was shown, once it has values."""
+        aside(rows.device.type, self._learn_aside, rows, output, attribute)
+
+    def _learn_aside(self, rows: Tensor | Patches, output: Tensor | None, attribute: Tensor | None) -> None:
         self.sketch.update(rows, output)
-        self._watch_attribute(args, kwargs)
+        if attribute is not None and attribute.numel():
+            self.attribute_range = widened(self.attribute_range, attribute)
         self.largest_theta.copy_(torch.maximum(self.theta.abs(), self.largest_theta))
 
-    def _watch_attribute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _attribute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """The values of the one scalar that a layer's paths go through, if it has such an argument."""
         if self.map.attribute is None:
-            return
+            return None
         values = argument_of(args, kwargs, self.map.attribute.position, self.map.attribute.name)
-        values = values.detach()[..., self.map.attribute.column]
-        if values.numel():
-            self.attribute_range = widened(self.attribute_range, values)
+        return values.detach()[..., self.map.attribute.column]
 
     def output_square(self) -> Float[Tensor, ""] | None:
         """E|f_e(x)|^2 over the last sketch, or None before training."""
