@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "bar_width": _bar_width, "file_name": _file_name}
+    environment.filters |= {"number": _number, "bar_width": _bar_width, "file_name": _file_name, "by_reason": _by_reason}
     return environment.get_template(f"{name}.html.j2")
 
 
@@ -37,6 +38,14 @@ def finite(value: Any) -> Any:
     return value
 
 
+def _by_reason(rejected: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Candidates with one reason stand together, in the order of the first of them."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for each in rejected:
+        found.setdefault(each["reason"], []).append(each)
+    return list(found.items())
+
+
 def _file_name(location: str) -> str:
     return Path(location).name
 
@@ -44,6 +53,8 @@ def _file_name(location: str) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
+    if value == 0:
+        return "0"
     return f"{value:.1e}" if math.isfinite(value) else str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,15 +18,27 @@ if TYPE_CHECKING:
     from relaxify.inspection.images import ImageReport, TransformationReport
 
 
-def inspect_images(model: nn.Module, given: Any, *, periodic: bool, as_json: bool, fail_above: float | None) -> None:
+def inspect_images(
+    model: nn.Module,
+    given: Any,
+    *,
+    periodic: bool,
+    as_json: bool,
+    fail_above: float | None,
+    html: Path | None = None,
+    force: bool = False,
+) -> None:
     """Print the report; ThresholdError if |L f| / |f| of some transformation is above the bound."""
     from relaxify.inspection.images import local_equivariance_error
+    from relaxify.output import write_whole
 
     images = list(given.values() if isinstance(given, dict) else given)
     if len(images) != 1 or not isinstance(images[0], Tensor):
         raise ValueError(f"--images takes one tensor of images, and the inputs are {len(images)} things; pass one tensor.")
     with waiting("inspecting"):
         report = local_equivariance_error(model, images[0], derivative="spectral" if periodic else "central")
+    if html is not None:
+        write_whole(html, report.to_html().encode(), force=force)
     if as_json:
         say(report.to_json())
     else:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from relaxify_cli.errors import THRESHOLD, ThresholdError, shown
-from relaxify_cli.options import INPUTS_HELP, Action, Factory, Irreps, Json, OutputAction
+from relaxify_cli.options import INPUTS_HELP, Action, Factory, Html, Irreps, Json, OutputAction
 from relaxify_cli.progress import waiting
 from relaxify_cli.reporting import console, say
 
@@ -36,7 +36,7 @@ def inspect(
     ] = False,
     periodic: Annotated[bool, typer.Option("--periodic", help="With --images: these have no border.")] = False,
     as_json: Json = False,
-    html: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write the report as a page.")] = None,
+    html: Html = None,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot the error of each module.")] = None,
     fail_above: Annotated[
         float | None, typer.Option(metavar="ERROR", help="Exit with 1 if the largest relative error is above this.")
@@ -52,7 +52,7 @@ def inspect(
     from relaxify_cli.images import inspect_images
     from relaxify_cli.loading import build_model, files_of, irreps_of, load_action, load_inputs, load_weights
 
-    _check_mode(group, images, html or plot)
+    _check_mode(group, images, plot)
     read = files_of(model, inputs, action, output_action, checkpoint)
     for path in (html, plot):
         if path is not None:
@@ -62,7 +62,7 @@ def inspect(
         load_weights(net, checkpoint)
     given = load_inputs(inputs, None if images else net)
     if group is None:
-        inspect_images(net, given, periodic=periodic, as_json=as_json, fail_above=fail_above)
+        inspect_images(net, given, periodic=periodic, as_json=as_json, fail_above=fail_above, html=html, force=force)
         return
     with waiting("inspecting"):
         report = relaxify.inspect(
@@ -92,7 +92,7 @@ def _check_mode(group: str | None, images: bool, page: Path | None) -> None:
     if (group is None) is not images:
         raise ValueError("inspect must know what moves the inputs; give either --group, such as --group SO3, or --images.")
     if images and page is not None:
-        raise ValueError(f"{page} would hold a report under a group, which --images is not; use --json instead.")
+        raise ValueError(f"{page} would plot errors under a group, which --images is not; use --html or --json instead.")
 
 
 def _check(report: Report, fail_above: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,5 +29,6 @@ OutputAction = Annotated[
     typer.Option(metavar="PKG.MOD:FUNCTION", help="(g, output) -> output moved by g. Default: as is measured."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON, and nothing else.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="OUT.html", help="Write the report as a page.")]
 Include = Annotated[list[str] | None, typer.Option(help="Only layers at paths of this pattern; may be repeated.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="No layer at paths of this pattern; may be repeated.")]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from relaxify_cli.errors import BAD_INPUT, THRESHOLD, on_the_command_line, shown
-from relaxify_cli.options import INPUTS_HELP, Action, Exclude, Factory, Include, Irreps, Json
+from relaxify_cli.options import INPUTS_HELP, Action, Exclude, Factory, Html, Include, Irreps, Json
 from relaxify_cli.progress import waiting
 from relaxify_cli.reporting import console, say
 
@@ -40,17 +40,23 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     as_json: Json = False,
+    html: Html = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what --html names.")] = False,
 ) -> None:
     """Show which layers of a model would be relaxed, and which not and why. Changes nothing.
 
     Exit code 1 if the model breaks the symmetry somewhere.
     """
     import relaxify
-    from relaxify_cli.loading import build_model, irreps_of, load_action, load_inputs
+    from relaxify.output import check_target, write_whole
+    from relaxify_cli.loading import build_model, files_of, irreps_of, load_action, load_inputs
 
     if (action is not None or irreps) and inputs is None:
         option = "--irreps" if action is None else "--action"
         raise ValueError(f"{option} says how the group moves the example inputs; give those with --inputs.")
+    read = files_of(model, inputs, action)
+    if html is not None:
+        check_target(html, inputs=read, force=force)
     net = build_model(model)
     given = None if inputs is None else load_inputs(inputs, net)
     with waiting("planning"):
@@ -63,6 +69,8 @@ def plan(
             input_action=load_action(action),
             input_irreps=irreps_of(irreps),
         )
+    if html is not None:
+        write_whole(html, result.to_html().encode(), inputs=read, force=force)
     if as_json:
         say(result.to_json())
     else:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relaxify.pages import template
+from relaxify.rendered import made_with
 
 
 def page_of(report: Mapping[str, Any]) -> str:
     """The whole page, of what `Report.to_dict` returns."""
-    return template("inspection").render(report=report, tree=_tree(report["modules"]))
+    return template("inspection").render(report=report, header=made_with(), tree=_tree(report["modules"]))
 
 
 def _tree(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,14 +7,13 @@ so that neither a constant output nor one that is dominated by a constant passes
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.html import page_of
-from relaxify.pages import finite
+from relaxify.rendered import Rendered
 from relaxify.verdicts.verdict import Errors, Verdict
 
 FORMAT = "relaxify-report/1"
@@ -106,8 +105,8 @@ class Fault:
         return {**data, "kind": self.kind.value, "cause": self.cause, "details": dict(self.why.details)}
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Rendered):
     """What `inspect` measured of a model under a group.
 
     `fault` is the operation to which the error is traced back; `notes` are those that look odd in a model that is sound as a
@@ -144,13 +143,15 @@ class Report:
         plain = dataclasses.asdict(dataclasses.replace(self, fault=None, notes=()))
         return {"format": FORMAT, **plain, "is_sound": self.is_sound, **told}
 
-    def to_json(self) -> str:
-        """JSON; numbers that are not finite are null."""
-        return json.dumps(finite(self.to_dict()), indent=1)
-
     def to_html(self) -> str:
         """A page that needs no network, light or dark as the reader's system is."""
         return page_of(self.to_dict())
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The sites, a row each."""
+        return [
+            {**dataclasses.asdict(each), "error": each.error.mean, "largest": each.error.largest} for each in self.layers
+        ]
 
     def diff(self, other: Report) -> Diff:
         """What changed from this report to a later one."""

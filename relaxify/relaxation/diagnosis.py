@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from relaxify.groups import Group
 from relaxify.intertwiners import intertwiner_basis
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.terms.term import Term, terms_of
+from relaxify.rendered import Rendered
 from relaxify.representations import slices
 
 # of what chance leaves: nearer to 1 than to chance, and nearer to chance than to 1
@@ -66,9 +67,11 @@ class Gradient:
         return (self.equivariant - self.chance) / (1 - self.chance)
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Rendered):
     """What `diagnose` found: each layer's gradient and, if W is not zero, what it carries; and all layers together."""
+
+    page = "diagnosis"
 
     layers: dict[str, Gradient]
     total: Gradient
@@ -102,6 +105,10 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data, with the advice."""
         return {**dataclasses.asdict(self), "still": list(self.still), "advice": self.advice}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The layers, a row each."""
+        return [{"path": path, **dataclasses.asdict(gradient)} for path, gradient in self.layers.items()]
 
     def __str__(self) -> str:
         lines = [f"equivariant share of dL/dW: {_line(self.total)}"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from relaxify.groups import Group
-from relaxify.pages import finite
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.rendered import Rendered
 from relaxify.sites import Rejected, Site
 from relaxify.verdicts.verdict import Verdict
 
@@ -19,13 +18,15 @@ FORMAT = "relaxify-plan/1"
 UNCHECKED = "whole model not checked, only layers one by one; pass example_inputs=(...)"
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Rendered):
     """What `relaxify` would do: the sites it would relax with their configs, and every rejected candidate's reason.
 
     `looked_at` counts the model's modules by type. `diverged` is the statement (file:line) from which on runs on transformed
     example inputs took another course, if any did; `verdict` what these say of the model as a whole, None without any.
     """
+
+    page = "plan"
 
     group: Group
     sites: tuple[Site, ...]
@@ -52,9 +53,9 @@ class Plan:
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON, with null in the place of what is not finite."""
-        return json.dumps(finite(self.to_dict()), indent=1)
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """Every site, and every candidate that is none with its reason, a row each."""
+        return [*map(_site, self.sites), *({"path": r.path, "op": r.op, "reason": r.reason} for r in self.rejected)]
 
     def __str__(self) -> str:
         lines = [f"{len(self.sites)} sites of {self.group.name}"]

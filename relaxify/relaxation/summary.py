@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from relaxify.relaxation.shares import relaxed_share
 from relaxify.relaxation.switching import projected, relaxed
 from relaxify.relaxation.terms.folded import FOLDS
 from relaxify.relaxation.terms.term import Term, terms_of
+from relaxify.rendered import Rendered
+
+FORMAT = "relaxify-summary/1"
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,11 @@ class LayerSummary:
     unexpressed: float | None = None
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Rendered):
     """All terms, by path, the parameter counts, and, if `summary` was given a loss, its value with the terms and without."""
+
+    page = "summary"
 
     layers: dict[str, LayerSummary]
     base_parameters: int
@@ -62,6 +69,14 @@ class Summary:
     def dead(self) -> tuple[str, ...]:
         """Paths of terms that no gradient reaches."""
         return tuple(path for path, layer in self.layers.items() if layer.dead)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data under the key `format`: "relaxify-summary/1"."""
+        return {"format": FORMAT, **dataclasses.asdict(self), "share": self.share}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The terms, a row each."""
+        return [dataclasses.asdict(layer) for layer in self.layers.values()]
 
     def __str__(self) -> str:
         head = f"{len(self.layers)} terms, {self.base_parameters:,} + {self.added_parameters:,} parameters"

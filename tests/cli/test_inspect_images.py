@@ -65,9 +65,12 @@ def test_either_a_group_or_images(file: Path, tmp_path: Path, capsys: pytest.Cap
         code, output = inspect(capsys, f"{file}:cnn", "-i", f"{file}:images", *arguments)
         assert code == 2
         assert "give either --group, such as --group SO3, or --images" in output
-    code, output = inspect(capsys, f"{file}:cnn", "-i", f"{file}:images", "--images", "--html", str(tmp_path / "o.html"))
+    code, output = inspect(capsys, f"{file}:cnn", "-i", f"{file}:images", "--images", "--plot", str(tmp_path / "o.png"))
     assert code == 2
-    assert "use --json instead" in output
+    assert "use --html or --json instead" in output
+    code, output = inspect(capsys, f"{file}:cnn", "-i", f"{file}:images", "--images", "--html", str(tmp_path / "o.html"))
+    assert code == 0
+    assert "What each layer adds" in (tmp_path / "o.html").read_text()
     code, output = inspect(capsys, f"{file}:cnn", "-i", f"{file}:two", "--images")
     assert code == 2
     assert "--images takes one tensor of images" in output

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relaxify.pages import finite
+from relaxify.rendered import Rendered
 
 FORMAT = "relaxify-images/1"
 FALL = 0.4
@@ -66,9 +66,11 @@ class TransformationReport:
         return f"{words}, from {self.relative:.1e} to {self.finer:.1e}"
 
 
-@dataclass(frozen=True)
-class ImageReport:
+@dataclass(frozen=True, repr=False)
+class ImageReport(Rendered):
     """Local equivariance errors of a model of images under continuous transformations."""
+
+    page = "images"
 
     model: str
     images: tuple[int, ...]
@@ -85,11 +87,14 @@ class ImageReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data under the key `format`: "relaxify-images/1"."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        plain = [{**dataclasses.asdict(each), "cause": each.cause} for each in self.transformations]
+        return {"format": FORMAT, **dataclasses.asdict(self), "transformations": plain}
 
-    def to_json(self) -> str:
-        """JSON; numbers that are not finite are null."""
-        return json.dumps(finite(self.to_dict()), indent=1)
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """What each step adds to the error under each transformation, a row each."""
+        return [
+            {"transformation": each.name, **dataclasses.asdict(step)} for each in self.transformations for step in each.steps
+        ]
 
     def __str__(self) -> str:
         lines = [f"{self.model} on images {list(self.images)}, {self.derivative} derivatives, {self.method}"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from torch import Tensor
 from relaxify.lconv.operators import Generators
 from relaxify.lconv.symmetry.drawings import LARGEST, MOST_BARS, image, matrix, orbits, spectrum
 from relaxify.pages import template
+from relaxify.rendered import made_with
 
 MOST_GENERATORS, MOST_DOTS, ORBITS, POINTS = 6, 150, 5, 49
 FRAMES = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -54,11 +53,6 @@ def page_of(
 ) -> str:
     """The page. `lines` are the report's text, of which the first is the verdict and the second its reason."""
     shape = {} if samples is None else {"samples": f"{len(samples):,} of shape {_sizes(samples.shape[1:])}"}
-    made = {
-        "relaxify": importlib.metadata.version("relaxify"),
-        "torch": torch.__version__,
-        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
     source, _, verdict = lines[0].partition(": ")
     values = report.spectrum
     return template("symmetry").render(
@@ -69,7 +63,7 @@ def page_of(
         source=source,
         reason=lines[1].strip(),
         facts=[line.strip() for line in lines[2:]],
-        header={**(header or {}), **shape, **made},
+        header={**(header or {}), **shape, **made_with()},
         spectrum=None if values is None or not len(values) else spectrum(values, report.dimension, report.gap),
         directions=0 if values is None else len(values),
         dimension=report.dimension,

@@ -24,6 +24,7 @@ from relaxify.lconv.symmetry.forms import InvariantForm, invariant_form
 from relaxify.lconv.symmetry.page import page_of
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
 from relaxify.pages import finite
+from relaxify.rendered import Rendered
 
 POWER = 0.95
 
@@ -42,8 +43,8 @@ class Verdict(enum.StrEnum):
         return cls.FOUND if found else cls.NONE
 
 
-@dataclass(frozen=True, eq=False)
-class Symmetry:
+@dataclass(frozen=True, eq=False, repr=False)
+class Symmetry(Rendered):
     """A Lie algebra that was looked for, with what speaks for it and against it.
 
     `generators` are an orthonormal basis, (dimension, d, d), and `output_generators` what goes with each on the outputs.
@@ -186,6 +187,11 @@ class Symmetry:
             "spectrum": None if self.spectrum is None else self.spectrum.tolist(),
             "generators": self.generators.tolist(),
         }
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The spectrum, a row for each direction: how much it is broken, and whether it is kept."""
+        values = [] if self.spectrum is None else self.spectrum.tolist()
+        return [{"direction": i + 1, "broken": each, "kept": i < self.dimension} for i, each in enumerate(values)]
 
     def to_json(self, known: Mapping[str, Group | str | Tensor] | None = None) -> str:
         """`to_dict` as JSON, with null in the place of what is not finite."""
