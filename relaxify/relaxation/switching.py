@@ -85,6 +85,7 @@ def _fill(terms: Mapping[str, Term], values: Mapping[str, float]) -> None:
     for path, number in values.items():
         terms[path].theta.fill_(number)
         terms[path].finished = False
+        terms[path].moves += 1
 
 
 def _by_path(model: nn.Module, terms: Mapping[str, Term], wanted: Mapping[Any, float]) -> dict[str, float]:
@@ -114,3 +115,4 @@ def _end(terms: Sequence[Term]) -> None:
         if not term.finished:
             term.theta.zero_()
             term.finished = True
+            term.moves += 1

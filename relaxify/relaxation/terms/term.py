@@ -34,6 +34,7 @@ from relaxify.relaxation.terms.added_product import added_rows
 from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN, widened
 from relaxify.relaxation.terms.commutant import Commutant
 from relaxify.relaxation.terms.folded import FoldedTerm
+from relaxify.relaxation.terms.held import held
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Site
 from relaxify.subgroups import restricted, subgroup
@@ -60,6 +61,9 @@ class Term(FoldedTerm):
     nudge: Tensor | None = None
     # takes what the forward pass shows of the data, where that is traced, and `learn` has to wait until it is run
     observer: Observer | None = None
+    # how often theta has been set, now and when the last forward pass began
+    moves = 0
+    _moves_of_pass = 0
 
     def __init__(self, site: Site, config: RelaxConfig, *, keep_relaxed: bool, like: Tensor) -> None:
         super().__init__()
@@ -231,8 +235,20 @@ class Term(FoldedTerm):
 
     @property
     def factor(self) -> Float[Tensor, ""]:
-        """theta, as the forward pass has it."""
-        return self.theta if self.nudge is None else self.theta + self.nudge
+        """theta as this forward pass has it: a copy, for the backward pass, wherever theta has gone since."""
+        if not torch.compiler.is_compiling():
+            self._check_second_pass()
+        return held(self.theta) if self.nudge is None else self.theta + self.nudge
+
+    def _check_second_pass(self) -> None:
+        """RuntimeError in the second pass of activation checkpointing, if theta is not what it was in the first."""
+        if torch._C._current_graph_task_id() == -1:
+            self._moves_of_pass = self.moves
+        elif self.moves != self._moves_of_pass:
+            raise RuntimeError(
+                f"theta of {self.path!r} was set between a forward pass and its backward pass, for which activation "
+                "checkpointing runs the forward pass again: call the controller's step() after backward()."
+            )
 
     def _observe(
         self, rows: Tensor | Patches, output: Tensor | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
