@@ -76,13 +76,14 @@ def test_the_same_of_a_compiled_model(compiler: None) -> None:
 
 
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
-def test_checkpointing_which_cannot_know_the_theta_of_the_first_pass_is_told(reentrant: bool) -> None:
+@pytest.mark.parametrize("move", ["set_theta", "the end"])
+def test_checkpointing_which_cannot_know_the_theta_of_the_first_pass_is_told(move: str, reentrant: bool) -> None:
     model, (x,) = relaxed_net(vn_net, None)
     x.requires_grad_()
     for _ in range(2):
         checkpoint(model, x, use_reentrant=reentrant).square().mean().backward()
         set_theta(model, 0.5)
     loss = checkpoint(model, x, use_reentrant=reentrant).square().mean()
-    set_theta(model, 0.25)
+    MOVES[move](model)()
     with pytest.raises(RuntimeError, match=r"set between a forward pass and its backward pass.* step\(\) after backward"):
         loss.backward()

@@ -194,7 +194,9 @@ class Term(FoldedTerm):
 
     @property
     def active(self) -> bool:
-        """Whether the model's forward pass adds this term now."""
+        """Whether the model's forward pass adds this term now; asked by the pass itself."""
+        if not torch.compiler.is_compiling():
+            self._check_second_pass()
         wanted = self.forced if self.forced is not None else self.training or self.keep_relaxed
         return wanted and not (self._is_over and not self._has_replicas)
 
@@ -236,8 +238,6 @@ class Term(FoldedTerm):
     @property
     def factor(self) -> Float[Tensor, ""]:
         """theta as this forward pass has it: a copy, for the backward pass, wherever theta has gone since."""
-        if not torch.compiler.is_compiling():
-            self._check_second_pass()
         return held(self.theta) if self.nudge is None else self.theta + self.nudge
 
     def _check_second_pass(self) -> None:
