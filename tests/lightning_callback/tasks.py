@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -75,8 +75,9 @@ def loader() -> DataLoader[Tensor]:
 
 
 def trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
+    saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    standard = {"max_epochs": EPOCHS, "accelerator": "cpu", "enable_checkpointing": False, "default_root_dir": folder}
+    standard = {"max_epochs": EPOCHS, "accelerator": "cpu", "enable_checkpointing": saves, "default_root_dir": folder}
     return Trainer(callbacks=list(callbacks), **(quiet | standard | options))
 
 
@@ -102,6 +103,7 @@ def by_hand(
             with torch.autocast("cpu", torch.bfloat16, enabled=not precise):
                 loss = loss_of(model, x)
             loss = loss + penalty(model, relative_to=loss)
+            loss = loss + theta.loss_term() if hasattr(theta, "loss_term") else loss
             (loss / accumulate).backward()
             if (number + 1) % accumulate:
                 continue
@@ -127,7 +129,3 @@ def assert_equal(model: nn.Module, expected: nn.Module) -> None:
     ours, theirs = model.state_dict(), expected.state_dict()
     assert list(ours) == list(theirs)
     assert [key for key, value in ours.items() if not torch.equal(value, theirs[key])] == []
-
-
-def copied(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model)
