@@ -5,6 +5,8 @@ Rotations of space are read as quaternions, by scipy: as exact near half turns a
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
@@ -16,7 +18,7 @@ from relaxify.random_elements import Element, Word, shortest_words
 
 
 def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
-    """The element of SO(2), O(2), SO(3), O(3) or a finite group whose matrix this is.
+    """The element of SO(2), O(2), SO(3), O(3), a finite group, or a product of these, whose matrix this is.
 
     ValueError for other groups, and for a matrix that is not of the group.
 
@@ -24,6 +26,10 @@ def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
     >>> element_of(Group.parse("SO(2)"), quarter).coefficients.tolist(), element_of(Group.parse("C(8)"), quarter).word
     ([1.5707963267948966], (0, 0))
     """
+    if (known := _known(group, matrix)) is not None:
+        return known
+    if group.factors:
+        return _of_product(group, matrix)
     if group.is_affine:
         return _moving(group, matrix.double())
     if not _is_read(group):
@@ -41,6 +47,24 @@ def element_of(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
         if torch.allclose(rest, turned, atol=_tolerance(matrix)):
             return found
     raise ValueError(f"{matrix.tolist()} is no element of {group.name}; pass one of its {group.dim} x {group.dim} matrices.")
+
+
+def _known(group: Group, matrix: Float[Tensor, "d d"]) -> Element | None:
+    """The identity, and a finite generator, of any group."""
+    identity = torch.eye(group.dim, dtype=torch.float64)
+    words: list[tuple[Word, Tensor]] = [((), identity), *(((letter,), g) for letter, g in enumerate(group.finite))]
+    word = next((word for word, g in words if torch.equal(g, matrix.double())), None)
+    return None if word is None else Element(torch.zeros(len(group.generators), dtype=torch.float64), word)
+
+
+def _of_product(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
+    parts = group.parts(matrix)
+    if not torch.equal(torch.block_diag(*parts), matrix):
+        raise ValueError(f"{matrix.tolist()} is no element of {group.name}: it mixes what its factors act on.")
+    found = [element_of(factor, part) for factor, part in zip(group.factors, parts, strict=True)]
+    letters = itertools.accumulate((len(factor.finite) for factor in group.factors), initial=0)
+    word = tuple(first + letter for first, each in zip(letters, found, strict=False) for letter in each.word)
+    return Element(torch.cat([each.coefficients for each in found]), word)
 
 
 def _moving(group: Group, matrix: Float[Tensor, "d d"]) -> Element:

@@ -7,16 +7,17 @@ group made from a user's own matrices is treated exactly as a named one (CR sec.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relaxify.named_groups import LINEAR_KINDS, definition, nothing
-from relaxify.random_elements import Element, Word, normal_coefficients, random_word
+from relaxify.named_groups import LINEAR_KINDS, definition, factor_names, nothing
+from relaxify.random_elements import EachCoefficients, EachWord, Element, Word, normal_coefficients, random_word
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class Group:
     `generators[i]` is a Lie-algebra basis A_i: exp(t A_i) is in the group for every t. `finite[j]` is a group element
     g_j; products of these reach what the exponentials do not (reflections, or all of a finite group).
 
-    `Group.parse` makes the named groups; `Group.from_generators` takes any matrices.
+    `Group.parse` makes the named groups; `Group.from_generators` takes any matrices. Of a product G x H, whose elements
+    are pairs, the matrices are g (+) h, block by block, and `factors` are G and H.
 
     >>> Group.parse("SO(3)").generators.shape
     torch.Size([3, 3, 3])
@@ -41,6 +43,7 @@ class Group:
     compact: bool = True
     coefficients: Callable[[int, torch.Generator], Tensor] = field(default=normal_coefficients, repr=False)
     words: Callable[[torch.Generator], Word] | None = field(default=None, repr=False)
+    factors: tuple[Group, ...] = field(default=(), repr=False)
 
     @property
     def dim(self) -> int:
@@ -59,6 +62,8 @@ class Group:
         >>> Group.parse("T(3)").is_affine, Group.parse("SE(3)").is_affine, Group.parse("SO(3)").is_affine
         (True, True, False)
         """
+        if self.factors:
+            return False
         last = torch.eye(self.dim, dtype=torch.float64)[-1].expand(len(self.finite), -1)
         moves = bool(self.generators[:, :-1, -1].any()) or bool(self.finite[:, :-1, -1].any())
         return moves and not self.generators[:, -1].any() and torch.allclose(self.finite[:, -1], last)
@@ -119,8 +124,8 @@ class Group:
         E(n), SE(n) and Aff(n) move points, x -> L x + t, by matrices on (x, 1). Groups of the plane may be placed in space:
         "O(2) about z". SO(p,q) is the component of the identity. SU(2), or Spin(3), acts on two complex numbers as on four
         real ones. Also O(1), the flip of a line; Octa and FullOcta, the cube's rotations and all its symmetries; Scale(a),
-        the powers of the dilation of the plane by a. Case, brackets, blanks and underscores do not matter. A Group is
-        returned as it is. ValueError if unknown.
+        the powers of the dilation of the plane by a; products of these, "O(3) x S(5)", whose factors act on axes of their
+        own. Case, brackets, blanks and underscores do not matter. A Group is returned as it is. ValueError if unknown.
 
         >>> Group.parse("c_4"), Group.parse("so1,3")
         (Group('C(4)'), Group('SO(1,3)'))
@@ -129,9 +134,49 @@ class Group:
             return group
         if not isinstance(group, str):
             raise ValueError(f"{group!r} is not a group; pass a name such as 'SO(3)', or a Group.")
+        if len(names := factor_names(group)) > 1:
+            return cls.product(*map(cls.parse, names))
         if about := re.fullmatch(r"(.+)[\s_]about[\s_]([xyz])", group.strip(), re.IGNORECASE):
             return _about(cls.parse(about[1]), about[2].lower())
         return cls(*definition(group))
+
+    @classmethod
+    def product(cls, *groups: Group) -> Group:
+        """The direct product of groups, by the matrices g (+) h (+) ... of their elements. ValueError if none is given.
+
+        >>> both = Group.product(Group.parse("SO(2)"), Group.parse("S(3)"))
+        >>> both, both.generators.shape, both.finite.shape
+        (Group('SO(2) x S(3)'), torch.Size([1, 5, 5]), torch.Size([2, 5, 5]))
+        """
+        factors = tuple(factor for group in groups for factor in group.factors or (group,))
+        if len(factors) < 2:
+            raise ValueError(f"a product has two factors or more, not {len(factors)}.")
+        generators = [_beside(factors, number, each, 0.0) for number, f in enumerate(factors) for each in f.generators]
+        finite = [_beside(factors, number, each, 1.0) for number, f in enumerate(factors) for each in f.finite]
+        d = sum(factor.dim for factor in factors)
+        return cls(
+            " x ".join(factor.name for factor in factors),
+            torch.stack(generators) if generators else nothing(d),
+            torch.stack(finite) if finite else nothing(d),
+            all(factor.compact for factor in factors),
+            EachCoefficients(tuple((len(factor.generators), factor.coefficients) for factor in factors)),
+            EachWord(tuple((len(factor.finite), factor.words) for factor in factors)),
+            factors,
+        )
+
+    def parts(self, g: Float[Tensor, "d d"]) -> tuple[Float[Tensor, "_ _"], ...]:
+        """The matrix of each factor in that of an element of a product.
+
+        >>> [len(part) for part in Group.parse("O(3) x S(2)").parts(torch.eye(5))]
+        [3, 2]
+        """
+        ends = list(itertools.accumulate(factor.dim for factor in self.factors))
+        blocks = [slice(end - factor.dim, end) for factor, end in zip(self.factors, ends, strict=True)]
+        return tuple(g[block, block] for block in blocks)
+
+    def of_factor(self, number: int, g: Float[Tensor, "n n"]) -> Float[Tensor, "d d"]:
+        """The matrix of the product's element that is g in one factor and 1 in the others."""
+        return _beside(self.factors, number, g, 1.0)
 
     @classmethod
     def from_generators(
@@ -180,6 +225,12 @@ class Group:
         return hash(self.name)
 
 
+def _beside(factors: Sequence[Group], number: int, matrix: Tensor, entry: float) -> Tensor:
+    """The matrix of one factor in a product, with this entry on the diagonals of the others."""
+    others = [entry * torch.eye(factor.dim, dtype=matrix.dtype, device=matrix.device) for factor in factors]
+    return torch.block_diag(*others[:number], matrix, *others[number + 1 :])
+
+
 def _matrices(given: object, name: str) -> Tensor:
     if isinstance(given, list | tuple):
         raise ValueError(f"group {name!r}: generators are one tensor (count, d, d), not a {type(given).__name__}: stack it.")
@@ -196,4 +247,4 @@ def _about(group: Group, axis: str) -> Group:
     for small, large in ((group.generators, generators), (group.finite, finite)):
         large[:, torch.tensor(plane)[:, None], torch.tensor(plane)] = small
     finite[:, free, free] = 1.0
-    return replace(group, name=f"{group.name} about {axis}", generators=generators, finite=finite)
+    return replace(group, name=f"{group.name} about {axis}", generators=generators, finite=finite, factors=())

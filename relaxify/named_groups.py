@@ -43,11 +43,6 @@ def definition(name: str) -> Definition:
     plain = re.sub(r"[\s()\[\]_]", "", name).upper()
     if plain in _OF_THE_CUBE:
         return _OF_THE_CUBE[plain]()
-    if factors := _factors(name):
-        one, other = factors
-        raise ValueError(
-            f"{name!r} is a product of groups; a model has it if it has {one} and {other}: ask for each in turn."
-        )
     match = re.fullmatch(r"([A-Z]+)(\d+(?:[,.]\d+)?)", plain)
     known = _CONTINUOUS | _families(match[2]) if match else {}
     if match is None or (key := f"{match[1]}({match[2]})") not in known:
@@ -252,10 +247,16 @@ def _affine(n: int) -> dict[str, Callable[[], Definition]]:
     return {f"{kind.upper()}({n})": functools.partial(_with_translations, f"{kind}({n})", part) for kind, part in kinds}
 
 
-def _factors(name: str) -> tuple[str, str] | None:
-    """Of a name such as O(3) x S(5)."""
-    found = re.fullmatch(r"(.*[\d)])\s*[x×⊗*]\s*([A-Za-z]+\s*\(?\s*\d.*)", name.strip())
-    return (found[1], found[2]) if found else None
+_SIGN = re.compile(r"\s*(?:[×⊗*]|(?<=[\s)\]\d])x(?=\s*(?:[a-z]+[\s_]*[(\[]?\s*\d|(?:full[\s_]?)?octa)))\s*", re.IGNORECASE)
+
+
+def factor_names(name: str) -> list[str]:
+    """The factors of a product's name; the name itself of what is none.
+
+    >>> factor_names("O(3) x S(5)"), factor_names("so3×octa"), factor_names("O(2) about x")
+    (['O(3)', 'S(5)'], ['so3', 'octa'], ['O(2) about x'])
+    """
+    return _SIGN.split(name.strip())
 
 
 def _unknown(group: str) -> str:

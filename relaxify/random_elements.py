@@ -119,6 +119,28 @@ class Permutations:
         return tuple(word)
 
 
+@dataclass(frozen=True)
+class EachCoefficients:
+    """Those of each factor of a product, by their numbers."""
+
+    factors: tuple[tuple[int, Callable[[int, torch.Generator], Tensor]], ...]
+
+    def __call__(self, size: int, generator: torch.Generator) -> Float[Tensor, " lie"]:
+        return torch.cat([draw(count, generator) if count else torch.zeros(0).double() for count, draw in self.factors])
+
+
+@dataclass(frozen=True)
+class EachWord:
+    """A word of each factor of a product, by the numbers of their letters: those of different factors commute."""
+
+    factors: tuple[tuple[int, Callable[[torch.Generator], Word] | None], ...]
+
+    def __call__(self, generator: torch.Generator) -> Word:
+        letters = itertools.accumulate((count for count, _ in self.factors), initial=0)
+        drawn = [draw(generator) if draw else random_word(count, generator) for count, draw in self.factors]
+        return tuple(first + letter for first, word in zip(letters, drawn, strict=False) for letter in word)
+
+
 def shortest_words(finite: Float[Tensor, "fin d d"]) -> tuple[Word, ...]:
     """A shortest word for each element of the finite group that these matrices generate.
 

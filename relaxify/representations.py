@@ -142,6 +142,22 @@ class Representation:
         actions = tuple(torch.cat([torch.einsum("ga,aij->gij", found, a[:count]), a[count:]]) for a in self.actions)
         return Representation(group, self.blocks, actions)
 
+    def of_factor(self, group: Group, number: int) -> Representation:
+        """A representation of one factor of a product as one of the product, whose other factors do nothing.
+
+        >>> both = Group.parse("SO(3) x S(4)")
+        >>> Representation.defining(both.factors[0]).of_factor(both, 0).actions[0].shape
+        torch.Size([5, 3, 3])
+        """
+        actions = []
+        for action in self.actions:
+            one, count = torch.eye(action.shape[-1], dtype=action.dtype), len(self.group.generators)
+            lie = [torch.zeros_like(one).expand(len(factor.generators), -1, -1) for factor in group.factors]
+            finite = [one.expand(len(factor.finite), -1, -1) for factor in group.factors]
+            lie[number], finite[number] = action[:count], action[count:]
+            actions.append(torch.cat([*lie, *finite]))
+        return Representation(group, self.blocks, tuple(actions))
+
     @property
     def dim(self) -> int:
         return sum(block.dim for block in self.blocks)

@@ -32,24 +32,29 @@ class Features:
 
     axes: tuple[int, ...] = (-1,)
 
-    def _positions(self, ndim: int) -> list[int]:
+    def positions(self, ndim: int) -> list[int]:
+        """The axes of a tensor of so many, counted from the front.
+
+        >>> Features((2, -1)).positions(3)
+        [1, 2]
+        """
         room = range(len(self.axes), 0, -1)
         return [axis % ndim if axis < 0 else min(axis, ndim - after) for axis, after in zip(self.axes, room, strict=True)]
 
     def size(self, shape: Sequence[int]) -> int:
         """How many entries the feature vectors of a tensor of this shape have."""
-        return math.prod(shape[axis] for axis in self._positions(len(shape)))
+        return math.prod(shape[axis] for axis in self.positions(len(shape)))
 
     def rows(self, x: Float[Tensor, "..."]) -> Float[Tensor, "*rows n"]:
         """The feature vectors of x along the last axis."""
         if self.axes == (-1,):
             return x
         last = list(range(-len(self.axes), 0))
-        return x.movedim(self._positions(x.ndim), last).flatten(-len(self.axes))
+        return x.movedim(self.positions(x.ndim), last).flatten(-len(self.axes))
 
     def some_rows(self, x: Float[Tensor, "..."], most: int) -> Float[Tensor, "rows n"]:
         """The feature vectors of x; of more than `most`, as many drawn from all over x, always the same."""
-        ahead = x.movedim(self._positions(x.ndim), list(range(-len(self.axes), 0)))
+        ahead = x.movedim(self.positions(x.ndim), list(range(-len(self.axes), 0)))
         free = ahead.shape[: -len(self.axes)]
         if math.prod(free) <= most:
             return ahead.reshape(-1, math.prod(ahead.shape[-len(self.axes) :]))
@@ -60,7 +65,7 @@ class Features:
         """The inverse of `rows`: feature vectors back in the shape of `like`."""
         if self.axes == (-1,):
             return rows
-        positions = self._positions(like.ndim)
+        positions = self.positions(like.ndim)
         sizes = [like.shape[axis] for axis in positions]
         return rows.unflatten(-1, sizes).movedim(list(range(-len(sizes), 0)), positions)
 
@@ -170,6 +175,8 @@ class Site:
     float64, which a plan keeps as `proof`; of sites with equal `structure`, if it is not None, only the first is proved.
     `location` is the statement (file:line) that runs it, where the evidence is a run. `aliases` are other modules that
     share this site's weight and so its term. `idle` says why it has no effect as it is initialised, if it has none.
+    Under a product of groups, `acting` says on which axes of its input each factor acts; those `kept` move whole rows, which
+    the term treats alike, so that it cannot break them.
     """
 
     path: str
@@ -182,6 +189,8 @@ class Site:
     aliases: tuple[tuple[str, nn.Module], ...] = field(default=(), repr=False)
     structure: Hashable = field(default=None, repr=False)
     idle: str = ""
+    acting: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:

@@ -11,6 +11,7 @@ from strategies import COMPACT, LABELS
 
 from relaxify import Group, Representation
 from relaxify.algebras import closure_residual, structure_constants
+from relaxify.elements import element_of
 from relaxify.random_elements import Element, shortest_words
 
 ETA = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
@@ -225,7 +226,53 @@ def test_groups_of_the_plane_in_space() -> None:
         Group.parse("SO(3) about z")
 
 
-@pytest.mark.parametrize("name", ["O(3) x S(5)", "so3 × s4", "SE(3)*S(2)"])
-def test_a_product_of_groups_is_asked_about_one_factor_after_the_other(name: str) -> None:
-    with pytest.raises(ValueError, match=r"is a product of groups; .*: ask for each"):
-        Group.parse(name)
+@pytest.mark.parametrize(
+    ("name", "factors"),
+    [
+        ("O(3) x S(5)", ["O(3)", "S(5)"]),
+        ("so3 × s4", ["SO(3)", "S(4)"]),
+        ("SE(3)*S(2)", ["SE(3)", "S(2)"]),
+        ("SO3xFullOcta", ["SO(3)", "FullOcta"]),
+        ("O(2) about x x S(5) ⊗ O(1)", ["O(2) about x", "S(5)", "O(1)"]),
+        ("S(2) X C(4) about z", ["S(2)", "C(4) about z"]),
+    ],
+)
+def test_names_of_products(name: str, factors: list[str]) -> None:
+    group = Group.parse(name)
+    assert [factor.name for factor in group.factors] == factors
+    assert group == Group.parse(group.name) == Group.product(*map(Group.parse, factors))
+    assert group.dim == sum(factor.dim for factor in group.factors)
+
+
+@pytest.mark.parametrize("name", ["O(3) x S(7)", "SE(3) x D(4) x S(2)", "SL(2) x O(1)"])
+def test_elements_of_a_product_are_pairs_of_elements(name: str) -> None:
+    """Block by block; each block is an element of its factor, and what is read back from the matrix is the same element."""
+    group, generator = Group.parse(name), torch.Generator().manual_seed(4)
+    for _ in range(5):
+        drawn = group.random(generator)
+        g = Representation.defining(group).rho(drawn)
+        assert torch.equal(torch.block_diag(*group.parts(g)), g)
+        start = 0
+        for number, (factor, part) in enumerate(zip(group.factors, group.parts(g), strict=True)):
+            own = group.of_factor(number, part)
+            start += factor.dim
+            assert torch.equal(group.parts(own)[number], part)
+            assert torch.equal(own[start:, start:], torch.eye(group.dim - start).double())
+            if factor.is_orthogonal:
+                torch.testing.assert_close(part @ part.mT, torch.eye(factor.dim).double())
+    assert not group.is_affine
+
+
+def test_an_element_of_a_product_is_found_from_its_matrix() -> None:
+    group = Group.parse("O(3) x S(4)")
+    vector, drawn = Representation.defining(group), group.random()
+    torch.testing.assert_close(vector.rho(element_of(group, vector.rho(drawn))), vector.rho(drawn))
+    with pytest.raises(ValueError, match="it mixes what its factors act on"):
+        element_of(group, torch.eye(7).double().roll(1, 0))
+    with pytest.raises(ValueError, match="two factors or more"):
+        Group.product(group.factors[0])
+
+
+def test_an_unknown_factor_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown group 'Q\(5\)'"):
+        Group.parse("O(3) x Q(5)")

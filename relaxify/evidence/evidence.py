@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.fitting import transformation
+from relaxify.evidence.generators import known_actions
 from relaxify.evidence.other_values import by_other_values, is_beyond, representations_of
 from relaxify.evidence.pixel_maps import PixelMaps, lengths_change
 from relaxify.evidence.transformations import TOLERANCE, Norms, Pairs, Transformation, close, elements
@@ -174,6 +175,15 @@ class Evidence:
         return not base.any() or all(
             close(features.rows(moved), g.move(representation, rows)) for g, moved in zip(self.drawn(), runs, strict=True)
         )
+
+    def name_of(self, found: Transformation) -> str:
+        """What a representation that a value carries is called."""
+        assert found.actions is not None
+        if not found.axes:
+            return "pseudoscalar"
+        known = known_actions(self.group, len(found.axes))
+        fitted = f"fitted{found.actions.shape[-1]}"
+        return next((name for name, actions in known.items() if torch.equal(found.actions, actions)), fitted)
 
     def is_seen(self, node: fx.Node) -> bool:
         """Whether the value of a node was seen in all runs."""

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from relaxify.evidence.analysis import Analysis, Promises
 from relaxify.evidence.breaks import Break, op_name, where
 from relaxify.evidence.evidence import Evidence
-from relaxify.evidence.generators import is_isometric, known_actions
+from relaxify.evidence.generators import is_isometric
 from relaxify.evidence.made_kernels import Reason, judge_made_kernel, no_evidence
 from relaxify.evidence.transformations import Transformation, span
 from relaxify.graph.contractions import ChannelOrder, function_name
@@ -43,7 +43,7 @@ def judge_by_data_flow(model: nn.Module, analysis: Analysis, claimed: Sequence[S
     If the output of the model does not transform, the operation that breaks it is among the rejected, as unsound.
     """
     evidence, broken = analysis.evidence, analysis.broken
-    entries = [_merge(model, evidence, path, of_path) for path, of_path in analysis.calls.items()]
+    entries = [judge_calls(model, evidence, path, of_path) for path, of_path in analysis.calls.items()]
     known = [entry.path for entry in (*claimed, *analysis.known)]
     made = made_kernels(model, evidence.nodes, known, evidence.constants).items()
     entries += [judge_made_kernel(model, evidence, path, of_path) for path, of_path in made]
@@ -63,8 +63,8 @@ def _held_to(promises: Promises, broken: Break | None, entry: Site | Rejected) -
     return Rejected(entry.path, entry.map.op, reason, RejectionKind.spoilt)
 
 
-def _merge(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[WeightedCall]) -> Site | Rejected:
-    """What all calls of one operation say together."""
+def judge_calls(model: nn.Module, evidence: Evidence, path: str, calls: Sequence[WeightedCall]) -> Site | Rejected:
+    """What all calls of one linear operation say together."""
     results = [_judge(model, evidence, call) for call in calls]
     for result in results:
         if isinstance(result, Rejected):
@@ -165,7 +165,7 @@ def _map(
         reason = "its input and output carry different representations on the axes that it leaves alone"
         return reason, RejectionKind.unsupported
     rep_in, rep_out = (
-        Representation.of(evidence.group, _name(evidence, before), _size(shape, axes), before.actions, "component_major")
+        Representation.of(evidence.group, evidence.name_of(before), _size(shape, axes), before.actions, "component_major")
         for shape, axes in ((call.shape_in, found.axes_in), (call.shape_out, found.axes_out))
     )
     features = Features((*before.axes, *found.axes_in)), Features((*after.axes, *found.axes_out))
@@ -184,7 +184,7 @@ def _map_of_components(
     axes_in, axes_out = (*left, *found.axes_in), (*(found.place(axis, n_in, n_out) for axis in left), *found.axes_out)
     if not set(after.axes) <= set(axes_out):
         return "it mixes components of the representation with channels", RejectionKind.unsupported
-    name, name_out = _name(evidence, before), _name(evidence, after)
+    name, name_out = evidence.name_of(before), evidence.name_of(after)
     if is_isometric(group, before.actions) and not is_isometric(group, after.actions):
         reason = f"it mixes the components of a {name}, and does not commute with {group.name}, at {where(call.node)}"
         return reason, RejectionKind.unsound
@@ -244,15 +244,6 @@ def _order(call: WeightedCall) -> ChannelOrder | None:
     if is_same is is_transpose and min(n_in, n_out) > 1:
         return None
     return found.order if is_same else _TRANSPOSED[found.order]
-
-
-def _name(evidence: Evidence, found: Transformation) -> str:
-    assert found.actions is not None
-    if not found.axes:
-        return "pseudoscalar"
-    known = known_actions(evidence.group, len(found.axes))
-    fitted = f"fitted{found.actions.shape[-1]}"
-    return next((name for name, actions in known.items() if torch.equal(found.actions, actions)), fitted)
 
 
 def _op(model: nn.Module, call: WeightedCall) -> str:

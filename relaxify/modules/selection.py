@@ -43,6 +43,10 @@ class Selection:
         """Each claim as a proved site, or rejected with the reason."""
         return [self._decided(claim) for claim in claims]
 
+    def note(self, decided: Iterable[Site | Rejected]) -> None:
+        """Take down, for `check` and `value_for`, what has been decided on elsewhere."""
+        self._candidates |= {entry.path: self._names(entry) for entry in decided}
+
     def check(self, arguments: Mapping[str, Sequence[Pattern]]) -> None:
         """ValueError for a pattern that selects nothing of what has been decided on."""
         check_patterns(arguments, [name for names in self._candidates.values() for name in names])

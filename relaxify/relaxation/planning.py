@@ -30,12 +30,14 @@ from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.factors import Product, UnderFactor
 from relaxify.relaxation.plan import Plan
 from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.actions import InputAction, OutputAction, action_on
+from relaxify.verdicts.factors import of_one_factor
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement, measurement, spoilt
-from relaxify.verdicts.verdict import Reason, Status, Verdict
+from relaxify.verdicts.verdict import Reason, Status, Verdict, of_product
 
 
 class UncheckedWarning(UserWarning):
@@ -104,13 +106,19 @@ def plan_and_analysis(
     output_action: OutputAction | None = None,
     training: bool = False,
     changes: bool = True,
+    factor: bool = False,
 ) -> tuple[Plan, Examined | None]:
     """The plan, with the runs on example inputs that it rests on, in training mode if `training`.
 
     Without `changes`, for a model that is inspected and not relaxed, ordinary convolutions are taken as they are, and
-    weights in half precision are no obstacle.
+    weights in half precision are no obstacle, and each value is told of; so it is for one `factor` of a product, under which
+    a pattern may select nothing.
     """
     group, overrides = Group.parse(group), {} if overrides is None else overrides
+    if group.factors:
+        actions: dict[str, Any] = {"input_action": input_action, "output_action": output_action}
+        given = {"example_inputs": example_inputs, "training": training, "changes": changes}
+        return _plan_of_product(model, group, include, exclude, config, overrides, actions, given)
     _check_configs(config, overrides)
     include, exclude = patterns_of("include", include), patterns_of("exclude", exclude)
     check_model(model) if changes else check_has_values(model)
@@ -122,10 +130,12 @@ def plan_and_analysis(
     else:
         settled = [claim for claim in claims if not _is_open(claim)]
         actions = {"input_action": input_action, "output_action": output_action}
-        examined = _examine(model, group, _inputs(example_inputs), settled, whole=not changes, training=training, **actions)
+        actions |= {"training": training, "own": not changes, "whole": factor or not changes}
+        examined = _examine(model, group, _inputs(example_inputs), settled, **actions)
         judged = _judged(model, selection, claims, examined.analysis)
         decided = _as_a_whole(model, claims, judged, examined)
-    selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
+    if not factor:
+        selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     sites = tuple(entry for entry in decided if isinstance(entry, Site))
     rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
     configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
@@ -135,12 +145,50 @@ def plan_and_analysis(
     return Plan(group, sites, rejected, configs, types, diverged, verdict), examined
 
 
+def _plan_of_product(
+    model: nn.Module,
+    group: Group,
+    include: Sequence[Pattern],
+    exclude: Sequence[Pattern],
+    config: RelaxConfig,
+    overrides: Mapping[Pattern, RelaxConfig],
+    actions: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> tuple[Plan, Examined]:
+    """The plans under the factors, each with all runs of its own, and what they come to together."""
+    if given["example_inputs"] is None:
+        raise ValueError(f"on which axes each factor of {group.name} acts only runs tell; pass example_inputs=(...).")
+    found = []
+    for number, one in enumerate(group.factors):
+        of_one = {**given, **of_one_factor(actions, group, number), "factor": True}
+        planned, examined = plan_and_analysis(model, one, include, exclude, config, overrides, **of_one)
+        assert examined is not None
+        found.append((planned, examined))
+    under = [UnderFactor.of(one.group, (*one.sites, *one.rejected), of_one.analysis) for one, of_one in found]
+    product, selection = Product(model, group, under), Selection(model, (), ())
+    decided = list(product.decided())
+    selection.note(decided)
+    given_patterns = {"include": include, "exclude": exclude, "overrides": overrides}
+    selection.check({name: patterns_of(name, patterns) for name, patterns in given_patterns.items()})
+    sites = tuple(entry for entry in decided if isinstance(entry, Site))
+    rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
+    configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
+    verdict = of_product(group.name, [of_one.measured.verdict for _, of_one in found])
+    diverged, looked_at = product.analysis.evidence.diverged, found[0][0].looked_at
+    planned = Plan(group, sites, rejected, configs, looked_at, diverged, verdict)
+    return planned, Examined(Measurement(verdict), product.analysis, tuple(found))
+
+
 @dataclass(frozen=True)
 class Examined:
-    """A model on example inputs: the verdict on it as a whole, and how each of its values transforms."""
+    """A model on example inputs: the verdict on it as a whole, and how each of its values transforms.
+
+    `factors`: under a product of groups, what is planned under each factor and what that rests on.
+    """
 
     measured: Measurement
     analysis: Analysis
+    factors: tuple[tuple[Plan, Examined], ...] = ()
 
 
 def _examine(
@@ -149,6 +197,7 @@ def _examine(
     inputs: Inputs,
     settled: Sequence[Site | Rejected],
     *,
+    own: bool,
     whole: bool,
     training: bool,
     input_action: InputAction | None,
@@ -156,7 +205,7 @@ def _examine(
 ) -> Examined:
     """The verdict first; what each value does explains it, and never overrules it.
 
-    If `whole`, also in the model's own precision, and each value of it.
+    If `own`, also in the model's own precision; if `whole`, each value of it.
     """
     if where := spoilt(model, inputs):
         raise ValueError(f"{where} has NaN or infinite values, of which nothing can be told; restore or replace them.")
@@ -164,7 +213,7 @@ def _examine(
     options: dict[str, Any] = {"training": training, "prepare": partial(symmetrise, sites=sites)}
     actions: dict[str, Any] = {"input_action": input_action, "output_action": output_action}
     tape = Tape(None if whole else partial(asked_of, model, group, settled))
-    measured = measurement(model, group, inputs, own=whole, runner=tape, **actions, **options)
+    measured = measurement(model, group, inputs, own=own, runner=tape, **actions, **options)
     if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs, whole=whole):
         return Examined(measured, found)
     if measured.subject is not None and measured.twin is None:

@@ -18,6 +18,7 @@ from relaxify.groups import Group
 from relaxify.modules.copies import duplicate
 from relaxify.sites import Features
 from relaxify.verdicts.draws import draws
+from relaxify.verdicts.factors import FactorActions, check_commuting
 from relaxify.verdicts.features import IrrepsOf, MoveFeatures, features_of
 from relaxify.verdicts.nearby import tensors_in
 
@@ -66,6 +67,8 @@ def action_on(
         raise ActionError("input_action says how all inputs move, input_irreps how some do", Remedy.ONE)
     _check_inputs(inputs)
     group = Group.parse(group)
+    if group.factors:
+        return _action_of_product(model, group, inputs, input_action, input_irreps)
     if input_irreps:
         features = features_of(model, group, inputs, input_irreps)
         return MoveFeatures(features, default_action(group, inputs, features))
@@ -73,6 +76,39 @@ def action_on(
         _check_action(group, inputs, input_action)
     _check_infinite(group, inputs, input_action)
     return input_action
+
+
+def _action_of_product(
+    model: nn.Module, group: Group, inputs: Inputs, input_action: InputAction | None, input_irreps: IrrepsOf | None
+) -> InputAction:
+    if input_action is not None:
+        _check_action(group, inputs, input_action)
+        acting = input_action
+    else:
+        named = _irreps_by_factor(model, group, inputs, input_irreps or {})
+        own = [action_on(model, factor, inputs, None, of) for factor, of in zip(group.factors, named, strict=True)]
+        actions = (one or default_action(factor, inputs) for one, factor in zip(own, group.factors, strict=True))
+        acting = FactorActions(group, tuple(actions), tuple(one is None for one in own))
+    check_commuting(group, inputs, acting)
+    return acting
+
+
+def _irreps_by_factor(model: nn.Module, group: Group, inputs: Inputs, irreps: IrrepsOf) -> list[dict[str, Any]]:
+    """Which of the features that are named are of which factor: of the first that has such representations."""
+    found: list[dict[str, Any]] = [{} for _ in group.factors]
+    for name, given in irreps.items():
+        refused: list[ValueError] = []
+        for factor, of_factor in zip(group.factors, found, strict=True):
+            try:
+                features_of(model, factor, inputs, {name: given})
+            except ValueError as error:
+                refused.append(error)
+            else:
+                of_factor[name] = given
+                break
+        if len(refused) == len(found):
+            raise refused[0]
+    return found
 
 
 def _check_infinite(group: Group, inputs: Inputs, action: InputAction | None) -> None:
@@ -147,10 +183,14 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
 
     Under a group that maps a grid of pixels to itself, (batch, channels, height, width) with height = width is an image;
     under translations T(n) an input that is alone, with an axis of size n, holds positions, x + t; under E(n), SE(n) and
-    Aff(n) the only one with such an axis. Inputs that are `named` move otherwise; so do one-hot codes beside vectors.
+    Aff(n) the only one with such an axis. Each factor of a product acts so. Inputs that are `named` move otherwise; so do
+    one-hot codes beside vectors.
     ValueError if no input has such an axis or is an image, or one has several, or if codes may be vectors: then only the
     user can say.
     """
+    if group.factors:
+        actions = tuple(default_action(factor, inputs, named) for factor in group.factors)
+        return FactorActions(group, actions, (True,) * len(actions))
     floating = [(name, tensor) for name, tensor in tensors_of(inputs) if tensor.is_floating_point()]
     images = [name for name, tensor in floating if acts_on_grid(group) and is_image(tensor)]
     others = [(name, tensor) for name, tensor in floating if name not in named]

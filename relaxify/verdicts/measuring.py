@@ -18,6 +18,7 @@ from relaxify.groups import Group
 from relaxify.verdicts.actions import InputAction, OutputAction, default_action, moves_pixels
 from relaxify.verdicts.conclusion import conclude, without_runs
 from relaxify.verdicts.draws import Draw, draws
+from relaxify.verdicts.factors import check_commuting, of_one_factor
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
 from relaxify.verdicts.judging import Judged, in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
@@ -26,7 +27,7 @@ from relaxify.verdicts.outputs import OutputError
 from relaxify.verdicts.places import nowhere, of_inputs, of_pixels
 from relaxify.verdicts.subject import Measured, Subject
 from relaxify.verdicts.twin import Runner, Twin
-from relaxify.verdicts.verdict import Errors, OwnPrecision, Reason, Status, Verdict
+from relaxify.verdicts.verdict import Errors, OwnPrecision, Reason, Status, Verdict, of_product
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,19 @@ def measure(model: nn.Module, group: Group | str, inputs: Inputs, **options: Any
 
     >>> measure(nn.Linear(3, 3, bias=False), "SO(3)", (torch.randn(8, 3),)).status
     <Status.BROKEN: 'broken'>
+
+    A product of groups is measured factor by factor.
+
+    >>> measure(nn.Linear(4, 4, bias=False), "O(3) x S(5)", (torch.randn(8, 5, 3, 4),)).status
+    <Status.SOUND: 'sound'>
     """
-    return measurement(model, group, inputs, **options).verdict
+    group = Group.parse(group)
+    if not group.factors:
+        return measurement(model, group, inputs, **options).verdict
+    check_commuting(group, inputs, options.get("input_action") or default_action(group, inputs))
+    of_each = (of_one_factor(options, group, number) for number in range(len(group.factors)))
+    verdicts = [measure(model, factor, inputs, **own) for factor, own in zip(group.factors, of_each, strict=True)]
+    return of_product(group.name, verdicts)
 
 
 def measurement(

@@ -104,6 +104,7 @@ class Verdict:
     - `where`: the place of what is not finite, of the worst output.
     - `parameters`: those that break a model that is sound as it is, once they have moved; `generic`: the error then.
     - `forward_passes`: what the verdict took.
+    - `factors`: of a product of groups, the verdict under each factor; the worst of them is what is said of the product.
     """
 
     model: str
@@ -122,6 +123,12 @@ class Verdict:
     generic: Errors | None = None
     own: OwnPrecision | None = None
     forward_passes: int = 0
+    factors: tuple[Verdict, ...] = ()
+
+    @property
+    def worst(self) -> Verdict:
+        """Of a product of groups the verdict under the factor that decides; else itself."""
+        return max(self.factors, key=lambda each: (_ORDER.index(each.status), _size(each.error)), default=self)
 
     @property
     def is_sound(self) -> bool:
@@ -132,12 +139,16 @@ class Verdict:
         own = None if self.own is None else {**dataclasses.asdict(self.own), "precision": name_of(self.own.precision)}
         names = ("tolerance", "elements", "inputs", "element", "where", "parameters")
         generic = None if self.generic is None else dataclasses.asdict(self.generic)
-        told = {"status": self.status.name.lower(), "reason": self.reason.name.lower(), "precision": name_of(self.precision)}
+        told: dict[str, Any] = {"status": self.status.name.lower(), "reason": self.reason.name.lower()}
+        told["precision"] = name_of(self.precision)
+        told |= {"factors": [{"group": each.group, **each.to_dict()} for each in self.factors]} if self.factors else {}
         return {"told": self.told, **told, **{name: getattr(self, name) for name in names}, "generic": generic, "own": own}
 
     @property
     def told(self) -> str:
         """The verdict in a sentence, with what it rests on."""
+        if self.factors:
+            return "; ".join(f"under {each.group} {each.told}" for each in self.factors)
         if not self.elements:
             return f"{self.status.value}: {self.why}"
         rests = f"{self.elements} elements, {self.inputs} inputs, {name_of(self.precision)}, tolerance {self.tolerance:.0e}"
@@ -153,6 +164,8 @@ class Verdict:
     @property
     def why(self) -> str:
         """What the status rests on, where, and what can be done about it."""
+        if self.factors:
+            return f"under {self.worst.group} {self.worst.why}"
         place = f", in {self.where}" if self.where else ""
         return self.reason.value + place + (f"; {HOW}" if self.reason is Reason.UNSEEN else "")
 
@@ -163,6 +176,36 @@ class Verdict:
             *(f"  {each.name}: {each.transforms}, error {each.error.mean:.1e}" for each in self.outputs),
         ]
         return "\n".join(lines)
+
+
+_ORDER = (Status.SOUND, Status.UNDECIDED, Status.LATENT, Status.BROKEN)
+
+
+def _size(error: Errors) -> float:
+    """The largest; NaN is above every number."""
+    return math.inf if math.isnan(error.largest) else error.largest
+
+
+def of_product(group: str, factors: Sequence[Verdict]) -> Verdict:
+    """The verdict under a product of groups, with which a model commutes exactly if it does with each factor."""
+    worst = dataclasses.replace(factors[0], factors=tuple(factors)).worst
+    outputs = [[each for verdict in factors for each in verdict.outputs if each.name == one.name] for one in worst.outputs]
+    return dataclasses.replace(
+        worst,
+        group=group,
+        elements=sum(each.elements for each in factors),
+        inputs=max(each.inputs for each in factors),
+        outputs=tuple(_output_of_product(each, [verdict.group for verdict in factors]) for each in outputs),
+        forward_passes=sum(each.forward_passes for each in factors),
+        factors=tuple(factors),
+    )
+
+
+def _output_of_product(found: Sequence[OutputVerdict], groups: Sequence[str]) -> OutputVerdict:
+    worst = max(found, key=lambda each: (_ORDER.index(each.status), _size(each.error)))
+    transforms = ", ".join(f"{each.transforms} under {group}" for each, group in zip(found, groups, strict=False))
+    response = max(each.response for each in found)
+    return dataclasses.replace(worst, transforms=transforms, response=response)
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -38,7 +38,7 @@ def _is_matrix(output: Tensor, rows: Tensor, weight: Tensor, features: Features)
         output.is_contiguous()
         and output.dtype == rows.dtype == weight.dtype
         and not torch.is_autocast_enabled(output.device.type)
-        and features._positions(output.ndim) == list(range(output.ndim - len(features.axes), output.ndim))
+        and features.positions(output.ndim) == list(range(output.ndim - len(features.axes), output.ndim))
         and weight.numel() > 0
         and output.numel() * rows.shape[-1] == rows.numel() * weight.shape[0]
     )
