@@ -193,6 +193,19 @@ class Site:
     kept: tuple[str, ...] = ()
 
     @property
+    def factors(self) -> str:
+        """On which axes of its input each factor of a product of groups acts, and which of them its term keeps, in words.
+
+        >>> import torch
+        >>> from relaxify import plan
+        >>> (site,) = plan(nn.Linear(2, 2, bias=False), "SO(3) x S(5)", example_inputs=torch.randn(20, 5, 3, 2)).sites
+        >>> site.factors
+        'SO(3) on axis -2, S(5) on axis -3'
+        """
+        where = ((name, " and ".join(map(str, axes))) for name, axes in self.acting if axes)
+        return ", ".join(f"{name} on axis {axes}{', kept' * (name in self.kept)}" for name, axes in where)
+
+    @property
     def parameters(self) -> int:
         """Size of the op's own weights."""
         if self.map.intercepts:

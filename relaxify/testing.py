@@ -69,10 +69,11 @@ def _complaint(report: Report, tolerance: float) -> str | None:
     if not report.verdict.elements:
         return f"{report.verdict.told}."
     error = f"relative error {report.error.mean:.1e}, at most {report.error.largest:.1e}; {report.verdict.told}"
-    if report.fault is not None:
-        fault = report.fault
-        return (
-            f"{error}; it breaks in {fault.module or 'the model'} at {fault.location}\n    {fault.source}\n  {fault.cause}."
+    if report.faults:
+        return f"{error}; it breaks " + "\n  and ".join(
+            f"{f'{group} ' if report.factors else ''}in {fault.module or 'the model'} at {fault.location}\n"
+            f"    {fault.source}\n  {fault.cause}."
+            for group, fault in report.faults.items()
         )
     if not report.is_sound:
         return f"{error}; no single operation could be named. The inputs' action may be wrong."

@@ -108,8 +108,11 @@ def _check(report: Report, fail_above: float | None) -> None:
 
 def _print(report: Report, out: Console) -> None:
     out.print(f"[bold]{shown(report.model)} under {report.group}[/bold]")
-    for line in _verdict(report):
-        out.print(line)
+    for each in report.factors or (report,):
+        if report.factors:
+            out.print(f"[bold]Under {each.group}[/bold]")
+        for line in _verdict(each):
+            out.print(line)
     out.print(_errors(report))
     out.print(_outputs(report))
     if report.layers:

@@ -126,7 +126,7 @@ def _tree(sites: tuple[Site, ...]) -> Table:
         if leaf is None:
             table.add_row(shown(label))
             continue
-        map_ = f"{leaf.map.rep_in} -> {leaf.map.rep_out}"
+        map_ = f"{leaf.map.rep_in} -> {leaf.map.rep_out}" + (f", {leaf.factors}" if leaf.factors else "")
         cells = [shown(map_), f"{leaf.parameters:,}", f"{leaf.added_parameters:,}", shown(_place(leaf))]
         table.add_row(shown(label), *cells[: len(table.columns) - 1])
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
@@ -11,19 +12,21 @@ from relaxify.evidence.analysis import Analysis
 from relaxify.evidence.breaks import op_name, where
 from relaxify.evidence.evidence import Evidence
 from relaxify.graph.exported import AnyModel, opened
-from relaxify.graph.inputs import leaves_of, tensors_of
+from relaxify.graph.inputs import Inputs, leaves_of, tensors_of
 from relaxify.groups import Group
 from relaxify.inspection.carried import carried_by_outputs, words_of
+from relaxify.inspection.factors import report_of_product
 from relaxify.inspection.faults import attributed
 from relaxify.inspection.layers import layer_report
 from relaxify.inspection.lie_derivatives import lie_derivatives
-from relaxify.inspection.report import Fault, ModuleReport, NodeReport, OutputReport, Report
+from relaxify.inspection.report import Fault, LayerReport, ModuleReport, NodeReport, OutputReport, Report
 from relaxify.modules.checks import check_is_module, unwrapped
 from relaxify.modules.interrupts import undisturbed
-from relaxify.relaxation.planning import plan_and_analysis
+from relaxify.relaxation.planning import Examined, Plan, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
 from relaxify.verdicts.actions import InputAction, OutputAction, action_on
+from relaxify.verdicts.factors import of_factor
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement
 from relaxify.verdicts.twin import Twin
@@ -52,7 +55,8 @@ def inspect(
 
     Works on any model that runs, relaxed or not, compiled, scripted or wrapped for parallel training; a relaxed one is
     inspected as it is without its terms, and its terms layer by layer. Of a model that runs in its own precision alone
-    there is the verdict, and no fault is named. ValueError for an unknown group. The model is not changed.
+    there is the verdict, and no fault is named. Under a product of groups, `factors` has the report under each, with the
+    fault that breaks it. ValueError for an unknown group. The model is not changed.
 
     >>> import torch
     >>> report = inspect(nn.Linear(3, 3, bias=False), "SO(3)", torch.randn(8, 3), output_action=lambda g, y: y @ g.T)
@@ -75,33 +79,62 @@ def inspect(
         changes=False,
     )
     assert examined is not None
-    lie, method = _lie_derivatives(examined.analysis, output_action)
-    terms = terms_of(model)
-    with_terms = _error_with_terms(model, examined.measured) if terms else None
-    fault, notes = attributed(model, planned, examined, given, acting, training=training)
-    analysis, verdict = examined.analysis, examined.measured.verdict
-    evidence = analysis.evidence
-    return Report(
-        group=evidence.group.name,
-        model=type(model).__name__,
-        verdict=verdict,
-        error=verdict.error,
-        error_in_own_precision=verdict.error if verdict.own is None else verdict.own.error,
-        relaxed_error=with_terms,
-        lie=lie,
-        lie_method=method,
-        outputs=tuple(
-            OutputReport(each.name, each.shape, each.transforms, each.error, each.response) for each in verdict.outputs
-        ),
-        fault=fault,
-        notes=notes,
-        undecided=tuple(_undecided(evidence, fault)) if verdict.elements and not verdict.is_sound else (),
-        layers=tuple(layer_report(site, terms.get(site.path), analysis) for site in planned.sites),
-        modules=tuple(_modules(model, evidence)),
-        nodes=tuple(_nodes(evidence)),
-        diverged=evidence.diverged,
-        forward_passes=analysis.observer.runs + verdict.forward_passes + 3 * len(lie) + (3 if terms else 0),
-    )
+    inspected = _Inspected(model, given, training)
+    if not examined.factors:
+        return inspected.report(planned, examined, acting, output_action)
+    layers, verdict = tuple(inspected.layers(planned, examined)), examined.measured.verdict
+    return report_of_product(verdict, layers, list(inspected.under_factors(planned.group, examined, acting, output_action)))
+
+
+@dataclass(frozen=True)
+class _Inspected:
+    """A model, on these inputs."""
+
+    model: nn.Module
+    given: Inputs
+    training: bool
+
+    def under_factors(
+        self, group: Group, examined: Examined, acting: InputAction | None, output_action: OutputAction | None
+    ) -> Iterator[Report]:
+        """The report under each factor of a product."""
+        for number, (planned, found) in enumerate(examined.factors):
+            yield self.report(planned, found, of_factor(acting, group, number), of_factor(output_action, group, number))
+
+    def layers(self, planned: Plan, examined: Examined) -> Iterator[LayerReport]:
+        terms = terms_of(self.model)
+        yield from (layer_report(site, terms.get(site.path), examined.analysis) for site in planned.sites)
+
+    def report(
+        self, planned: Plan, examined: Examined, acting: InputAction | None, output_action: OutputAction | None
+    ) -> Report:
+        lie, method = _lie_derivatives(examined.analysis, output_action)
+        is_relaxed = bool(terms_of(self.model))
+        with_terms = _error_with_terms(self.model, examined.measured) if is_relaxed else None
+        fault, notes = attributed(self.model, planned, examined, self.given, acting, training=self.training)
+        analysis, verdict = examined.analysis, examined.measured.verdict
+        evidence = analysis.evidence
+        return Report(
+            group=evidence.group.name,
+            model=type(self.model).__name__,
+            verdict=verdict,
+            error=verdict.error,
+            error_in_own_precision=verdict.error if verdict.own is None else verdict.own.error,
+            relaxed_error=with_terms,
+            lie=lie,
+            lie_method=method,
+            outputs=tuple(
+                OutputReport(each.name, each.shape, each.transforms, each.error, each.response) for each in verdict.outputs
+            ),
+            fault=fault,
+            notes=notes,
+            undecided=tuple(_undecided(evidence, fault)) if verdict.elements and not verdict.is_sound else (),
+            layers=tuple(self.layers(planned, examined)),
+            modules=tuple(_modules(self.model, evidence)),
+            nodes=tuple(_nodes(evidence)),
+            diverged=evidence.diverged,
+            forward_passes=analysis.observer.runs + verdict.forward_passes + 3 * len(lie) + (3 if is_relaxed else 0),
+        )
 
 
 def _lie_derivatives(analysis: Analysis, output_action: OutputAction | None) -> tuple[tuple[float, ...], str]:

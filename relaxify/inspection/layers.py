@@ -14,7 +14,7 @@ from relaxify.grids.convolution import Geometry
 from relaxify.inspection.report import LayerReport
 from relaxify.intertwiners import lie_derivative
 from relaxify.relaxation.terms.term import Term
-from relaxify.sites import Site
+from relaxify.sites import EquivariantMap, Features, Site
 from relaxify.verdicts.verdict import Errors
 
 ELEMENTS = 16
@@ -22,7 +22,7 @@ PATCHES = 4096
 
 
 def layer_report(site: Site, term: Term | None, analysis: Analysis) -> LayerReport:
-    """The numbers of one site, of its term on the inputs of its first call."""
+    """The numbers of one site, and of its term, if that acts on the same features, on the inputs of its first call."""
     map_ = site.map
     plain = LayerReport(
         path=site.path,
@@ -34,7 +34,14 @@ def layer_report(site: Site, term: Term | None, analysis: Analysis) -> LayerRepo
         error=Errors.of([site.proof if site.proof is not None else site.error()]),
     )
     rows = _rows(site, analysis)
-    return plain if term is None or rows is None else _with_term(plain, site, term, *rows)
+    if term is None or rows is None or _features(term.map) != _features(map_):
+        return plain
+    return _with_term(plain, site, term, *rows)
+
+
+def _features(map_: EquivariantMap) -> tuple[Features, Features, tuple[int, int]]:
+    """A term that was made under another group may act on others."""
+    return map_.features_in, map_.features_out, map_.weight_shape
 
 
 def _rows(site: Site, analysis: Analysis) -> tuple[Tensor, Tensor] | None:

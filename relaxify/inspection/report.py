@@ -111,6 +111,7 @@ class Report(Rendered):
 
     `fault` is the operation to which the error is traced back; `notes` are those that look odd in a model that is sound as a
     whole; `undecided`, of a model that is not, the first operations before the fault that the runs tell too little of.
+    `factors`, of a product of groups, are the reports under each: `error` and `fault` are those of the worst.
     """
 
     group: str
@@ -130,6 +131,12 @@ class Report(Rendered):
     nodes: tuple[NodeReport, ...]
     diverged: str | None
     forward_passes: int
+    factors: tuple[Report, ...] = ()
+
+    @property
+    def faults(self) -> Mapping[str, Fault]:
+        """The fault under each group that is broken: of a product, the factors."""
+        return {each.group: each.fault for each in self.factors or (self,) if each.fault is not None}
 
     @property
     def is_sound(self) -> bool:
@@ -139,8 +146,14 @@ class Report(Rendered):
     def to_dict(self) -> dict[str, Any]:
         """Plain data under the key `format`: "relaxify-report/1"."""
         fault = None if self.fault is None else self.fault.to_dict()
-        told = {"fault": fault, "notes": [note.to_dict() for note in self.notes], "verdict": self.verdict.to_dict()}
-        plain = dataclasses.asdict(dataclasses.replace(self, fault=None, notes=()))
+        told: dict[str, Any] = {
+            "fault": fault,
+            "notes": [note.to_dict() for note in self.notes],
+            "verdict": self.verdict.to_dict(),
+        }
+        plain = dataclasses.asdict(dataclasses.replace(self, fault=None, notes=(), factors=()))
+        del plain["factors"]
+        told |= {"factors": [each.to_dict() for each in self.factors]} if self.factors else {}
         return {"format": FORMAT, **plain, "is_sound": self.is_sound, **told}
 
     def to_html(self) -> str:
@@ -159,6 +172,9 @@ class Report(Rendered):
 
     def __str__(self) -> str:
         lines = [f"{self.model} under {self.group}: error {self.error.mean:.1e}, at most {self.error.largest:.1e}"]
+        if self.factors:
+            alone = [str(dataclasses.replace(each, layers=())) for each in self.factors]
+            return "\n".join([*lines, *(f"  {line}" for each in alone for line in each.split("\n")), *self._layer_lines])
         lines.append(f"  {self.verdict.told}")
         if self.fault is None and self.verdict.elements and not self.is_sound:
             lines += ["  no single operation could be named", *(f"    undecided: {each}" for each in self.undecided)]
@@ -167,10 +183,11 @@ class Report(Rendered):
             lines.append(f"  breaks at {self.fault.op} in {self.fault.module or 'the model'}, {self.fault.location}:")
             lines += [f"    {self.fault.source}", f"    {self.fault.cause}"]
             lines += [f"    undecided before it: {each}" for each in self.undecided]
-        lines += [
-            f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, error {layer.error.mean:.1e}" for layer in self.layers
-        ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._layer_lines])
+
+    @property
+    def _layer_lines(self) -> list[str]:
+        return [f"  {layer.path}: {layer.rep_in} -> {layer.rep_out}, error {layer.error.mean:.1e}" for layer in self.layers]
 
 
 @dataclass(frozen=True)
@@ -203,6 +220,8 @@ def _changes(before: Report, after: Report) -> Iterator[Change]:
 def _values(report: Report) -> Iterator[tuple[str, float | str | None]]:
     yield "error", report.error.mean
     yield "fault", f"{report.fault.op} at {report.fault.location}" if report.fault else None
+    for group, fault in report.faults.items() if report.factors else ():
+        yield f"fault under {group}", f"{fault.op} at {fault.location}"
     for layer in report.layers:
         yield f"{layer.path} error", layer.error.mean
         yield from ((f"{layer.path} {name}", getattr(layer, name)) for name in ("share", "weight_error", "drop", "fold"))

@@ -7,6 +7,7 @@ each row alike, so that other factors that move whole rows are kept.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,8 @@ _WORST_FIRST = (
     RejectionKind.unsupported,
     RejectionKind.trivial,
 )
+_IN_ANY_CASE = _WORST_FIRST[:4]
+"""Under one factor, whatever is said under others."""
 
 
 @dataclass(frozen=True)
@@ -68,71 +71,78 @@ class Product:
     group: Group
     factors: Sequence[UnderFactor]
 
-    @property
+    @functools.cached_property
+    def evidence(self) -> ProductEvidence:
+        """How each value transforms under all factors."""
+        return ProductEvidence(self.group, [each.analysis.evidence for each in self.factors])
+
+    @functools.cached_property
     def analysis(self) -> Analysis:
-        """What is known of each value under all factors."""
-        first = self.factors[0].analysis
-        evidence = ProductEvidence(self.group, [each.analysis.evidence for each in self.factors])
+        """What is known of the model under all factors."""
         broken = next((each.analysis.broken for each in self.factors if each.analysis.broken), None)
-        return replace(first, evidence=evidence, broken=broken)
+        return replace(self.factors[0].analysis, evidence=self.evidence, broken=broken)
 
     def decided(self) -> Iterator[Site | Rejected]:
         """What is said of each operation under all factors."""
-        analysis = self.analysis
-        for path in dict.fromkeys(path for each in self.factors for path in each.decided):
-            yield self._decided(path, analysis)
+        yield from map(self._decided, dict.fromkeys(path for each in self.factors for path in each.decided))
 
-    def _decided(self, path: str, analysis: Analysis) -> Site | Rejected:
-        rejected = [found for each in self.factors if (found := each.rejected(path)) is not None]
-        worst = min(rejected, key=lambda found: _WORST_FIRST.index(found.kind), default=None)
+    def _decided(self, path: str) -> Site | Rejected:
+        worst = _worst([found for each in self.factors if (found := each.rejected(path)) is not None])
         sites = {number: site for number, each in enumerate(self.factors) if (site := each.site(path)) is not None}
-        if worst is not None and (not sites or _WORST_FIRST.index(worst.kind) < _WORST_FIRST.index(RejectionKind.undecided)):
+        if worst is not None and (not sites or worst.kind in _IN_ANY_CASE):
             return worst
+        first, *others = sites
         if all(path in each.analysis.calls for each in self.factors):
-            assert isinstance(analysis.evidence, ProductEvidence)
-            return self._by_values(path, analysis, analysis.evidence, worst, next(iter(sites.values())))
-        if len(sites) > 1:
-            return _unsupported(sites, "its type is known under several factors")
-        ((number, site),) = sites.items()
-        return self._by_type(site, number)
+            return self._by_values(path, worst, sites[first])
+        if others:
+            return _rejected(sites[first], "its type is known under several factors")
+        return self._by_type(sites[first], first)
 
-    def _by_values(
-        self, path: str, analysis: Analysis, evidence: ProductEvidence, worst: Rejected | None, like: Site
-    ) -> Site | Rejected:
-        data = analysis.calls[path][0].contraction.data
-        found = judge_calls(self.model, evidence, path, analysis.calls[path])
+    def _by_values(self, path: str, worst: Rejected | None, like: Site) -> Site | Rejected:
+        calls = self.analysis.calls[path]
+        found = judge_calls(self.model, self.evidence, path, calls)
         if isinstance(found, Site):
-            return replace(found, acting=tuple(_acting(evidence, data)), proof=like.proof)
-        if worst is None and evidence.of(data).beyond:
+            if (reason := like.map.unfoldable) is not None:
+                found = replace(found, map=replace(found.map, paths=(), derived=(), unfoldable=reason))
+            acting, error = self._acting(calls[0].contraction.data), max(like.proof or 0.0, found.error())
+            return replace(found, acting=tuple(acting), proof=error)
+        if worst is None and self.evidence.of(calls[0].contraction.data).beyond:
             reason = f"{self.group.name} acts on more than {LARGEST_JOINT} components of what it reads at once"
-            return replace(found, why=f"{reason}; relax it under one of the factors", kind=RejectionKind.unsupported)
+            return _rejected(like, f"{reason}; relax it under one of the factors")
         return worst or found
 
     def _by_type(self, site: Site, number: int) -> Site | Rejected:
-        map_ = site.map
-        over = replace(
-            map_, rep_in=map_.rep_in.of_factor(self.group, number), rep_out=map_.rep_out.of_factor(self.group, number)
-        )
-        others = [each for other, each in enumerate(self.factors) if other != number]
+        sides = (rep.of_factor(self.group, number) for rep in (site.map.rep_in, site.map.rep_out))
+        others = [each for each in self.factors if each is not self.factors[number]]
         for each in others:
             if reason := _moves_features(each.analysis.evidence, site):
-                return Rejected(site.path, map_.op, f"under {each.group.name} {reason}", location=site.location)
-        return replace(site, map=over, kept=tuple(each.group.name for each in others))
+                return _rejected(site, _under(each.group, reason))
+        rep_in, rep_out = sides
+        data, _ = promised(self.evidence.recording, site)[0]
+        acting = tuple(self._acting(_node(data)))
+        over = replace(site.map, rep_in=rep_in, rep_out=rep_out)
+        return replace(site, map=over, acting=acting, kept=tuple(each.group.name for each in others))
+
+    def _acting(self, node: fx.Node | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """On which axes of a value each factor acts."""
+        nodes = None if node is None else self.evidence.under_each(node)
+        for each, own in zip(self.evidence.factors, nodes or (), strict=False):
+            yield each.group.name, each.of(own).axes
+
+
+def _worst(rejected: Sequence[Rejected]) -> Rejected | None:
+    """What speaks most against an operation, under all factors that say so."""
+    kind = min((found.kind for found in rejected), key=_WORST_FIRST.index, default=None)
+    alike = [found for found in rejected if found.kind is kind]
+    return replace(alike[0], why="; ".join(dict.fromkeys(found.why for found in alike))) if alike else None
 
 
 def _under(group: Group, why: str) -> str:
     return f"under {group.name} {why}" if why and group.name not in why else why
 
 
-def _unsupported(sites: Mapping[int, Site], reason: str) -> Rejected:
-    site = next(iter(sites.values()))
+def _rejected(site: Site, reason: str) -> Rejected:
     return Rejected(site.path, site.map.op, reason, location=site.location)
-
-
-def _acting(evidence: ProductEvidence, node: fx.Node) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """On which axes of a value each factor acts."""
-    for each, own in zip(evidence.factors, evidence.under_each(node) or (), strict=False):
-        yield each.group.name, each.of(own).axes
 
 
 def _moves_features(evidence: Evidence, site: Site) -> str | None:

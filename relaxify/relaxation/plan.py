@@ -70,7 +70,8 @@ def _map_of(site: Site) -> str:
     convolution = site.map.convolution
     taps = " " + "x".join(map(str, convolution.size)) if convolution is not None and convolution.size else ""
     idle = f", idle: {site.idle}" if site.idle else ""
-    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{error}{idle}"
+    factors = f", {site.factors}" if site.factors else ""
+    return f"{site.map.op}{taps} {site.map.rep_in} -> {site.map.rep_out}{factors}{error}{idle}"
 
 
 def _site(site: Site) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def _site(site: Site) -> dict[str, Any]:
         "adapter": site.map.adapter,
         "rep_in": str(site.map.rep_in),
         "rep_out": str(site.map.rep_out),
+        "factors": str(site.factors) if site.factors else None,
         "evidence": str(site.evidence),
         "location": site.location,
         "parameters": site.parameters,

@@ -157,7 +157,7 @@ def _plan_of_product(
 ) -> tuple[Plan, Examined]:
     """The plans under the factors, each with all runs of its own, and what they come to together."""
     if given["example_inputs"] is None:
-        raise ValueError(f"on which axes each factor of {group.name} acts only runs tell; pass example_inputs=(...).")
+        raise ValueError(f"on which axes each factor of {group.name} acts only runs tell; give example inputs.")
     found = []
     for number, one in enumerate(group.factors):
         of_one = {**given, **of_one_factor(actions, group, number), "factor": True}
