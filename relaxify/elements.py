@@ -5,8 +5,6 @@ Rotations of space are read as quaternions, by scipy: as exact near half turns a
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
@@ -61,10 +59,7 @@ def _of_product(group: Group, matrix: Float[Tensor, "d d"]) -> Element:
     parts = group.parts(matrix)
     if not torch.equal(torch.block_diag(*parts), matrix):
         raise ValueError(f"{matrix.tolist()} is no element of {group.name}: it mixes what its factors act on.")
-    found = [element_of(factor, part) for factor, part in zip(group.factors, parts, strict=True)]
-    letters = itertools.accumulate((len(factor.finite) for factor in group.factors), initial=0)
-    word = tuple(first + letter for first, each in zip(letters, found, strict=False) for letter in each.word)
-    return Element(torch.cat([each.coefficients for each in found]), word)
+    return group.joined([element_of(factor, part) for factor, part in zip(group.factors, parts, strict=True)])
 
 
 def _moving(group: Group, matrix: Float[Tensor, "d d"]) -> Element:

@@ -174,6 +174,17 @@ class Group:
         blocks = [slice(end - factor.dim, end) for factor, end in zip(self.factors, ends, strict=True)]
         return tuple(g[block, block] for block in blocks)
 
+    def joined(self, elements: Sequence[Element]) -> Element:
+        """The product's element that is each of these in its factor.
+
+        >>> both = Group.parse("S(2) x SO(2)")
+        >>> both.joined([Element(torch.zeros(0), (0,)), Element(torch.ones(1))])
+        Element(coefficients=tensor([1.]), word=(0,))
+        """
+        letters = itertools.accumulate((len(factor.finite) for factor in self.factors), initial=0)
+        word = (first + letter for first, each in zip(letters, elements, strict=False) for letter in each.word)
+        return Element(torch.cat([each.coefficients for each in elements]), tuple(word))
+
     def of_factor(self, number: int, g: Float[Tensor, "n n"]) -> Float[Tensor, "d d"]:
         """The matrix of the product's element that is g in one factor and 1 in the others."""
         return _beside(self.factors, number, g, 1.0)

@@ -198,6 +198,7 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
         return _positions(group, others) or _refuse(group, inputs)
     axes = {name: found[0] for name, tensor in others if (found := _vector_axes(group, name, tensor))}
     axes = _without_codes(group, dict(others), axes)
+    _check_whole_numbers(group, inputs, axes)
     if images:
         return MovePixels(axes)
     if not axes and not named:
@@ -217,6 +218,16 @@ def _without_codes(group: Group, tensors: Mapping[str, Tensor], axes: Mapping[st
             why = f"{name} has shape {shape}, each row a 1 and else 0: whether these are codes or vectors is ambiguous"
             raise ActionError(why, Remedy.FUNCTION)
     return {name: axis for name, axis in axes.items() if name not in codes}
+
+
+def _check_whole_numbers(group: Group, inputs: Inputs, axes: Mapping[str, int]) -> None:
+    """ActionError for whole numbers beside vectors that permutations may move as well: kinds of atoms, a mask, neighbours."""
+    n = group.dim
+    for name, tensor in tensors_of(inputs) if axes and n > 2 and group.name == f"S({n})" else ():
+        if not tensor.is_floating_point() and n in tensor.shape:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            why = f"{name} is {kind} {tuple(tensor.shape)}: whether {group.name} permutes its axis of size {n} is ambiguous"
+            raise ActionError(why, Remedy.FUNCTION, name)
 
 
 def _are_one_hot(rows: Float[Tensor, "*rows d"]) -> bool:

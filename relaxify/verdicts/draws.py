@@ -73,6 +73,8 @@ class Draw:
 @functools.lru_cache(maxsize=64)
 def draws(group: Group, seed: int) -> Sequence[Draw]:
     """Elements for one input: each other seed gives others, unless they are all elements of a small finite group."""
+    if group.factors:
+        return _of_product(group, seed)
     generator = torch.Generator().manual_seed(1000 + seed)
     every = [] if len(group.generators) else list(itertools.islice(_every(group), ENUMERATED + 1))
     if 0 < len(every) <= ENUMERATED:
@@ -83,6 +85,20 @@ def draws(group: Group, seed: int) -> Sequence[Draw]:
     ab, ba = a * b, b * a
     generic = [a, b, ab, ba if _distance(ab.matrix, ba.matrix) > 1e-3 else ba * b]
     return [*(_half_turns(group, generator) if seed % 2 == 0 else ()), *generic][:4]
+
+
+def _of_product(group: Group, seed: int) -> list[Draw]:
+    """Pairs of the factors' elements, again and again those of one that has fewer."""
+    drawn = [draws(factor, seed) for factor in group.factors]
+    pairs = [[each[number % len(each)] for each in drawn] for number in range(max(map(len, drawn)))]
+    return [Draw(group, tuple(map(group.joined, _step_by_step(of_each)))) for of_each in pairs]
+
+
+def _step_by_step(drawn: Sequence[Draw]) -> Iterator[list[Element]]:
+    """The elements of which each is a product, side by side, with 1 where one has fewer."""
+    for step in range(max(len(g.factors) for g in drawn)):
+        one = (Element(torch.zeros(len(g.group.generators), dtype=torch.float64)) for g in drawn)
+        yield [g.factors[step] if step < len(g.factors) else identity for g, identity in zip(drawn, one, strict=True)]
 
 
 def _half_turns(group: Group, generator: torch.Generator) -> list[Draw]:
