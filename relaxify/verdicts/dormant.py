@@ -22,6 +22,8 @@ from relaxify.verdicts.twin import Runner
 
 STILL = 1e-9
 """Of a value's size: what changes less does not move."""
+MOVING = 1e-6
+"""Of a value's size: what changes less may be an invariant with its rounding."""
 STEPS = (0.4, 0.2, 0.1, 0.05)
 """Sizes of the elements that lead from one to the next."""
 SAMPLED = 512
@@ -76,7 +78,7 @@ class Dormant:
         others = [run for run in others if len(run) == len(first)]
 
         def is_dormant(number: int, read: Sketch, gave: Sketch) -> bool:
-            moved = any(_moves(read, run[number][0]) for run in others)
+            moved = any(_moves(read, run[number][0], MOVING) for run in others)
             return moved and not any(_moves(gave, run[number][1], least=1.0) for run in others)
 
         return [number for number, (read, gave) in enumerate(first) if is_dormant(number, read, gave)]
@@ -128,10 +130,10 @@ def _sketch(value: Tensor) -> Sketch:
         return sampled, float(flat.sum(dtype=torch.float64))
 
 
-def _moves(one: Sketch, two: Sketch, least: float = 0.0) -> bool:
+def _moves(one: Sketch, two: Sketch, part: float = STILL, *, least: float = 0.0) -> bool:
     """Whether two values differ, by more than this part of their size, or of `least` where they are smaller."""
     with torch._C.DisableTorchFunction():
         if one[0].shape != two[0].shape:
             return True
         size = max(float(one[0].abs().max()), least)
-        return float((one[0] - two[0]).abs().max()) > STILL * size or abs(one[1] - two[1]) > STILL * max(size, abs(one[1]))
+        return float((one[0] - two[0]).abs().max()) > part * size or abs(one[1] - two[1]) > part * max(size, abs(one[1]))
