@@ -235,10 +235,14 @@ class Relaxation(Callback):
             # the step did without the relaxed part
             return loss
         with replicated(self._processes):
-            added = penalty(self.model, relative_to=loss if self.relative else None)
+            added = penalty(self.model, relative_to=self.unit(loss) if self.relative else None)
         self._penalty = added.detach()
         loss = loss + added
         return loss + self.controller.loss_term() if isinstance(self.controller, LearningController) else loss
+
+    def unit(self, loss: Tensor) -> Tensor:
+        """What a penalty is relative to: the loss, unless a subclass knows better."""
+        return loss
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

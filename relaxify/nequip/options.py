@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.controllers.controller import Controller
 
 SCHEDULE = "relaxify.Triangle"
 
@@ -54,11 +57,12 @@ class Options:
             raise ValueError(f"relaxation.config has no {unknown[0]!r}; it has {', '.join(names)}.")
         return cls(**{**entries, "config": RelaxConfig(**config)})
 
-    def make_controller(self, model: Any, total_steps: int) -> Any:
+    def make_controller(self, model: nn.Module, total_steps: int) -> Controller:
         """The controller of a training of so many steps."""
         arguments = {"total_steps": total_steps, **self.controller}
         made: Any = class_at(arguments.pop("_target_", SCHEDULE))
-        return made(model, **arguments)
+        controller: Controller = made(model, **arguments)
+        return controller
 
 
 def class_at(name: str) -> type:
