@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quick test fuzz lint types arrows demo bench clean
+.PHONY: help setup quick test mace fuzz lint types arrows demo bench clean
 
 # The laws of every room, and the whole line on one real model; CONTRIBUTING.md says how this list is kept.
 CORE := $(addprefix tests/, \
@@ -32,6 +32,9 @@ quick: lint types arrows ## Run lint, types, arrows and the core of the tests
 test: lint types arrows ## Run every check: lint, types, arrows, then the tests
 	$(BIN)/python -m pytest -n 2
 
+mace: .venv-mace/.ready ## Train with MACE's own program, plainly and relaxed, in an environment of its own
+	OMP_NUM_THREADS=1 .venv-mace/bin/python -m pytest --rootdir environments/mace -c environments/mace/pytest.ini environments/mace
+
 fuzz: $(READY) ## Convert damaged files for a minute (SECONDS=600 for longer)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(or $(SECONDS),60)
 
@@ -53,7 +56,7 @@ bench: $(READY) ## Measure what a relaxed training step costs, in time and memor
 	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --verdicts
 
 clean: ## Remove .venv, builds and caches
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-mace build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -77,4 +80,15 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	# MACE's e3nn, beside the current one: tests put this folder first on the path of a subprocess.
 	[ -d .venv/e3nn-0.4.4 ] || $(PIP) install --no-deps --target .venv/e3nn-0.4.4 e3nn==0.4.4
+	touch $@
+
+# MACE pins e3nn 0.4.4; the current one is put beside it, for tests that put that folder first on the path.
+.venv-mace/.ready: pyproject.toml environments/mace/constraints.txt
+	echo "Installing into .venv-mace"
+	$(PYTHON) -m venv --clear .venv-mace
+	pip() { .venv-mace/bin/python -m pip --disable-pip-version-check --quiet "$$@"; }
+	pip install "$$(grep ^torch== environments/mace/constraints.txt)"
+	pip install --no-deps --requirement environments/mace/constraints.txt
+	pip install --no-deps --no-build-isolation --editable .
+	pip install --no-deps --target .venv-mace/e3nn-0.6.0 e3nn==0.6.0
 	touch $@

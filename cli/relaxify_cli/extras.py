@@ -19,6 +19,7 @@ MODULES = {
     "e3nn": "e3nn.o3",
     "escnn": "escnn.nn",
     "lightning": "lightning.pytorch",
+    "mace-torch": "mace.cli.run_train",
     "matplotlib": "matplotlib.figure",
     "phiflow": "phi.flow",
     "torch-geometric": "torch_geometric.nn",
