@@ -22,7 +22,8 @@ from relaxify.inspection.lie_derivatives import lie_derivatives
 from relaxify.inspection.report import Fault, LayerReport, ModuleReport, NodeReport, OutputReport, Report
 from relaxify.modules.checks import check_is_module, unwrapped
 from relaxify.modules.interrupts import undisturbed
-from relaxify.relaxation.planning import Examined, Plan, plan_and_analysis
+from relaxify.relaxation.plan import Plan
+from relaxify.relaxation.planning import Examined, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
 from relaxify.verdicts.actions import InputAction, OutputAction, action_on

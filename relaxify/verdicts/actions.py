@@ -221,7 +221,7 @@ def _without_codes(group: Group, tensors: Mapping[str, Tensor], axes: Mapping[st
 
 
 def _check_whole_numbers(group: Group, inputs: Inputs, axes: Mapping[str, int]) -> None:
-    """ActionError for whole numbers beside vectors that permutations may move as well: kinds of atoms, a mask, neighbours."""
+    """ActionError for whole numbers beside vectors that permutations may move too: kinds of atoms, a mask, neighbours."""
     n = group.dim
     for name, tensor in tensors_of(inputs) if axes and n > 2 and group.name == f"S({n})" else ():
         if not tensor.is_floating_point() and n in tensor.shape:
