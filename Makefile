@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quick test mace fuzz lint types arrows demo bench clean
+.PHONY: help setup quick test docs mace fuzz lint types arrows demo bench clean
 
 # The laws of every room, and the whole line on one real model; CONTRIBUTING.md says how this list is kept.
 CORE := $(addprefix tests/, \
@@ -31,6 +31,9 @@ quick: lint types arrows ## Run lint, types, arrows and the core of the tests
 
 test: lint types arrows ## Run every check: lint, types, arrows, then the tests
 	$(BIN)/python -m pytest -n 2
+
+docs: .venv-docs/.ready ## Build the documentation as a site in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
 
 mace: .venv-mace/.ready ## Train with MACE's own program, plainly and relaxed, in an environment of its own
 	OMP_NUM_THREADS=1 .venv-mace/bin/python -m pytest --rootdir environments/mace -c environments/mace/pytest.ini environments/mace
@@ -56,7 +59,7 @@ bench: $(READY) ## Measure what a relaxed training step costs, in time and memor
 	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --verdicts
 
 clean: ## Remove .venv, builds and caches
-	rm -rf .venv .venv-mace build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-docs .venv-mace build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -80,6 +83,12 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	# MACE's e3nn, beside the current one: tests put this folder first on the path of a subprocess.
 	[ -d .venv/e3nn-0.4.4 ] || $(PIP) install --no-deps --target .venv/e3nn-0.4.4 e3nn==0.4.4
+	touch $@
+
+.venv-docs/.ready: environments/docs/constraints.txt
+	echo "Installing into .venv-docs"
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --requirement environments/docs/constraints.txt
 	touch $@
 
 # MACE pins e3nn 0.4.4; the current one is put beside it, for tests that put that folder first on the path.
