@@ -20,6 +20,7 @@ from relaxify.lightning.methods import StandIn
 from relaxify.lightning.optimizers import add_terms, remove_terms, with_terms
 from relaxify.lightning.places import NotThereError, part_of, uncompiled
 from relaxify.lightning.progress import Progress
+from relaxify.lightning.replay import Replay
 from relaxify.lightning.values import values_of
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.attach import relaxify
@@ -116,6 +117,8 @@ class Relaxation(Callback):
         self._checkpoint: dict[str, Any] = {}
         self._processes: dist.ProcessGroup | None = None
         self._penalty: Tensor | None = None
+        self._losses: dict[str, float] = {}
+        self._replay = Replay()
         self._every = 1
 
     @property
@@ -204,7 +207,7 @@ class Relaxation(Callback):
                 is_told=self.total_steps is not None,
             )
         if pl_module.automatic_optimization:
-            self._stand_in(pl_module, "training_step", self._training_step)
+            self._stand_in(pl_module, "training_step", functools.partial(self._training_step, trainer, pl_module))
         else:
             self._stand_in(pl_module, "manual_backward", self._manual_backward)
 
@@ -215,8 +218,12 @@ class Relaxation(Callback):
             controller.scaler = getattr(trainer.precision_plugin, "scaler", None)  # type: ignore[attr-defined]
         return controller
 
-    def _training_step(self, own: Any, *args: Any, **kwargs: Any) -> Any:
-        output = own(*args, **kwargs)
+    def _training_step(self, trainer: Trainer, pl_module: LightningModule, own: Any, *args: Any, **kwargs: Any) -> Any:
+        assert self.model is not None
+        if self._logs(trainer, _clock(trainer, pl_module) + 1) and not self._losses:
+            output, self._losses = self._replay.compared(pl_module, self.model, own, args, kwargs)
+        else:
+            output = own(*args, **kwargs)
         if isinstance(output, Mapping) and output.get("loss") is not None:
             return {**output, "loss": self._penalised(output["loss"])}
         return self._penalised(output) if isinstance(output, Tensor) else output
@@ -249,8 +256,9 @@ class Relaxation(Callback):
     ) -> None:
         clock = _clock(trainer, pl_module)
         due = self.progress.due(clock)
-        if due and self.log_values and not trainer.barebones and clock % self._every == 0:
+        if due and self._logs(trainer, clock):
             pl_module.log_dict(self._values())
+            self._losses = {}
         with replicated(self._processes):
             for _ in range(due):
                 self.progress.step()
@@ -260,7 +268,11 @@ class Relaxation(Callback):
         found = values_of(self.model, layers=self.log_values == "layers")
         if self._penalty is not None:
             found["relaxation/penalty"] = float(self._penalty)
-        return found
+        return found | self._losses
+
+    def _logs(self, trainer: Trainer, clock: int) -> bool:
+        """Whether the loggers are to have the step that ends at the clock."""
+        return bool(self.log_values) and bool(trainer.loggers) and clock % self._every == 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end_stand_ins()
