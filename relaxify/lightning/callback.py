@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,11 +18,10 @@ from relaxify.lightning.dependence import depends_on
 from relaxify.lightning.framework import Callback, LightningModule, Trainer
 from relaxify.lightning.length import steps_of
 from relaxify.lightning.methods import StandIn
-from relaxify.lightning.optimizers import add_terms, remove_terms, with_terms
+from relaxify.lightning.optimizers import join_layers, remove_terms, with_terms
 from relaxify.lightning.places import NotThereError, part_of, uncompiled
 from relaxify.lightning.progress import Progress
-from relaxify.lightning.replay import Replay
-from relaxify.lightning.values import values_of
+from relaxify.lightning.values import PREFIX, Values
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
@@ -29,10 +29,15 @@ from relaxify.relaxation.controllers.controller import Controller, LearningContr
 from relaxify.relaxation.controllers.schedules import Triangle
 from relaxify.relaxation.distributed import replicated
 from relaxify.relaxation.penalties import penalty
+from relaxify.relaxation.pitfalls import PitfallWarning
 from relaxify.relaxation.planning import ExampleInputs, plan
 from relaxify.relaxation.projecting import Mode, project
 from relaxify.relaxation.terms.term import terms_of
 
+_NO_LOSS = (
+    "no loss of this training had a penalty added, so nothing holds the terms: training_step has to return the loss, or, "
+    "with manual optimization, to call self.manual_backward(loss) with one that depends on the relaxed part."
+)
 _SHARDING = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
@@ -109,17 +114,15 @@ class Relaxation(Callback):
         self.make_controller, self.total_steps = controller, total_steps
         self.selection: dict[str, Any] = {"include": include, "exclude": exclude, "example_inputs": example_inputs}
         self.how: dict[str, Any] = {"config": config, "overrides": overrides, "keep_relaxed": keep_relaxed, **options}
-        self.relative, self.log_values, self.project_at_end, self.mode = relative, log, project_at_end, mode
+        self.relative, self.project_at_end, self.mode = relative, project_at_end, mode
         self.model: nn.Module | None = None
         self.progress = Progress()
         self._stand_ins: list[StandIn] = []
         self._keys: RelaxedKeys | None = None
         self._checkpoint: dict[str, Any] = {}
         self._processes: dist.ProcessGroup | None = None
-        self._penalty: Tensor | None = None
-        self._losses: dict[str, float] = {}
-        self._replay = Replay()
-        self._every = 1
+        self._values = Values(log)
+        self._acted_at_start = False
 
     @property
     def controller(self) -> Controller | None:
@@ -136,8 +139,10 @@ class Relaxation(Callback):
         return self._generate_state_key(at=self.at)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._keys is not None:
+            self._keys.end()
+        self._keys = RelaxedKeys(pl_module, self._relax) if stage != "fit" else None
         if stage != "fit":
-            self._keys = RelaxedKeys(pl_module, self._relax)
             return
         if (strategy := type(trainer.strategy).__name__) in _SHARDING:
             raise ValueError(
@@ -183,11 +188,19 @@ class Relaxation(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._checkpoint = checkpoint
+        # of a fit whose callback had another `at`, which may have meant the same part
+        states = checkpoint.get("callbacks") or {}
+        others = [state for key, state in states.items() if str(key).startswith(f"{type(self).__qualname__}{{")]
+        if self.state_key not in states and len(self._alike(trainer)) == len(others) == 1:
+            self.load_state_dict(others[0])
+
+    def _alike(self, trainer: Trainer) -> list[Callback]:
+        return [callback for callback in trainer.callbacks if isinstance(callback, type(self))]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end_stand_ins()
         assert self.model is not None
-        add_terms(self.model, trainer.optimizers)
+        join_layers(self.model, trainer.optimizers)
         tie_thetas(trainer, pl_module)
         if states := self._checkpoint.get("optimizer_states"):
             optimizers = zip(trainer.optimizers, states, strict=False)
@@ -196,7 +209,7 @@ class Relaxation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.model is not None
-        wrapped, self._every = trainer.strategy.model, getattr(trainer, "log_every_n_steps", 0) or 1
+        wrapped = trainer.strategy.model
         self._processes = wrapped.process_group if isinstance(wrapped, DistributedDataParallel) else None
         with replicated(self._processes):
             self.progress.start(
@@ -206,6 +219,8 @@ class Relaxation(Callback):
                 _clock(trainer, pl_module),
                 is_told=self.total_steps is not None,
             )
+        self._acted_at_start = not all(term.finished for term in terms_of(self.model).values())
+        self._values.begin(trainer, PREFIX if len(self._alike(trainer)) == 1 else f"{PREFIX}{self.at or 'module'}/")
         if pl_module.automatic_optimization:
             self._stand_in(pl_module, "training_step", functools.partial(self._training_step, trainer, pl_module))
         else:
@@ -220,10 +235,7 @@ class Relaxation(Callback):
 
     def _training_step(self, trainer: Trainer, pl_module: LightningModule, own: Any, *args: Any, **kwargs: Any) -> Any:
         assert self.model is not None
-        if self._logs(trainer, _clock(trainer, pl_module) + 1) and not self._losses:
-            output, self._losses = self._replay.compared(pl_module, self.model, own, args, kwargs)
-        else:
-            output = own(*args, **kwargs)
+        output = self._values.of_step(pl_module, self.model, _clock(trainer, pl_module) + 1, own, args, kwargs)
         if isinstance(output, Mapping) and output.get("loss") is not None:
             return {**output, "loss": self._penalised(output["loss"])}
         return self._penalised(output) if isinstance(output, Tensor) else output
@@ -243,7 +255,7 @@ class Relaxation(Callback):
             return loss
         with replicated(self._processes):
             added = penalty(self.model, relative_to=self.unit(loss) if self.relative else None)
-        self._penalty = added.detach()
+        self._values.penalty = added.detach()
         loss = loss + added
         return loss + self.controller.loss_term() if isinstance(self.controller, LearningController) else loss
 
@@ -256,26 +268,17 @@ class Relaxation(Callback):
     ) -> None:
         clock = _clock(trainer, pl_module)
         due = self.progress.due(clock)
-        if due and self._logs(trainer, clock):
-            pl_module.log_dict(self._values())
-            self._losses = {}
+        if due and self._values.are_due(clock) and self.model is not None:
+            with replicated(self._processes):
+                pl_module.log_dict(self._values.taken(self.model))
         with replicated(self._processes):
             for _ in range(due):
                 self.progress.step()
 
-    def _values(self) -> dict[str, float]:
-        assert self.model is not None
-        found = values_of(self.model, layers=self.log_values == "layers")
-        if self._penalty is not None:
-            found["relaxation/penalty"] = float(self._penalty)
-        return found | self._losses
-
-    def _logs(self, trainer: Trainer, clock: int) -> bool:
-        """Whether the loggers are to have the step that ends at the clock."""
-        return bool(self.log_values) and bool(trainer.loggers) and clock % self._every == 0
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end_stand_ins()
+        if self.steps and self._acted_at_start and self._values.penalty is None:
+            warnings.warn(_NO_LOSS, PitfallWarning, stacklevel=2)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._end_stand_ins()
@@ -296,7 +299,7 @@ class Relaxation(Callback):
     on_predict_start = on_validation_start = on_test_start
 
     def _project_loaded(self, trainer: Trainer) -> None:
-        keys, self._keys = self._keys, None
+        keys, self._keys, self._checkpoint = self._keys, None, {}
         if keys is None:
             return
         keys.end()

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from relaxify.lightning.framework import LightningModule, Trainer
-from relaxify.lightning.values import PREFIX
 from relaxify.relaxation.pitfalls import PitfallWarning
 from relaxify.relaxation.switching import projected
 from relaxify.relaxation.terms.term import terms_of
@@ -40,7 +39,7 @@ class Replay:
         # Lightning would go on showing the last number that there was
         unknown = math.nan if self.has_failed else None
         found = {"relaxed": loss, "projected": loss if not is_acting else unknown if without is None else without}
-        return output, {f"{PREFIX}/loss/{name}": value for name, value in found.items() if value is not None}
+        return output, {f"loss/{name}": value for name, value in found.items() if value is not None}
 
     def _projected_loss(self, module: LightningModule, model: nn.Module, batch: tuple[Any, ...]) -> float | None:
         """What `training_step(*batch)` returns without the terms of `model`, a part of the module; None if that is not told.

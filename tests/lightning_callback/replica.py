@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_callback.tasks import EPOCHS, GROUP, RATE, Task, batches, loss_of, relaxed_net, trainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -33,8 +34,11 @@ class Share(Task):
 
 
 def by_fitting(folder: Path, make: Make) -> tuple[dict[str, Any], int]:
-    task, relaxation = Share(), Relaxation(GROUP, controller=make, log=False)
-    trainer(folder, relaxation, **OPTIONS).fit(task)
+    task, relaxation = Share(), Relaxation(GROUP, controller=make)
+    fit = trainer(folder, relaxation, ModelCheckpoint(folder), **OPTIONS)
+    fit.fit(task)
+    for path in (fit.checkpoint_callback.best_model_path, folder / "projected.ckpt"):
+        Task.load_from_checkpoint(path)
     return task.net.state_dict(), relaxation.steps
 
 

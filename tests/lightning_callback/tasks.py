@@ -64,6 +64,17 @@ class Task(LightningModule):
         return torch.optim.Adam(self.parameters(), RATE)
 
 
+class Two(Task):
+    """Of two parts that can be relaxed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = net()
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        return loss_of(self.net, batch) + loss_of(self.head, batch)
+
+
 def batches() -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(2)

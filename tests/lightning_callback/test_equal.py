@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning_callback.tasks import (
     BATCHES,
     GROUP,
     RATE,
     STEPS,
     Task,
+    Two,
     assert_equal,
     by_hand,
     loader,
@@ -34,6 +36,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from relaxify import ACE, RECM, RPP, Cosine, penalty, project, relaxify
 from relaxify.lightning import Relaxation
+from relaxify.relaxation.pitfalls import PitfallWarning
 from relaxify.relaxation.terms.term import terms_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -211,14 +214,43 @@ def test_what_training_step_returns(tmp_path: Path) -> None:
     assert not terms_of(task)
 
 
+class NeverSays(Task):
+    """Manual optimization past manual_backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, index: int) -> None:
+        loss_of(self.net, batch).backward()
+        self.optimizers().step()
+
+
+def test_a_loss_that_is_not_seen_is_told(tmp_path: Path) -> None:
+    with pytest.warns(PitfallWarning, match=r"no loss of this training had a penalty .* call self.manual_backward\(loss\)"):
+        fitted(tmp_path, NeverSays())
+
+
 def test_optimizers_made_before(tmp_path: Path) -> None:
-    """Of a list of parameters: the terms join their layers' weights."""
+    """Of a list of parameters, with names or without: the terms join their layers' weights."""
+    for named in (False, True):
+        task = Task()
+        parameters = list(task.named_parameters() if named else task.parameters())
+        made = torch.optim.Adam(parameters, RATE)
+        task.configure_optimizers = lambda made=made: made
+        fitted(tmp_path, task)
+        assert_equal(task.net, project(trained(relaxed_net())))
+        (group,) = made.param_groups
+        assert group["params"] == list(task.parameters())
+        assert group.get("param_names", []) == (list(dict(task.named_parameters())) if named else [])
+
+
+def test_layers_that_are_not_trained_are_named(tmp_path: Path) -> None:
     task = Task()
-    made = torch.optim.Adam(list(task.net.parameters()), RATE)
-    task.configure_optimizers = lambda: made
-    fitted(tmp_path, task)
-    assert_equal(task.net, project(trained(relaxed_net())))
-    assert [parameter for group in made.param_groups for parameter in group["params"]] == list(task.parameters())
+    task.configure_optimizers = lambda: torch.optim.Adam(task.net.second.parameters(), RATE)
+    with pytest.warns(PitfallWarning, match="no optimizer holds the weights of 'first.map_to_feat'"):
+        fitted(tmp_path, task)
+    assert torch.equal(task.net.first.map_to_feat.weight, net().first.map_to_feat.weight)
 
 
 class Late(Task):
@@ -245,13 +277,13 @@ def test_a_model_that_is_made_late(tmp_path: Path) -> None:
         assert_equal(task.net, project(trained(relaxed_net())))
 
 
-class Two(Task):
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = net()
+class FSDPStrategy(SingleDeviceStrategy):
+    """Of the name of one that shards."""
 
-    def training_step(self, batch: Tensor, index: int) -> Tensor:
-        return loss_of(self.net, batch) + loss_of(self.head, batch)
+
+def test_sharding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot train with FSDPStrategy, which shards the parameters"):
+        fitted(tmp_path, Task(), strategy=FSDPStrategy())
 
 
 def test_parts(tmp_path: Path) -> None:

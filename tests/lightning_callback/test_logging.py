@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning_callback.tasks import GROUP, STEPS, Task, assert_equal, loader, loss_of, trainer
+from lightning_callback.tasks import GROUP, STEPS, Task, Two, assert_equal, loader, loss_of, trainer
 from networks import unchecked
 from torch import Tensor, nn
 
-from relaxify import projected, thetas
+from relaxify import Cosine, projected, thetas
 from relaxify.lightning import Relaxation
 from relaxify.relaxation.pitfalls import PitfallWarning
+from relaxify.relaxation.terms.term import terms_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PREFIX = "relaxation/"
@@ -127,3 +128,15 @@ def test_a_module_that_cannot_be_copied(tmp_path: Path) -> None:
     with pytest.warns(PitfallWarning, match="projected loss is not logged, .* Alone: TypeError: there is one of me"):
         rows = fitted(tmp_path, Alone(), Relaxation(GROUP), log_every_n_steps=1)
     assert [math.isnan(row[PREFIX + "loss/projected"]) for row in rows] == [bool(row[PREFIX + "theta"]) for row in rows]
+
+
+def test_two_parts_of_their_own(tmp_path: Path) -> None:
+    """Each has its own theta, and its own names at the loggers."""
+    task, logger = Two(), Rows()
+    first, second = Relaxation(GROUP, at="net"), Relaxation(GROUP, at="head", controller=Cosine)
+    with unchecked():
+        trainer(tmp_path, first, second, logger=logger, log_every_n_steps=1).fit(task, loader())
+    assert [logger.rows[0][f"{PREFIX}{part}/theta"] for part in ("net", "head")] == [0.0, 1.0]
+    assert first.steps == second.steps == STEPS
+    assert not terms_of(task)
+    assert "training_step" not in vars(task)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_callback.tasks import BATCHES, EPOCHS, GROUP, STEPS, Task, assert_equal, loader, relaxed_net, trained, trainer
 from networks import unchecked
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from relaxify import Cosine, Triangle, project, set_theta, thetas
 from relaxify.checkpoint import convert
@@ -96,6 +98,13 @@ def test_a_run_that_is_lengthened_goes_on_by_the_new_length_and_says_so(tmp_path
     assert seen.seen == [round(1 - step / STEPS, 3) for step in range(STEPS)]
 
 
+def test_a_part_that_is_named_later_goes_on(tmp_path: Path) -> None:
+    fitted(tmp_path, saving(tmp_path))
+    task, _, relaxation = fitted(tmp_path, ckpt=tmp_path / "step=6.ckpt", relaxation=Relaxation(GROUP, at="net"))
+    assert (relaxation.progress.first, relaxation.steps) == (0, STEPS)
+    assert_equal(task.net, project(trained(relaxed_net())))
+
+
 def test_another_controller_does_not_go_on(tmp_path: Path) -> None:
     fitted(tmp_path, saving(tmp_path))
     with pytest.raises(ValueError, match="belongs to the schedule 'Triangle', not 'Cosine'"):
@@ -160,6 +169,34 @@ def test_relaxed_checkpoints_load_into_the_plain_module(tmp_path: Path) -> None:
         assert not terms_of(task)
         if name != "step=6.ckpt":
             assert_equal(task.net, expected.net)
+
+
+class Pictures(LightningModule):
+    """An ordinary CNN, whose terms begin with what of its kernels is not symmetric."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 1, 3, padding=1))
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        return (self.net(batch) - 1).square().mean()
+
+    def predict_step(self, batch: Tensor, index: int) -> Tensor:
+        return self.net(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-2)
+
+
+def test_checkpoints_of_an_ordinary_cnn(tmp_path: Path) -> None:
+    """Relaxed and projected, they come to the same plain weights."""
+    pictures, expected = DataLoader(torch.randn(4, 2, 1, 6, 6), batch_size=None), Pictures()
+    with unchecked():
+        trainer(tmp_path, saving(tmp_path), Relaxation("C(4)")).fit(expected, pictures)
+        for name in ("step=8.ckpt", "projected-step=8.ckpt", "projected.ckpt"):
+            task = Pictures()
+            trainer(tmp_path, Relaxation("C(4)")).predict(task, pictures, ckpt_path=tmp_path / name)
+            assert_equal(task, expected)
 
 
 @pytest.mark.parametrize("mode", ["fold", "fit"])
