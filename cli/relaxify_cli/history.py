@@ -15,16 +15,24 @@ EXAMPLE = "relaxify history terms.csv --output terms.png --quantity share"
 
 def history(
     log: Annotated[Path, typer.Argument(metavar="LOG.csv", help="What a relaxify Monitor wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write the figure.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT.png", help="Where to write the figure; LOG.png by default.")
+    ] = None,
     quantity: Annotated[
-        str, typer.Option(metavar="QUANTITY", help="theta, norm, share (of the output) or equivariant (|P W| / |W|).")
-    ] = "share",
+        str | None,
+        typer.Option(
+            metavar="QUANTITY",
+            help="theta, share (of the output), error, loss, penalty, norm or equivariant (|P W| / |W|); by default the "
+            "first five, one below the other.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.png.")] = False,
 ) -> None:
-    """Plot a quantity of each layer's term over the steps of training, from the log of a Monitor."""
+    """Plot what each layer's term did over the steps of training, from the log of a Monitor: theta, its share, the error."""
     from relaxify.output import check_target
     from relaxify_cli.plots import history, save_figure
 
+    output = output or log.with_suffix(".png")
     check_target(output, inputs=(log,), force=force)
     save_figure(history(log, quantity), output, inputs=(log,), force=force)
-    say(f"{printable(str(output))}: {quantity} over training")
+    say(f"{printable(str(output))}: {quantity or 'what the terms did'} over training")

@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from relaxify.inspection import Report
 
 FLOOR = 1e-17
+PANELS = {
+    "theta": "theta",
+    "share": "|theta W x| / |f(x)|",
+    "error": "equivariance error",
+    "loss": "loss",
+    "penalty": "penalty",
+    "equivariant": "|P W| / |W|",
+    "norm": "|W|",
+}
+"""What of a log is drawn, from top to bottom, and how its axis is named."""
+BY_DEFAULT = ("theta", "share", "error", "loss", "penalty")
+WHOLE = {("loss", "relaxed"), ("loss", "projected"), ("error", "relaxed")}
+"""What is of the model as a whole, and of no layer."""
+LOGARITHMIC = {"error", "loss", "penalty"}
+Lines = dict[str, dict[int, float]]
+"""{line: {step: value}}."""
 
 
 def errors_by_layer(report: Report) -> Any:
@@ -21,7 +37,7 @@ def errors_by_layer(report: Report) -> Any:
         bars = [(layer.path, layer.error.mean) for layer in report.layers]
     else:
         bars = [(module.path or "(the model)", module.error) for module in report.modules]
-    figure, axes = _figure(height=1.2 + 0.22 * len(bars))
+    figure, (axes,) = _figure(height=1.2 + 0.22 * len(bars), rows=1)
     names, values = zip(*bars, strict=True) if bars else ((), ())
     axes.barh(range(len(names)), [max(value, FLOOR) for value in values], left=FLOOR, color="#3b7dd8")
     axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -33,34 +49,55 @@ def errors_by_layer(report: Report) -> Any:
     return figure
 
 
-def history(log: Path, quantity: str = "share") -> Any:
-    """One line for each layer of a quantity that a Monitor wrote to a CSV file, over the steps, as a figure."""
-    lines: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+def history(log: Path, quantity: str | None = None) -> Any:
+    """What a Monitor wrote to a CSV file, over the steps, as a figure (as CR fig. 3b): a panel for each quantity.
+
+    Without `quantity` those are theta, the share, the error, the loss and the penalty, as far as the log has them.
+    """
+    lines = _read(log)
+    names = [name for name in BY_DEFAULT if name in lines] if quantity is None else [quantity]
+    if not names or names[0] not in lines:
+        raise ValueError(f"{log} has no {quantity or 'theta'!r}; plot one of the quantities that its Monitor wrote.")
+    figure, panels = _figure(height=4 if len(names) == 1 else 2.2 * len(names), rows=len(names))
+    for axes, name in zip(panels, names, strict=True):
+        _draw(axes, name, lines[name])
+    panels[-1].set_xlabel("step")
+    return figure
+
+
+def _draw(axes: Any, name: str, lines: Lines) -> None:
+    # dots too, or what was written once would not be seen
+    for layer, points in lines.items():
+        axes.plot(*zip(*sorted(points.items()), strict=True), label=layer, linewidth=1, marker=".", markersize=3)
+    axes.set_ylabel(PANELS.get(name, name))
+    values = [value for points in lines.values() for value in points.values()]
+    if name in LOGARITHMIC and min(values) > 0:
+        axes.set_yscale("log")
+    if len(lines) <= 12 and (len(lines) > 1 or name not in LOGARITHMIC):
+        axes.legend(fontsize=7, ncols=2 if len(lines) > 4 else 1)
+
+
+def _read(log: Path) -> dict[str, Lines]:
+    """{quantity: {layer: {step: value}}}. What a run wrote again after it was resumed takes the place of what it had."""
     if not log.is_file():
         raise ValueError(f"there is no file {log}; give the path of the CSV file that a Monitor wrote.")
+    found: defaultdict[str, Lines] = defaultdict(lambda: defaultdict(dict))
     try:
         with log.open(newline="") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames != ["step", "layer", "quantity", "value"]:
                 raise ValueError("other columns")
             for row in rows:
-                if row["quantity"] == quantity:
-                    lines[row["layer"]].append((int(row["step"]), float(row["value"])))
+                # of the loss and the error, with the terms and without
+                is_whole = (row["layer"], row["quantity"]) in WHOLE
+                name, line = ("layer", "quantity") if is_whole else ("quantity", "layer")
+                found[row[name]][row[line]][int(row["step"])] = float(row["value"])
     # a row that is cut short lacks values, which are None then
     except (ValueError, TypeError, csv.Error) as error:
         raise ValueError(
             f"{log} is not a log of a Monitor (step, layer, quantity, value); give the CSV file that it wrote."
         ) from error
-    if not lines:
-        raise ValueError(f"{log} has no {quantity!r}; plot one of the quantities that its Monitor wrote.")
-    figure, axes = _figure(height=4)
-    for layer, points in lines.items():
-        axes.plot(*zip(*points, strict=True), label=layer, linewidth=1)
-    axes.set_xlabel("step")
-    axes.set_ylabel({"share": "|theta W x| / |f(x)|", "equivariant": "|P W| / |W|", "norm": "|W|"}.get(quantity, quantity))
-    if len(lines) <= 12:
-        axes.legend(fontsize=7)
-    return figure
+    return dict(found)
 
 
 def save_figure(figure: Any, path: Path, *, inputs: Sequence[Path], force: bool, dpi: int = 150) -> None:
@@ -74,10 +111,10 @@ def save_figure(figure: Any, path: Path, *, inputs: Sequence[Path], force: bool,
     write_whole(path, content.getvalue(), inputs=inputs, force=force)
 
 
-def _figure(height: float) -> tuple[Any, Any]:
+def _figure(height: float, rows: int) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'relaxify[plot]'") from error
     figure = Figure(figsize=(7, height), layout="constrained")
-    return figure, figure.subplots()
+    return figure, figure.subplots(rows, sharex=True, squeeze=False)[:, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.rendered import Rendered
 
 FORMAT = "relaxify-summary/1"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -111,20 +113,29 @@ def summary(model: nn.Module, *, loss: Callable[[], Tensor] | None = None) -> Su
 
 def relaxed_and_projected_loss(model: nn.Module, loss: Callable[[], Tensor]) -> tuple[float, float]:
     """A loss of the model in `eval()` with its terms and without; the model is left in the mode that it was in."""
+
+    def both() -> tuple[float, float]:
+        with relaxed(model):
+            first = float(loss().detach())
+        with projected(model):
+            return first, float(loss().detach())
+
+    return in_evaluation(model, both)
+
+
+def in_evaluation(model: nn.Module, action: Callable[[], Result]) -> Result:
+    """What an action returns with the model in `eval()`, which is left in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         # some libraries' layers keep a filter from here on, which should have no graph
         with torch.no_grad():
             model.eval()
-        with relaxed(model):
-            first = float(loss().detach())
-        with projected(model):
-            second = float(loss().detach())
+        result = action()
         _set_modes(modes)
     except BaseException:
         completed(lambda: _set_modes(modes))
         raise
-    return first, second
+    return result
 
 
 def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:

@@ -37,6 +37,22 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
+def test_by_default_there_is_a_panel_for_each_quantity_beside_the_log(log: Path) -> None:
+    from relaxify_cli.plots import history
+
+    assert run(["history", str(log)]) == 0
+    assert log.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    with log.open("a") as file:
+        file.write("0,error,relaxed,1e-7\n8,error,relaxed,1e-2\n8,loss,relaxed,2\n8,loss,projected,3\n8,first,theta,0.75\n")
+    panels = history(log).axes
+    assert [axes.get_ylabel() for axes in panels] == ["theta", "|theta W x| / |f(x)|", "equivariance error", "loss"]
+    assert [axes.get_yscale() for axes in panels] == ["linear", "linear", "log", "log"]
+    # what was written again counts
+    lines = {line.get_label(): list(line.get_ydata()) for line in panels[0].lines}
+    assert lines == {"first": [0.5] * 4 + [0.75], "second": [0.5] * 5}
+    assert [line.get_label() for line in panels[3].lines] == ["relaxed", "projected"]
+
+
 @pytest.mark.parametrize("quantity", ["share", "norm", "theta", "equivariant"])
 def test_every_quantity_has_a_figure(log: Path, tmp_path: Path, quantity: str) -> None:
     out = tmp_path / "out.png"
