@@ -62,6 +62,7 @@ def history(log: Path, quantity: str | None = None) -> Any:
     for axes, name in zip(panels, names, strict=True):
         _draw(axes, name, lines[name])
     panels[-1].set_xlabel("step")
+    figure.align_ylabels()
     return figure
 
 
