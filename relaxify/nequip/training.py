@@ -20,7 +20,7 @@ class RelaxedTraining(Relaxation):
         super().__init__(
             options.group,
             "model",
-            controller=self._make,
+            controller=self._checked,
             include=options.include,
             exclude=options.exclude,
             config=options.config,
@@ -29,7 +29,7 @@ class RelaxedTraining(Relaxation):
         )
         self.options, self.processes = options, processes
 
-    def _make(self, model: nn.Module, total_steps: int) -> Controller:
+    def _checked(self, model: nn.Module, total_steps: int) -> Controller:
         controller = self.options.make_controller(model, total_steps)
         check_controller(model, controller)
         return controller

@@ -15,11 +15,13 @@ import torch
 from ase import build
 from ase.calculators.emt import EMT
 from ase.io import write
-from nequip.data import AtomicDataDict
-from nequip.model import ModelFromCheckpoint, ModelFromPackage, NequIPGNNModel
+from e3nn import o3
+from nequip.model import ModelFromCheckpoint, ModelFromPackage
 from nequip.model.saved_models.checkpoint import data_dict_from_checkpoint
+from nequip.nn import GraphModel, GraphModuleMixin
+from nequip.nn.compile import CompileGraphModel
 from nequip.scripts import _workflow_utils, package, train
-from nequip.utils.global_state import set_global_state
+from nequip.utils import conditional_torchscript_mode, torch_default_dtype
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -172,58 +174,76 @@ def test_models_from_checkpoints_and_packages_are_plain(folder: Path, relaxed: P
             torch.testing.assert_close(own, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("of", ["NequIPLightningModule", "EMAConFIGLightningModule"])
-def test_other_training_modules_are_relaxed_too(of: str, nequip_train: Train) -> None:
-    changes = {"training_module": {"_target_": "relaxify.nequip.Relaxed", "relaxation": {"of": f"nequip.train.{of}"}}}
-    decay = ["~training_module.ema_decay"] if "EMA" not in of else []
-    path = nequip_train(of, OmegaConf.to_yaml(OmegaConf.create(changes)), *decay)
+def test_training_modules_that_step_their_optimizer_themselves_are_relaxed_too(
+    folder: Path, nequip_train: Train, in_docs: str
+) -> None:
+    of = "nequip.train.EMAConFIGLightningModule"
+    nequip_train("manual", in_docs.replace("nequip.train.EMALightningModule", of), "trainer.max_epochs=2")
+    path = folder / "manual" / "epoch1.ckpt"
+    assert any(value.any() for key, value in loaded(path)["state_dict"].items() if key.endswith(".relaxation.weight"))
     done = loaded(convert(path, path.with_name("converted.ckpt"), max_theta=0).target)
-    assert done["hyper_parameters"]["info_dict"]["training_module"]["_target_"] == f"nequip.train.{of}"
+    assert done["hyper_parameters"]["info_dict"]["training_module"]["_target_"] == of
     assert ModelFromCheckpoint(str(path.with_name("converted.ckpt")))
 
 
-@pytest.fixture(scope="module")
-def frames(plain: Path) -> dict[str, Tensor]:
-    frame = data_dict_from_checkpoint(str(plain))
-    return AtomicDataDict.batched_from_list([frame, frame])
+class Small(GraphModuleMixin, nn.Module):  # type: ignore[misc]
+    """E = sum of |v|^2 (1 + |v|^2) over some channels of v = W x, and forces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._init_irreps(irreps_in={"pos": "1o"}, irreps_out={"total_energy": "0e", "forces": "1o"})
+        self.up, self.down = o3.Linear("1o", "4x1o"), o3.Linear("4x1o", "2x1o")
+
+    def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = data["pos"].requires_grad_()
+        vectors = self.up(x)
+        squares = self.down(vectors * (1 + vectors.square().sum(-1, keepdim=True))).square().sum(-1)
+        energies = torch.zeros_like(data["num_atoms"], dtype=x.dtype).index_add(0, data["batch"], squares)
+        (gradient,) = torch.autograd.grad(energies.sum(), x, create_graph=True)
+        return {**data, "total_energy": energies[:, None], "forces": -gradient}
 
 
-def small(mode: str) -> nn.Module:
+def small(wrapper: type[GraphModel]) -> GraphModel:
     """A relaxed model whose terms are on."""
-    set_global_state()
-    model = NequIPGNNModel(
-        seed=1, model_dtype="float64", type_names=["H", "C", "O"], r_max=3.5, num_layers=1, l_max=1, num_features=2,
-        radial_mlp_depth=1, radial_mlp_width=4, avg_num_neighbors=5.0, compile_mode=mode,
-    )  # fmt: skip
-    return relaxify(model, "O(3)", config=RelaxConfig(theta=1.0, init="normal", std=0.3))
+    torch.manual_seed(0)
+    with conditional_torchscript_mode(False), torch_default_dtype(torch.float64):
+        model = Small()
+        fields = {"type_names": ["H"], "r_max": 1.0, "model_dtype": "float64"}
+        graph_model = wrapper(model, model_config=fields, model_input_fields=model.irreps_in)
+    return relaxify(graph_model, "O(3)", config=RelaxConfig(theta=1.0, init="normal", std=0.3))
 
 
-def forces(model: nn.Module, frames: dict[str, Tensor]) -> Tensor:
+def forces(model: nn.Module) -> Tensor:
+    edges = torch.tensor([[0, 1, 2, 3, 4], [1, 2, 0, 4, 3]])
+    batch, counts = torch.tensor([0, 0, 0, 1, 1, 1, 1]), torch.tensor([3, 4])
+    pos = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    data = {"pos": pos, "edge_index": edges, "atom_types": torch.zeros_like(batch), "batch": batch, "num_atoms": counts}
     with shown(model):
-        found: Tensor = model(frames)["forces"]
+        found: Tensor = model(data)["forces"]
     return found
 
 
-def test_compiled_code_trains_terms_as_eager_code_does(frames: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_trains_terms_as_eager_code_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """NequIP's trace, without the compiler behind it: forces, penalties and their gradients, and then without the terms."""
     monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
-    eager, compiled = small("eager"), small("compile")
+    eager, compiled = small(GraphModel), small(CompileGraphModel)
     found = []
     for model in (eager, compiled):
-        first, second = forces(model, frames), forces(model, frames)
+        first, second = forces(model), forces(model)
         (second.square().mean() + penalty(model, relative_to=second.square().mean())).backward()
-        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in model.parameters()]
-        found.append([first, second, *gradients, forces(model.eval(), frames)])
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append([first, second, *gradients, forces(model.eval())])
     for own, other in zip(*found, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-12)
+    assert len(found[1]) == 3 + 4
+    assert not torch.allclose(found[1][0], found[1][-1])
     assert all(term.observer is None for term in terms_of(compiled).values())
-    assert not torch.allclose(found[0][0], found[0][-1])
 
 
 def test_a_learned_theta_is_refused_where_its_gradient_is_lost() -> None:
     options = Options.read({"of": "nequip.train.EMALightningModule", "controller": {"_target_": "relaxify.ACE"}})
     with pytest.raises(ValueError, match="compile_mode: eager"):
-        RelaxedTraining(options, 1).make_controller(small("compile"), 10)
+        RelaxedTraining(options, 1).make_controller(small(CompileGraphModel), 10)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def added_rows(
 
 def _is_matrix(output: Tensor, rows: Tensor, weight: Tensor, features: Features) -> bool:
     """Whether the output is, in memory, the matrix of its feature vectors, one for each input row and of one precision."""
-    return (
+    # where sizes are symbols, so is this, until it is asked for
+    return bool(
         output.is_contiguous()
         and output.dtype == rows.dtype == weight.dtype
         and not torch.is_autocast_enabled(output.device.type)
