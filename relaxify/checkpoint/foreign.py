@@ -29,7 +29,7 @@ def without_foreign(content: Any, meanings: Meanings) -> tuple[Any, tuple[str, .
     rest = _Rest(foreign)
     kept = rest.of(content, ())
     if kept is _LEFT_OUT:
-        raise _nothing_stays(content)
+        raise _nothing_stays(content, has_terms=any(map(_is_of_terms, alive)))
     # an object that is gone leaves its id to another
     del alive
     return kept, tuple(rest.left_out)
@@ -149,12 +149,20 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, Global) or makes_plain_values(value)
 
 
-def _nothing_stays(content: Any) -> CheckpointError:
+def _is_of_terms(value: Any) -> bool:
+    """Whether relaxify made it of one of its own classes."""
+    return isinstance(value, Call) and any(
+        isinstance(part, Global) and part.module.partition(".")[0] == "relaxify"
+        for part in (value.function, *value.arguments)
+    )
+
+
+def _nothing_stays(content: Any, *, has_terms: bool) -> CheckpointError:
     state = content.state[0] if isinstance(content, Call) and content.state else None
     if isinstance(state, dict) and {"_modules", "_parameters"} <= state.keys():
         return CheckpointError(
             f"it is a whole pickled model ({content}), which only its code can read; load it where that is installed, and "
-            f"save its state_dict."
+            f"save {'relaxify.project(model)' if has_terms else 'its state_dict (it has no terms)'}."
         )
     return CheckpointError(
         f"reading it would run code ({content}), which convert never does; save the model's state_dict alone."

@@ -3,6 +3,7 @@
 Only this room knows MACE, which it imports when a training begins.
 """
 
-from relaxify.mace.training import Relaxation, train
+from relaxify.mace.options import Relaxation
+from relaxify.mace.training import train
 
 __all__ = ["Relaxation", "train"]

@@ -8,47 +8,61 @@ All of it is tensors and plain data.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from relaxify.relaxation.controllers.schedules import Schedule
+
 KEY = "relaxify"
 """The entry of MACE's checkpoints that holds it."""
 
 
-def kept(model: nn.Module, controller: Any, loader: Any, ema: Any, swa: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Parts:
+    """What of a training goes on from one epoch to the next: of MACE's parts those that its own checkpoints leave out."""
+
+    model: nn.Module
+    schedule: Schedule
+    loader: Any
+    ema: Any
+    swa: Any
+
+
+def kept(parts: Parts) -> dict[str, Any]:
     """All that resuming needs, while the model holds the weights that MACE saves: the average's, if there is one."""
-    state = {
-        "schedule": controller.state_dict(),
+    state: dict[str, Any] = {
+        "schedule": parts.schedule.state_dict(),
         "random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    if loader.generator is not None:
-        state["batches"] = loader.generator.get_state()
-    if ema is not None:
-        named = zip(model.named_parameters(), ema.collected_params, strict=True)
+    if parts.loader.generator is not None:
+        state["batches"] = parts.loader.generator.get_state()
+    if parts.ema is not None:
+        named = zip(parts.model.named_parameters(), parts.ema.collected_params, strict=True)
         own = {name: value.detach().clone() for (name, _), value in named}
         # as a whole state dict, so that whoever converts the checkpoint converts this too
-        state["average"] = {"updates": ema.num_updates, "model": {**model.state_dict(), **own}}
-    if swa is not None:
-        state["stage_two"] = _plain(swa.scheduler.state_dict())
+        state["average"] = {"updates": parts.ema.num_updates, "model": {**parts.model.state_dict(), **own}}
+    if parts.swa is not None:
+        state["stage_two"] = _plain(parts.swa.scheduler.state_dict())
     return state
 
 
-def resume(state: Mapping[str, Any], model: nn.Module, controller: Any, loader: Any, ema: Any, swa: Any) -> None:
+def resume(parts: Parts, state: Mapping[str, Any]) -> None:
     """Go on where `state` was kept. The model, the optimizer and its scheduler are MACE's to restore, and are."""
-    controller.load_state_dict(state["schedule"])
+    parts.schedule.load_state_dict(state["schedule"])
     torch.set_rng_state(state["random"].cpu())
     if state["cuda_random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda_random"]])
-    if "batches" in state and loader.generator is not None:
-        loader.generator.set_state(state["batches"].cpu())
-    if ema is not None and "average" in state:
-        ema.num_updates = state["average"]["updates"]
-        _put(model, state["average"]["model"])
-    if swa is not None and "stage_two" in state:
-        swa.scheduler.load_state_dict(dict(state["stage_two"]))
+    if "batches" in state and parts.loader.generator is not None:
+        parts.loader.generator.set_state(state["batches"].cpu())
+    if parts.ema is not None and "average" in state:
+        parts.ema.num_updates = state["average"]["updates"]
+        _put(parts.model, state["average"]["model"])
+    if parts.swa is not None and "stage_two" in state:
+        parts.swa.scheduler.load_state_dict(dict(state["stage_two"]))
 
 
 @torch.no_grad()
