@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from relaxify.lconv import Symmetry
+    from relaxify.lconv import FamilySymmetry, Symmetry
 
 EXAMPLE = 'relaxify symmetry data.npz --labels Y --against "so(3)" --html report.html'
 
@@ -49,6 +49,22 @@ def symmetry(
     second_moments: Annotated[
         bool, typer.Option("--second-moments", help="Report all that covariances allow (LC Theorem 1).")
     ] = False,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Look among these generators only, at any size: rotation,translations,scaling,... or affine for images, "
+            "translation for signals; or learn low-rank, grid (weights of each pixel) or graph (of --edges) ones.",
+        ),
+    ] = None,
+    edges: Annotated[str | None, typer.Option(metavar="NAME", help="Array (2, edges) of --family graph.")] = None,
+    affine: Annotated[
+        bool, typer.Option("--affine", help="With labels: rows are points, which may be moved as well (e(n), similarities).")
+    ] = False,
+    pairs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Array of what became of each sample: find the flow, wherever pixels are."),
+    ] = None,
     center: Annotated[bool, typer.Option("--center", help="Remove the mean first: look for actions about it.")] = False,
     resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -60,38 +76,33 @@ def symmetry(
     force: Annotated[bool, typer.Option("--force", help="Overwrite what --html and --pictures name.")] = False,
 ) -> None:
     """Find the Lie algebra that samples, or what labels say of them, are symmetric under, and how sure that is."""
-    import torch
-
-    from relaxify.lconv import symmetries_of
     from relaxify.output import check_target, write_whole
+    from relaxify_cli.discovering import Asked, find
     from relaxify_cli.samples import Choice, read_samples
 
+    asked = Asked(
+        family, edges, affine, pairs, distribution=distribution, second_moments=second_moments, center=center,
+        resamplings=resamplings, seed=seed, against=tuple(against or ()),
+    )  # fmt: skip
+    asked.check(labels)
     for path in (html, pictures):
         if path is not None:
             check_target(path, inputs=(data,), force=force)
-    given = read_samples(data, Choice(key, _parts(columns), _parts(labels), _sizes(shape)))
-    samples = torch.from_numpy(given.X)
-    # images are vectors of their pixels; on (n, vectors, d) one action is common
-    X = samples.flatten(1) if samples.ndim > 3 else samples
-    Y = None if given.Y is None else torch.from_numpy(given.Y)
-    known = _known(against or [], X.shape[-1])
-    statistics: Literal["distribution", "second_moments"] | None = "second_moments" if second_moments else None
-    if distribution:
-        statistics = "distribution"
+    given = read_samples(data, Choice(key, _parts(columns), (pairs,) if pairs else _parts(labels), _sizes(shape)))
     with waiting("looking for symmetries"):
-        found = symmetries_of(X, Y, statistics=statistics, center=center, resamplings=resamplings, seed=seed)
+        found, samples, known = find(asked, given, data)
     if pictures is not None:
         from relaxify_cli.plots import save_figure
 
-        save_figure(_draw(found, X), pictures, inputs=(data,), force=force, dpi=120)
+        save_figure(_draw(found, samples), pictures, inputs=(data,), force=force, dpi=120)
     if html is not None:
-        page = found.to_html(samples, known=known, header={"data": str(data)})
+        page = found.to_html(samples, header={"data": str(data)}, **known)
         write_whole(html, page.encode(), inputs=(data,), force=force)
     out = console()
     if as_json:
-        say(found.to_json(known))
+        say(found.to_json(**known))
         return
-    for line in found.lines(known):
+    for line in found.lines(**known):
         out.print(shown(line), soft_wrap=True, highlight=False)
     for path in (html, pictures):
         if path is not None:
@@ -109,39 +120,32 @@ def _sizes(text: str | None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _known(names: list[str], d: int) -> dict[str, Any]:
-    from relaxify.lconv.symmetry.by_name import named
+def _draw(found: Symmetry | FamilySymmetry, samples: Tensor) -> Figure:
+    """Each of the first generators on the first image, and where its flow takes it; channels are averaged."""
+    import torch
 
-    found = {}
-    for name in names:
-        try:
-            found[name] = named(name, d)
-        except ValueError as error:
-            raise ValueError(f"--against {name}: {error}") from error
-    return found
-
-
-def _draw(found: Symmetry, X: Tensor) -> Figure:
-    """Each of the first generators on the mean image, and where its flow takes it."""
-    if X.ndim == 3:
+    if samples.ndim == 3:
         raise ValueError("--pictures: samples of two axes are vectors; give --shape 1,HEIGHT,WIDTH for images.")
-    size = math.isqrt(X.shape[1])
-    if size * size != X.shape[1] or size < 2:
-        raise ValueError(f"samples of {X.shape[1]} numbers are not square images; leave --pictures out.")
+    pixels = math.prod(samples.shape[1:])
+    space = tuple(samples.shape[-2:]) if samples.ndim == 4 else (math.isqrt(pixels),) * 2
+    if pixels % math.prod(space) or min(space) < 2:
+        raise ValueError(f"samples of {pixels} numbers are not square images; leave --pictures out.")
     if not found.dimension:
         raise ValueError("there are no generators to draw; leave --pictures out.")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    image, count, times = X[0], min(4, found.dimension), (-1.0, -0.5, 0.0, 0.5, 1.0)
+    family, times = found.as_operators().double(), (-1.0, -0.5, 0.0, 0.5, 1.0)
+    image = samples[:1].double().reshape(1, -1, *(family.space or space))
+    count = min(4, found.dimension)
     figure = Figure(figsize=(1.6 * (len(times) + 1), 1.7 * count), layout="constrained")
     FigureCanvasAgg(figure)
     for row, index in zip(figure.subplots(count, len(times) + 1, squeeze=False), range(count), strict=True):
-        moved = found.generators[index].to(image) @ image
-        for axes, values, title in zip(
-            row, (moved, *found.flow(image, times, index)), ("L x", *(f"t = {t:g}" for t in times)), strict=True
-        ):
-            axes.imshow(values.reshape(size, size).numpy(), cmap="RdBu_r" if title == "L x" else "gray")
+        chosen = torch.nn.functional.one_hot(torch.tensor(index), family.count).double()
+        shown = [family.act(image)[index], *(family.expm_apply(t * chosen, image) for t in times)]
+        for axes, values, title in zip(row, shown, ("L x", *(f"t = {t:g}" for t in times)), strict=True):
+            seen = values.reshape(-1, *space).mean(0).numpy(force=True)
+            axes.imshow(seen, cmap="RdBu_r" if title == "L x" else "gray")
             axes.set_title(title, fontsize="small")
             axes.set_axis_off()
     return figure

@@ -28,6 +28,7 @@ from relaxify.lconv.symmetry import (
     symmetries_of,
     symmetries_of_model,
     symmetries_of_moments,
+    symmetry_of_pairs,
 )
 
 __all__ = [
@@ -64,5 +65,6 @@ __all__ = [
     "symmetries_of",
     "symmetries_of_model",
     "symmetries_of_moments",
+    "symmetry_of_pairs",
     "unlconvify",
 ]

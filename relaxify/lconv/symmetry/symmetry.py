@@ -28,6 +28,9 @@ from relaxify.rendered import Rendered
 
 POWER = 0.95
 
+# in generators times d^6: the form of one generator on 45 coordinates takes seconds, on 256 more memory than there is
+LARGEST_FORM = 2**33
+
 
 class Verdict(enum.StrEnum):
     """What the evidence comes to: a Lie algebra, a finite group instead, neither, or nothing as yet."""
@@ -54,8 +57,8 @@ class Symmetry(Rendered):
     `spectrum` holds how strongly each direction of gl(d) is broken, ascending, relative to a random direction: the first
     `dimension` of them are the algebra's. `held_out_defect` is how much the generators break on data that they were not
     found on, relative to the same. `confidence_angle` is the angle in degrees that holds the true algebra with 95 %
-    confidence, from `bootstraps` resamplings. `frame` are coordinates in which what does not depend on them (brackets,
-    Killing form, name) is better conditioned.
+    confidence, from `bootstraps` resamplings. `moved` is how far along the one generator pairs are apart. `frame`
+    are coordinates in which what does not depend on them (brackets, Killing form, name) is better conditioned.
     """
 
     generators: Float[Tensor, "dimension d d"]
@@ -73,6 +76,7 @@ class Symmetry(Rendered):
     power: float = POWER
     samples_needed: int | None = None
     discrete: str | None = None
+    moved: float | None = None
 
     @property
     def found(self) -> bool:
@@ -124,7 +128,9 @@ class Symmetry(Rendered):
     @functools.cached_property
     def form(self) -> InvariantForm | None:
         """The bilinear form J with L^T J + J L = 0 that the algebra keeps, if any."""
-        found = invariant_form(self._framed, tolerance=0.05) if self._small else None
+        d = self.generators.shape[-1]
+        is_affordable = self.dimension * d**6 <= LARGEST_FORM
+        found = invariant_form(self._framed, tolerance=0.05) if self._small and is_affordable else None
         if found is None or self.frame is None:
             return found
         back = torch.linalg.inv(self.frame)
@@ -183,6 +189,7 @@ class Symmetry(Rendered):
             "killing_signature": None if self.killing_signature is None else str(self.killing_signature),
             "held_out_defect": self.held_out_defect,
             "confidence_angle": self.confidence_angle,
+            "moved": self.moved,
             "overlaps": {name: dataclasses.asdict(overlap) for name, overlap in overlaps.items()},
             "spectrum": None if self.spectrum is None else self.spectrum.tolist(),
             "generators": self.generators.tolist(),
@@ -234,6 +241,7 @@ class Symmetry(Rendered):
             "Killing form {}": self.killing_signature,
             "keeps {}": self.form,
             "defect on held-out data {:.2g}": self.held_out_defect,
+            "pairs are apart by exp(t L) with t = {:.4g}": self.moved,
             f"within {{:.2g}} degrees with 95 % confidence ({self.bootstraps} resamplings)": self.confidence_angle,
         }
         lines += [f"  {words.format(value)}" for words, value in facts.items() if value is not None]
