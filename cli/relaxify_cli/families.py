@@ -73,7 +73,6 @@ def _grid(X: Tensor, edges: Tensor | None) -> tuple[Generators, Tensor]:
 
     from relaxify.lconv import Grid, Shifts
 
-    X = _as_images(X)
     space = tuple(X.shape[-2:]) if X.ndim > 2 else tuple(X.shape[1:])
     axes = len(space)
     stencil = Shifts((3,) * axes, padding=((1, 1),) * axes)
@@ -89,12 +88,6 @@ def _graph(X: Tensor, edges: Tensor | None) -> tuple[Generators, Tensor]:
     if edges.numel() and int(edges.max()) >= nodes:
         raise ValueError(f"--edges has node {int(edges.max())}, and samples have {nodes} nodes, numbered from 0; fix them.")
     return graph(edges, nodes, learnable=True), X
-
-
-def _as_images(X: Tensor) -> Tensor:
-    """Flat samples of a square number of pixels as what they most likely are."""
-    side = math.isqrt(X.shape[1])
-    return X.reshape(len(X), side, side) if X.ndim == 2 and _is_square(X.shape[1]) else X
 
 
 def _is_square(size: int) -> bool:

@@ -84,6 +84,65 @@ def test_pictures_of_images(tmp_path: Path) -> None:
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
+def blobs(count: int = 1200, *channels: int) -> Any:
+    """Images of one off-centre blob that is turned anywhere about the middle."""
+    y, x = np.mgrid[-1:1:12j, -1:1:12j]
+    angle = np.random.default_rng(0).uniform(0, 2 * np.pi, (count, 1, 1))
+    images = np.exp(-8 * ((y - np.sin(angle) / 2) ** 2 + (x - np.cos(angle) / 2) ** 2))
+    return np.repeat(images[:, None], channels[0], 1) if channels else images
+
+
+@pytest.mark.parametrize("shape", ["n h w", "n c h w", "flat"])
+def test_families_are_looked_at_on_images_of_every_shape(shape: str, tmp_path: Path, capsys: Any) -> None:
+    images = {"n h w": blobs(), "n c h w": blobs(1200, 2), "flat": blobs().reshape(1200, -1)}[shape]
+    np.save(tmp_path / "images.npy", (200 * images).astype(np.uint8))
+    target = tmp_path / "page.html"
+    arguments = ["--family", "rotation,translations", "--json", "--html", str(target), "--pictures", str(tmp_path / "a.png")]
+    assert run(["symmetry", str(tmp_path / "images.npy"), *arguments]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["verdict"], record["name"], record["family"]) == ("found", "rotation", "ImageAlgebra")
+    assert "<h1>Symmetry rotation" in target.read_text()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_families_that_learn_and_signals(tmp_path: Path, capsys: Any) -> None:
+    at = np.random.default_rng(0).uniform(0, 16, (800, 1))
+    signals = np.exp(2 * np.cos(2 * np.pi * (np.arange(16) - at) / 16)) / 5 + 0.05 * normal(800, 16)
+    points = np.arange(16)
+    edges = np.stack([np.tile(points, 2), np.concatenate([(points + 1) % 16, (points - 1) % 16])])
+    path = str(tmp_path / "signals.npz")
+    np.savez(path, X=signals, edges=edges)
+    families = {}
+    for family in (["translation"], ["low-rank"], ["grid"], ["graph", "--edges", "edges"]):
+        assert run(["symmetry", path, "--family", *family, "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        families[family[0]] = (record["family"], record["found"])
+    assert families["translation"] == ("SignalAlgebra", True)
+    assert families["graph"] == ("Sparse", True)
+    assert {name: kind for name, (kind, _) in families.items()}["low-rank"] == "LowRank"
+    assert families["grid"][0] == "Grid"
+
+
+def test_points_and_their_labels_have_affine_symmetries(tmp_path: Path, capsys: Any) -> None:
+    X = normal(3000, 2, 2) + 2
+    np.savez(tmp_path / "points.npz", X=X, Y=np.linalg.norm(X[:, 0] - X[:, 1], axis=-1))
+    assert run(["symmetry", str(tmp_path / "points.npz"), "--affine", "--against", "e(2)", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["name"] == "e(2)"
+    assert record["overlaps"]["e(2)"]["value"] > 0.95
+
+
+def test_pairs_have_the_flow_between_them(tmp_path: Path, capsys: Any) -> None:
+    X, c, s = normal(400, 2), np.cos(0.3), np.sin(0.3)
+    np.savez(tmp_path / "pairs.npz", X=X, after=X @ np.array([[c, s], [-s, c]]), other=normal(400, 2, seed=1))
+    assert run(["symmetry", str(tmp_path / "pairs.npz"), "--pairs", "after", "--against", "so(2)"]) == 0
+    shown = capsys.readouterr().out
+    assert "pairs: symmetry so(2)" in shown
+    assert "overlap 1.0000" in shown
+    assert run(["symmetry", str(tmp_path / "pairs.npz"), "--pairs", "other"]) == 0
+    assert "pairs: no symmetry" in capsys.readouterr().out
+
+
 def saved(folder: Path, **arrays: Any) -> str:
     np.savez(folder / "bad.npz", **arrays)
     return str(folder / "bad.npz")
@@ -110,6 +169,24 @@ def written(folder: Path, text: bytes) -> str:
         (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "so(3)"], "acts on 3 dimensions"),
         (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "nonsense"], "'nonsense' names no algebra"),
         (lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "5"], "cannot tell chance"),
+        (lambda folder: [saved(folder, X=normal(99, 4, 4)), "--family", "spin"], "--family spin: 'spin' is none; known are"),
+        (lambda folder: [saved(folder, X=normal(99, 4)), "--family", "graph"], "name the array (2, edges)"),
+        (lambda folder: [saved(folder, X=normal(99, 4)), "--family", "graph", "--edges", "E"], "--edges: "),
+        (
+            lambda folder: [saved(folder, X=normal(99, 4), E=np.array([[0], [7]])), "--family", "graph", "--edges", "E"],
+            "samples have 4 nodes",
+        ),
+        (
+            lambda folder: [saved(folder, X=normal(99, 4), E=normal(2, 3)), "--family", "graph", "--edges", "E"],
+            "save whole numbers (2, edges)",
+        ),
+        (lambda folder: [saved(folder, X=normal(99, 4)), "--edges", "E"], "--edges are those of --family graph"),
+        (lambda folder: [saved(folder, X=normal(99, 4)), "--family", "grid", "--affine"], "ask for different searches"),
+        (lambda folder: [saved(folder, X=normal(99, 4)), "--family", "grid", "--against", "so(2)"], "--against compares"),
+        (lambda folder: [saved(folder, X=normal(99, 2, 2)), "--affine"], "--affine is about what labels say"),
+        (lambda folder: [saved(folder, X=normal(99, 4)), "--pairs", "Z"], "has no array Z"),
+        (lambda folder: [saved(folder, X=normal(99, 4), Z=normal(99, 3)), "--pairs", "Z"], "save as many of both"),
+        (lambda folder: [saved(folder, X=normal(99, 4)), "--pairs", "X", "--labels", "X"], "which has no --labels"),
         (
             lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "0", "--pictures", str(folder / "a.png")],
             "are not square images",

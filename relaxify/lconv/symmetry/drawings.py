@@ -112,7 +112,7 @@ def _arrow(path: Float[Tensor, "times 2"], at: int) -> str:
     return f'<polygon points="{corners}" fill="var(--high)"/>'
 
 
-def _small(values: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+def _small(values: Float[Tensor, "many more"]) -> Float[Tensor, "rows columns"]:
     rows, columns = (min(size, LARGEST) for size in values.shape)
     return F.adaptive_avg_pool2d(values.detach().double()[None], (rows, columns))[0]
 
