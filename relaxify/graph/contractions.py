@@ -6,13 +6,13 @@ F.linear, matmul, einsum, tensordot and their kin are brought to one form: y[..,
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 from torch._ops import OpOverload
 
 ChannelOrder = Literal["in_out", "out_in"]
@@ -259,23 +259,3 @@ MIXING = frozenset(map(function_name, _READERS))
 
 FACTORIES = frozenset(["arange", "eye", "linspace", "tril_indices", "triu_indices"])
 """Functions that make the same tensor in each run; zeros and ones are where a state may start, so not these."""
-
-
-def attributes_behind(
-    nodes: Sequence[fx.Node], constants: Collection[fx.Node] = frozenset()
-) -> dict[fx.Node, tuple[str, ...]]:
-    """The parameters and buffers that a node's value is computed from, for nodes that are computed from nothing else.
-
-    But for `constants`, which are neither.
-    """
-    behind: dict[fx.Node, tuple[str, ...]] = {}
-    for node in nodes:
-        if node.op == "get_attr":
-            behind[node] = (str(node.target),)
-        elif node in constants:
-            behind[node] = ()
-        elif node.op == "call_function" and (node.all_input_nodes or function_name(node.target) in FACTORIES):
-            sources = [behind.get(source) for source in node.all_input_nodes]
-            if all(source is not None for source in sources):
-                behind[node] = tuple(dict.fromkeys(name for source in sources for name in source or ()))
-    return behind

@@ -1,7 +1,7 @@
 """How a weight is made of a module's parameters: the operations of a recorded run that did it, to be run on other values.
 
 A dense matrix made of coefficients and a basis, of a weight for each degree, of a kernel and its turns: what these can
-express is found by running the operations again, whatever they are.
+express is found by running the operations again, whatever they are, and in their order: some write to what others have made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from relaxify.graph.assembling import is_blank
 from relaxify.graph.contractions import function_name
+from relaxify.graph.precision import InDouble, widened
 from relaxify.graph.recording import Unkept, opaque, written
 
 
@@ -58,11 +60,13 @@ class Derivation:
 
     def of(self, module: nn.Module, given: Mapping[str, Tensor]) -> list[Tensor]:
         """The tensors that are made where some parameters have the values `given`, in float64 on the CPU."""
-        values = [given[name] if name in given else _exact(_attribute(module, name)) for name in self.names]
-        values += map(_exact, self.constants)
-        for step in self.steps:
-            args, kwargs = pytree.tree_map_only(Slot, lambda slot: values[slot.number], (step.args, dict(step.kwargs)))
-            values.append(step.function(*args, **kwargs))
+        read = [given[name] if name in given else _attribute(module, name).detach() for name in self.names]
+        # steps may write to copies
+        values = [widened(value).clone() for value in (*read, *self.constants)]
+        with InDouble():
+            for step in self.steps:
+                args, kwargs = pytree.tree_map_only(Slot, lambda slot: values[slot.number], (step.args, dict(step.kwargs)))
+                values.append(step.function(*args, **kwargs))
         return [values[slot] for slot in self.results]
 
     def is_like(self, other: Derivation) -> bool:
@@ -79,18 +83,24 @@ def derivation(nodes: Sequence[fx.Node], name_of: Callable[[fx.Node], str | None
     order = list(_behind(nodes))
     attributes = {node: name_of(node) for node in order if node.op == "get_attr"}
     constants = [node for node in order if _is_constant(node)]
-    steps = [node for node in order if node not in attributes and not _is_constant(node)]
+    steps = sorted(node for node in order if node not in attributes and not _is_constant(node))
     slots = {node: Slot(number) for number, node in enumerate([*attributes, *constants, *steps])}
     names = tuple(name for name in attributes.values() if name is not None)
     made = tuple(step for node in steps if (step := _step(node, slots)) is not None)
     if len(names) < len(attributes) or len(made) < len(steps):
         return None
-    held = tuple(node.meta["held"].detach().cpu() for node in constants)
+    held = tuple(map(_held, constants))
     return Derivation(names, held, made, tuple(slots[node].number for node in nodes))
 
 
 def _is_constant(node: fx.Node) -> bool:
-    return node.op != "get_attr" and node.meta.get("held") is not None
+    is_new = is_blank(node) and node.meta.get("seen") is not None
+    return node.op != "get_attr" and (is_new or node.meta.get("held") is not None)
+
+
+def _held(node: fx.Node) -> Tensor:
+    value: Tensor | None = node.meta.get("held") if node.meta.get("held") is not None else node.meta["value"]
+    return torch.zeros(node.meta["seen"]) if value is None else value.detach().cpu()
 
 
 def _behind(nodes: Sequence[fx.Node]) -> Iterator[fx.Node]:
@@ -109,16 +119,24 @@ def _behind(nodes: Sequence[fx.Node]) -> Iterator[fx.Node]:
 
 
 def _step(node: fx.Node, slots: Mapping[fx.Node, Slot]) -> Step | None:
-    if node.op != "call_function" or node.target in (opaque, written) or not callable(node.target):
+    if node.op != "call_function" or node.target is opaque or not callable(node.target):
         return None
     if any(isinstance(leaf, Unkept) for leaf in pytree.tree_leaves((node.args, node.kwargs))):
         return None
     args, kwargs = _plain(node.args, slots), _plain(node.kwargs, slots)
+    if node.target is written:
+        # by a step between, if it was seen
+        return Step(_first, args, {}) if len(args) == 2 else None
     if function_name(node.target) == "__get__":
         # of x.mT: the object that reads it does not pickle
         name = getattr(node.target, "__self__").__name__  # noqa: B009
         return Step(getattr, (args[0], name), {})
     return Step(_leaf if node.target is operator.getitem else node.target, args, kwargs)
+
+
+def _first(value: Any, writer: Any) -> Any:
+    """What was written to."""
+    return value
 
 
 def _leaf(result: Any, position: int) -> Any:
@@ -141,8 +159,3 @@ def _plain(value: Any, slots: Mapping[fx.Node, Slot]) -> Any:
 
 def _attribute(module: nn.Module, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), module)
-
-
-def _exact(value: Tensor) -> Tensor:
-    value = value.detach().cpu()
-    return value.double() if value.is_floating_point() else value

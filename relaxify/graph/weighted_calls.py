@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from relaxify.graph.contractions import MIXING, Contraction, attributes_behind, contraction, function_name
+from relaxify.graph.assembling import attributes_behind
+from relaxify.graph.contractions import MIXING, Contraction, contraction, function_name
 from relaxify.graph.merged_axes import Shape, is_reshape, unmerged
 
 
@@ -107,7 +108,7 @@ def _weights(model: nn.Module, behind: Mapping[fx.Node, tuple[str, ...]]) -> set
 
 def _is_layer_on_features(model: nn.Module, node: fx.Node, learned: Mapping[fx.Node, set[str]]) -> bool:
     """Whether a node is the product of one module's Parameters with another's, or what an nn.Linear makes of Parameters."""
-    operands = [learned[source] for source in node.all_input_nodes if learned[source]]
+    operands = [learned[source] for source in node.all_input_nodes if learned.get(source)]
     if len(operands) < 2 or function_name(node.target) not in MIXING:
         return False
     owners = [{name.rpartition(".")[0] for name in names} for names in operands]

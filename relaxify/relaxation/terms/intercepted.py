@@ -7,13 +7,16 @@ returns. The module stays the very object it was, with its class, attributes and
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from relaxify.graph.assembling import ASSEMBLING, BLANKS, writes
 from relaxify.graph.contractions import FACTORIES, Contraction, contraction, function_name
 from relaxify.graph.merged_axes import is_reshape, unmerged
 from relaxify.graph.storages import expanded_axes
@@ -54,6 +57,7 @@ class Watch(TorchFunctionMode):
         # a tensor's identity is its id only while it lives
         self._fixed: dict[int, Tensor] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         self._weights: dict[int, Tensor] = {}
+        self._blank: dict[int, Tensor] = {}
         self._reshaped: dict[int, tuple[Tensor, Tensor]] = {}
         for name in term.map.intercepts:
             self._note(functools.reduce(getattr, name.split("."), module), self._weights)
@@ -112,11 +116,34 @@ class Watch(TorchFunctionMode):
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """What is computed from the weights, and from buffers and constants besides, is a weight too."""
         leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
-        makes_constants = self.term.map.has_constants or function_name(func) in FACTORIES
-        if all(map(self._is_fixed, leaves)) and (leaves or makes_constants):
-            self._note(result, self._weights if any(map(self._is_weight, leaves)) else self._fixed)
+        name = function_name(func)
+        known = self._made(name, leaves)
+        written = self._forgotten(leaves[0]) if leaves and writes(name) else []
+        if known is not None:
+            self._note([result, *written], known)
         elif is_reshape(func) and isinstance(args[0], Tensor) and isinstance(result, Tensor):
             self._reshaped[id(result)] = result, args[0]
             self._note(result, self._moving)
         elif self.term.map.has_constants:
             self._note(result, self._moving)
+
+    def _made(self, name: str, leaves: list[Tensor]) -> dict[int, Tensor] | None:
+        """Where what a function makes of these tensors belongs: as in `relaxify.graph.assembling`."""
+        if name in BLANKS:
+            return self._blank
+        blank = [leaf for leaf in leaves if id(leaf) in self._blank]
+        if not all(self._is_fixed(leaf) or id(leaf) in self._blank for leaf in leaves):
+            return None
+        if not leaves and not (self.term.map.has_constants or name in FACTORIES):
+            return None
+        if not any(map(self._is_weight, leaves)):
+            return self._blank if blank else self._fixed
+        return self._weights if not blank or name in ASSEMBLING else None
+
+    def _forgotten(self, written: Tensor) -> list[Tensor]:
+        """What was followed and has its entries where this tensor has, to be followed no more."""
+        followed = self._fixed, self._weights, self._blank
+        sharing = [other for known in followed for other in known.values() if torch._C._is_alias_of(written, other)]
+        for known, other in itertools.product(followed, sharing):
+            known.pop(id(other), None)
+        return sharing
