@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx
 
 from relaxify.evidence.evidence import Evidence
@@ -51,8 +50,7 @@ class FullSize:
         has_pixels = self.evidence.pixel_maps is not None and self.evidence.of(node).pixels is not None
         if is_other or has_pixels:
             return None
-        # of complex numbers the real and the imaginary part, on one more axis: a turn of the plane turns them
-        base, *moved = [_as_real(value) for run in runs if run is not None and (value := run.meta.get("value")) is not None]
+        base, *moved = [value.double() for run in runs if run is not None and (value := run.meta.get("value")) is not None]
         return (base, moved) if [value.shape for value in moved] == [base.shape] * len(self.moved) else None
 
     def moves_in_a_known_way(self, node: fx.Node) -> bool | None:
@@ -93,10 +91,6 @@ class FullSize:
     def is_beyond_fits(self, node: fx.Node) -> bool:
         """Whether a value that fits do not tell of can only be told by its name: lengths say nothing."""
         return self.evidence.of(node).kind == "undecided" and not is_orthogonal(self.evidence.group.of_features)
-
-
-def _as_real(value: Tensor) -> Tensor:
-    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value.double()
 
 
 def _part(way: Way, value: Tensor) -> Tensor:

@@ -43,9 +43,9 @@ def _sources(evidence: Evidence, zeros: Sequence[fx.Node]) -> list[fx.Node]:
             if source not in seen and (source.meta.get("value") is None or evidence.of(source).kind == "zero"):
                 seen.add(source)
                 waiting.append(source)
+    made = [node for node in evidence.nodes if node in seen and node.target in _CREATED]
     # indices and masks of zeros have no value that is looked at
-    kept = [node for node in evidence.nodes if node in seen and node.meta.get("value") is not None]
-    made = [node for node in kept if node.target in _CREATED]
+    made = [node for node in made if node.meta.get("value") is not None and "complex" not in node.meta]
     return [node for node in made if seen.isdisjoint(node.all_input_nodes)]
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from relaxify.evidence.evidence import Evidence, Sample, common
@@ -108,5 +109,8 @@ class Observer:
         return FullSize(evidence, drawn, base, moved)
 
     def _run(self, inputs: Inputs, recorded: Callable[..., Recording], **options: Any) -> Recording:
+        if self.images:
+            # what is complex in a model of images is a spectrum of theirs, which moves as no image does
+            options = {"keep": torch.is_floating_point, **options}
         found: Recording = self.twin.run(inputs, functools.partial(recorded, **options))
         return found

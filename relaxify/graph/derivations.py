@@ -99,8 +99,12 @@ def _is_constant(node: fx.Node) -> bool:
 
 
 def _held(node: fx.Node) -> Tensor:
-    value: Tensor | None = node.meta.get("held") if node.meta.get("held") is not None else node.meta["value"]
-    return torch.zeros(node.meta["seen"]) if value is None else value.detach().cpu()
+    found: Tensor | None = node.meta.get("held")
+    if found is not None:
+        return found.detach().cpu()
+    made: Tensor | None = node.meta["value"]
+    made = torch.zeros(node.meta["seen"]) if made is None else made.cpu()
+    return torch.view_as_complex(made) if "complex" in node.meta else made
 
 
 def _behind(nodes: Sequence[fx.Node]) -> Iterator[fx.Node]:

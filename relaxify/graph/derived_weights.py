@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.graph.complex_values import matrix_of_parts
 from relaxify.graph.contractions import operands_of
 from relaxify.graph.derivations import Derivation, derivation
-from relaxify.graph.weighted_calls import WeightedCall, names_at, shape_of
+from relaxify.graph.weighted_calls import WeightedCall, names_at, own_shape, shape_of
 
 Letters = tuple[int, ...]
 
@@ -38,6 +39,8 @@ class DerivedWeight:
     into: Letters
     out: Letters
     sizes: tuple[int, ...]
+    parts: tuple[int, int] | None = None
+    """Places in the core of the axes of the real and the imaginary parts, of outputs and inputs, if these are complex."""
 
     def of(self, module: nn.Module, given: Mapping[str, Tensor]) -> Float[Tensor, "..."]:
         """The core of the operation where some parameters have the values `given`."""
@@ -46,7 +49,11 @@ class DerivedWeight:
             for axis in reversed([axis for axis, letter in enumerate(letters) if letter is None]):
                 weight = weight.select(axis, 0)
             pairs += [weight, [letter for letter in letters if letter is not None]]
-        return torch.einsum(*pairs, list(self.core)).expand(self._shape(self.core))
+        if self.parts is None:
+            return torch.einsum(*pairs, list(self.core)).expand(self._shape(self.core))
+        letters = [letter for place, letter in enumerate(self.core) if place not in self.parts]
+        core = torch.einsum(*pairs, letters).expand(self._shape(tuple(letters)))
+        return matrix_of_parts(core).movedim((-2, -1), self.parts)
 
     def matrix(self, core: Float[Tensor, "..."]) -> Float[Tensor, "n_out n_in"]:
         """The matrix of the operation with this core."""
@@ -61,7 +68,9 @@ class DerivedWeight:
 
     def is_like(self, other: DerivedWeight) -> bool:
         """Whether another matrix is made in the same way."""
-        places = ((each.operands, each.core, each.ties, each.into, each.out, each.sizes) for each in (self, other))
+        places = (
+            (each.operands, each.core, each.ties, each.into, each.out, each.sizes, each.parts) for each in (self, other)
+        )
         return len(set(places)) == 1 and self.derivation.is_like(other.derivation)
 
     def _shape(self, letters: Letters) -> tuple[int, ...]:
@@ -77,7 +86,7 @@ def derived_weight(
 ) -> DerivedWeight | None:
     """How the matrix of a call, on feature vectors on these axes, is made; None if that ran out of sight."""
     node, found = call.node, call.contraction
-    read = operands_of(node.target, node.args, node.kwargs, shape_of)
+    read = operands_of(node.target, node.args, node.kwargs, own_shape)
     if read is None:
         return None
     operands, (*terms, result) = read
@@ -89,7 +98,8 @@ def derived_weight(
     if made is None or axes is None:
         return None
     letters = tuple(tuple(places.letter(letter, outside) for letter in term) for _, term in weights)
-    return DerivedWeight(made, letters, places.core, tuple(places.ties), *axes, tuple(places.sizes))
+    parts = places.parts if "complex" in node.meta else None
+    return DerivedWeight(made, letters, places.core, tuple(places.ties), *axes, tuple(places.sizes), parts)
 
 
 def derived_kernel(model: nn.Module, call: WeightedCall, *, transposed: bool) -> DerivedWeight | None:
@@ -119,6 +129,8 @@ class _Places:
         for letter, axis in zip(self.into[grouped:], found.axes_in[grouped:], strict=True):
             self.numbers[letter] = self._new(call.shape_in[axis])
         self.core = tuple(self.numbers.values())
+        # where the axes of complex numbers' parts are, these are the last of outputs and inputs
+        self.parts = len(self.out) - 1, len(self.core) - 1
 
     def _new(self, size: int) -> int:
         self.sizes.append(size)

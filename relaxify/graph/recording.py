@@ -21,6 +21,7 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from relaxify.graph.complex_values import as_real
 from relaxify.graph.inputs import Inputs, call, tensors_of
 from relaxify.graph.outline import Outline, Point
 from relaxify.graph.script_calls import script_calls
@@ -37,7 +38,8 @@ class Recording:
     Each node's `meta` holds `value` (a snapshot of the tensor it produced, or None), `seen` (that tensor's shape, or None if
     it is of a kind that is not kept), `module` (the path of the innermost module running), `location` (file:line of the
     statement) and `parameters` (names of the parameters it reads directly); a placeholder's also the input's `shape`, and
-    whether it is `floating`; and `held`, if it is made of nothing that was seen, the tensor, which may be a constant.
+    whether it is `floating`; and `held`, if it is made of nothing that was seen, the tensor, which may be a constant. Of
+    what is `complex`, value and shapes are those of the real and imaginary parts, on one more axis.
     """
 
     graph: fx.Graph | Outline
@@ -65,11 +67,15 @@ class ModuleCall:
         return self.args[position] if len(self.args) > position else self.kwargs.get(name)
 
 
+def _is_measured(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def record(
     model: nn.Module,
     inputs: Inputs,
     *,
-    keep: Callable[[Tensor], bool] = torch.is_floating_point,
+    keep: Callable[[Tensor], bool] = _is_measured,
     injected: Mapping[int, Tensor] = MappingProxyType({}),
     outline: bool = False,
     copies: bool = True,
@@ -134,7 +140,7 @@ class _Recorder(TorchFunctionMode):
         """Nodes for what is there before anything runs."""
         for name, tensor in tensors_of(inputs):
             node = self.graph.placeholder(name.replace(".", "_"))
-            node.meta.update(shape=tuple(tensor.shape), floating=tensor.is_floating_point())
+            node.meta.update(shape=tuple(as_real(tensor).shape), floating=_is_measured(tensor))
             self._bind(tensor, node, clone=True)
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._bind(tensor, self.graph.get_attr(name), clone=False)
@@ -252,6 +258,8 @@ class _Recorder(TorchFunctionMode):
         self._versions[id(tensor)] = version(tensor)
         # of what torch.func maps over, what runs is a batch, which transforms in no way of the tensor's own
         seen = plain(tensor.detach()) if self.keep(tensor) and not is_mapped(tensor) else None
+        if seen is not None and seen.is_complex():
+            seen, node.meta["complex"] = as_real(seen), True
         node.meta["seen"] = None if seen is None else tuple(seen.shape)
         is_wanted = self.wanted is None or len(self.graph.nodes) - 1 in self.wanted
         kept = seen if is_wanted else None

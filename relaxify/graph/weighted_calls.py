@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from relaxify.graph.assembling import attributes_behind
+from relaxify.graph.complex_values import contraction_of_parts
 from relaxify.graph.contractions import MIXING, Contraction, contraction, function_name
 from relaxify.graph.merged_axes import Shape, is_reshape, unmerged
 
@@ -61,6 +62,7 @@ def weighted_calls(
         found = contraction(node.target, node.args, node.kwargs, weights.__contains__, _mixing_shape, behind.__contains__)
         if found is None:
             continue
+        found = contraction_of_parts(found) if "complex" in node.meta else found
         call = _call(model, node, found, behind)
         call = replace(call, has_constants=not constant.isdisjoint(node.all_input_nodes))
         if not any(f"{call.path}.".startswith(f"{path}.") for path in known):
@@ -155,10 +157,16 @@ def shape_of(node: Any) -> tuple[int, ...]:
     return () if value is None else tuple(value.shape)
 
 
+def own_shape(node: Any) -> Shape:
+    """The shape of a node's tensor, without the axis of its parts if it is complex."""
+    is_complex = isinstance(node, fx.Node) and "complex" in node.meta
+    return shape_of(node)[:-1] if is_complex else shape_of(node)
+
+
 def _mixing_shape(node: Any) -> Shape:
     """A node's shape, with 1 for an axis along which it was expanded: a weight is the same for each of its entries."""
     expanded = node.meta.get("expanded", ()) if isinstance(node, fx.Node) else ()
-    return tuple(1 if axis in expanded else size for axis, size in enumerate(shape_of(node)))
+    return tuple(1 if axis in expanded else size for axis, size in enumerate(own_shape(node)))
 
 
 def unexpanded(node: fx.Node) -> Tensor:

@@ -43,7 +43,7 @@ def _is_sound_transposed(evidence: Evidence, node: fx.Node, source: fx.Node) -> 
     size = evidence.group.vector_size
     if evidence.of(source).kind != "linear" or tuple(source.meta["value"].shape[-2:]) != (size, size):
         return False
-    if any(operand.meta.get("value") is None for operand in node.all_input_nodes):
+    if any(operand.meta.get("value") is None or "complex" in operand.meta for operand in node.all_input_nodes):
         return False
     operands = {operand: evidence.values(operand) for operand in node.all_input_nodes}
 

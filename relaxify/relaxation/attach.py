@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from relaxify.graph.complex_values import as_real
 from relaxify.graph.exported import opened
 from relaxify.groups import Group
 from relaxify.modules.hanging import child_name, structure
@@ -132,7 +133,7 @@ def say_unchecked() -> None:
 def _make(site: Site, config: RelaxConfig, keep_relaxed: bool) -> Term:
     kind = next(kind for kind in KINDS if kind.takes(site, config))
     like = next(iter(site.module.parameters()), torch.zeros(()))
-    term = kind(site, config, keep_relaxed=keep_relaxed, like=like.detach())
+    term = kind(site, config, keep_relaxed=keep_relaxed, like=as_real(like.detach()))
     name = child_name(term.operand)
     if hasattr(site.module, name):
         raise ValueError(f"{site.path!r} already has an attribute named {name!r}; rename it, or exclude this layer.")

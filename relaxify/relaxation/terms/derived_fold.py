@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from relaxify.graph.derived_weights import DerivedWeight
@@ -35,7 +35,9 @@ class Expansion:
         self.layer = layer
         parameters = derived.derivation.parameters(layer)
         self.shapes = {name: parameters[name].shape for name in names}
-        self.size = sum(map(math.prod, self.shapes.values()))
+        self.is_complex = {name: parameters[name].is_complex() for name in names}
+        self.sizes = {name: math.prod(shape) * (1 + self.is_complex[name]) for name, shape in self.shapes.items()}
+        self.size = sum(self.sizes.values())
         self.offset = self._core(torch.zeros(self.size, dtype=torch.float64))
 
     def _core(self, flat: Float[Tensor, " coefficients"]) -> Float[Tensor, "..."]:
@@ -44,9 +46,10 @@ class Expansion:
     def __call__(self, flat: Float[Tensor, " coefficients"]) -> Float[Tensor, "..."]:
         return self._core(flat) - self.offset
 
-    def parts(self, flat: Float[Tensor, " coefficients"]) -> Iterator[tuple[str, Float[Tensor, "_"]]]:
+    def parts(self, flat: Float[Tensor, " coefficients"]) -> Iterator[tuple[str, Shaped[Tensor, "_"]]]:
         """The entries of each parameter."""
-        yield from zip(self.shapes, flat.split([math.prod(shape) for shape in self.shapes.values()]), strict=True)
+        for name, part in zip(self.shapes, flat.split(list(self.sizes.values())), strict=True):
+            yield name, torch.view_as_complex(part.view(-1, 2)) if self.is_complex[name] else part
 
     def matrix(self, flat: Float[Tensor, " coefficients"]) -> Float[Tensor, "n_out n_in"]:
         return self.derived.matrix(self(flat))

@@ -6,7 +6,7 @@ import abc
 from collections.abc import Hashable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from relaxify.intertwiners import add_paths, fit_updates, fold_updates, project_to_intertwiners
@@ -18,7 +18,7 @@ from relaxify.relaxation.terms.spanned import spans_of
 from relaxify.sites import Path
 from relaxify.spans import Span
 
-Update = tuple[str, int, Float[Tensor, "_"]]
+Update = tuple[str, int, Shaped[Tensor, "_"]]
 """What is added to a slice of a layer's parameter: its name, the offset in the flat parameter, and the values."""
 
 
@@ -63,7 +63,8 @@ class FoldedTerm(SavedTerm):
 
     def _spans(self) -> tuple[Span, ...]:
         """What a checkpoint says of a weight that is made of its parameters; found anew when what else it reads changes."""
-        if not self.map.derived or any(map(is_dtensor, self.layer.parameters())):
+        parameters = list(self.layer.parameters())
+        if not self.map.derived or any(map(is_dtensor, parameters)) or any(map(torch.is_complex, parameters)):
             return ()
         read = [value for each in self.map.derived for value in each.derivation.attributes(self.layer).values()]
         key = tuple((id(value), None if isinstance(value, nn.Parameter) else value._version) for value in read)

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from relaxify.graph.assembling import ASSEMBLING, BLANKS, writes
+from relaxify.graph.complex_values import as_real, contraction_of_parts
 from relaxify.graph.contractions import FACTORIES, Contraction, contraction, function_name
 from relaxify.graph.merged_axes import is_reshape, unmerged
 from relaxify.graph.storages import expanded_axes
@@ -78,16 +79,18 @@ class Watch(TorchFunctionMode):
         data, whole = found.data, found.data
         while not self._has_features(whole) and id(whole) in self._reshaped:
             _, whole = self._reshaped[id(whole)]
-        before = unmerged(found, tuple(data.shape), tuple(whole.shape), tuple(result.shape))
+        shapes = [tuple(as_real(each).shape) for each in (data, whole, result)]
+        before = unmerged(contraction_of_parts(found) if data.is_complex() else found, *shapes)
         if before is None:
             return InterceptingTerm.added_to(self.term, result, data)
-        return InterceptingTerm.added_to(self.term, result.reshape(before.result), data.reshape(before.data)).reshape_as(
-            result
-        )
+        own = slice(-1) if data.is_complex() else slice(None)
+        rows, out = data.reshape(before.data[own]), result.reshape(before.result[own])
+        return InterceptingTerm.added_to(self.term, out, rows).reshape_as(result)
 
     def _has_features(self, x: Tensor) -> bool:
         features, rep = self.term.map.features_in, self.term.map.rep_in
-        return x.ndim >= len(features.axes) and features.size(x.shape) == rep.dim
+        shape = as_real(x).shape
+        return len(shape) >= len(features.axes) and features.size(shape) == rep.dim
 
     def _shape(self, value: object) -> tuple[int, ...]:
         if not isinstance(value, Tensor):

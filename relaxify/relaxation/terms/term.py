@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import functools
 import hashlib
 import zlib
 from collections.abc import Hashable, Iterator, Mapping
@@ -21,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from relaxify.graph.complex_values import on_parts
 from relaxify.grids.convolution import Patches
 from relaxify.modules.hanging import attach, copy_without, hung
 from relaxify.modules.interrupts import aside
@@ -223,6 +225,9 @@ class Term(FoldedTerm):
         """output + theta * W x for an op that made `output` of x (and of the further arguments of its module)."""
         if self._is_over:
             return with_zero_gradients(output, *self.parameters())
+        return on_parts(functools.partial(self._added, args=args, kwargs=kwargs), output, x)
+
+    def _added(self, output: Tensor, x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         rows = self.map.features_in.rows(x)
         if self.training and is_counted():
             self._observe(rows, output, args, kwargs)
