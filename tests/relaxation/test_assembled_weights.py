@@ -1,4 +1,4 @@
-"""Weights that a forward puts together piece by piece, in place and out of it: found, relaxed, and folded into the pieces."""
+"""Weights that a forward puts together piece by piece, in place or not: found, relaxed, and folded into the pieces."""
 
 from __future__ import annotations
 

@@ -316,6 +316,14 @@ class BlockCormorant(Cormorant):
         return torch.einsum("dcpq,ncmq->ndmp", blocks, x)
 
 
+class ComplexCormorant(Cormorant):
+    """The same, in torch's complex numbers."""
+
+    def mixed(self, weight: Tensor, x: Tensor) -> Tensor:
+        mixed = torch.einsum("dc,ncm->ndm", torch.view_as_complex(weight), torch.view_as_complex(x.contiguous()))
+        return torch.view_as_real(mixed)
+
+
 def entry(
     name: str, source: str, make: Callable[[], nn.Module], output: Callable[..., object] | None, **more: object
 ) -> Entry:
@@ -375,6 +383,16 @@ ENTRIES = (
         "Cormorant in real blocks",
         "Anderson et al. 2019, arXiv 1906.04015",
         BlockCormorant,
+        None,
+        expected=paths("mix.{i}.1", i=range(2)),
+        without_effect={"mix.1.1": "its output is not used"},
+        invariant=COMPLEX_INVARIANT,
+        group="SO(3)",
+    ),
+    entry(
+        "Cormorant in complex numbers",
+        "Anderson et al. 2019, arXiv 1906.04015",
+        ComplexCormorant,
         None,
         expected=paths("mix.{i}.1", i=range(2)),
         without_effect={"mix.1.1": "its output is not used"},

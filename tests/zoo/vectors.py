@@ -90,6 +90,25 @@ class Harmonic(nn.Module):
         return self.out(h * torch.sigmoid(self.gate(h.norm(dim=-1)))[..., None]).squeeze(1)
 
 
+class ComplexHarmonic(nn.Module):
+    """The same in complex numbers, with torch's own layers and a weight for each frequency."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        exact = torch.get_default_dtype() == torch.float64
+        dtype = torch.complex128 if exact else torch.complex64
+        self.up = nn.Parameter(torch.randn(2, 2, width, dtype=dtype))
+        self.back, self.out = (nn.Linear(n, m, bias=False, dtype=dtype) for n, m in ((2 * width, width), (width, 1)))
+        self.gate = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "point 2"]) -> Float[Tensor, "point 2"]:
+        z = torch.view_as_complex(torch.stack([x, x - x.mean(0)], dim=1))
+        powers = torch.stack([z, z[:, 1:] * z], dim=1)
+        one, two = torch.einsum("pfi,fio->pfo", powers, self.up).unbind(1)
+        h = self.back(torch.cat([one, two * one.conj()], dim=1))
+        return torch.view_as_real(self.out(h * torch.sigmoid(self.gate(h.abs()))).squeeze(1))
+
+
 class VNLinear(nn.Module):
     """Vector Neurons (Deng et al. 2021, arXiv 2104.12229) on [batch, channel, 3], by a matrix product from the left."""
 
@@ -217,6 +236,15 @@ ENTRIES = (
         Harmonic,
         inputs=lambda: (torch.randn(20, 2),),
         expected=paths("{k}.weight", k=("one", "two", "back", "out")),
+        invariant=frozenset({"gate"}),
+    ),
+    entry(
+        "Harmonic network in complex numbers",
+        "Worrall et al. 2017, arXiv 1612.04642",
+        "SO(2)",
+        ComplexHarmonic,
+        inputs=lambda: (torch.randn(20, 2),),
+        expected=paths("up", "back", "out"),
         invariant=frozenset({"gate"}),
     ),
     entry(
