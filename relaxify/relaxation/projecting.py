@@ -171,7 +171,9 @@ def updated(module: nn.Module, updates: list[Update]) -> NewValues:
     """A module's parameters with something added to slices of them, summed in float64."""
     new: dict[str, Tensor] = {}
     for name, offset, part in updates:
-        flat = new.setdefault(name, module.get_parameter(name).detach().reshape(-1).double().clone())
+        parameter = module.get_parameter(name).detach().reshape(-1)
+        exact = torch.complex128 if parameter.is_complex() else torch.float64
+        flat = new.setdefault(name, parameter.to(exact, copy=True))
         flat[offset : offset + len(part)] += part.to(flat)
     found = [(module.get_parameter(name), flat) for name, flat in new.items()]
     return [(parameter, flat.view_as(parameter).to(parameter.dtype)) for parameter, flat in found]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relaxify.graph.complex_values import as_real
 from relaxify.modules.copies import parts
 from relaxify.verdicts.constraints import kept
 
@@ -49,7 +50,7 @@ def nearby(inputs: Any, moved: Any, seed: int, size: float = SIZE) -> Any:
 
 def nudged(inputs: Any, moved: Any, seed: int, eps: float) -> Any:
     """Inputs that differ in their last digits."""
-    return _shifted(inputs, moved, seed, lambda value, noise: value + 4 * eps * _spread(value) * noise.clamp(-2, 2))
+    return _shifted(inputs, moved, seed, lambda value, noise: value + 4 * eps * _spread(value) * _bounded(noise))
 
 
 def _shifted(inputs: Any, moved: Any, seed: int, shift: Callable[[Tensor, Tensor], Tensor]) -> Any:
@@ -58,10 +59,16 @@ def _shifted(inputs: Any, moved: Any, seed: int, shift: Callable[[Tensor, Tensor
     def near(name: str, value: Tensor) -> Tensor:
         if not _varies(value, others.get(name)):
             return value.clone()
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype)
+        exact = torch.complex128 if value.is_complex() else torch.float64
+        noise = torch.randn(value.shape, generator=generator, dtype=exact).to(value.dtype)
         return kept(value, shift(value, noise))
 
     return replaced(inputs, near)
+
+
+def _bounded(noise: Tensor) -> Tensor:
+    parts = as_real(noise).clamp(-2, 2)
+    return torch.view_as_complex(parts) if noise.is_complex() else parts
 
 
 def _varies(value: Tensor, moved: Tensor | None) -> bool:
