@@ -70,7 +70,9 @@ def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str,
     ('so(3)', 'su(2)')
     """
     n = len(matrices)
-    if n == 0 or n > LARGEST_NAMED or noise > LARGEST_CLOSURE_RESIDUAL:
+    if n > LARGEST_NAMED:
+        return _all_rotations(matrices)
+    if n == 0 or noise > LARGEST_CLOSURE_RESIDUAL:
         return ()
     matrices = orthonormal(matrices.double())
     if 0 < (unseen := _ignored(matrices, noise)).shape[1] < len(unseen):
@@ -86,6 +88,13 @@ def names_of(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> tuple[str,
     if n > LARGEST_SPLIT or any(_is_made_of(matrices, *entry, noise) for entry in matching):
         return names
     return _sum_of_ideals(matrices, noise) or names
+
+
+def _all_rotations(matrices: Float[Tensor, "n d d"]) -> tuple[str, ...]:
+    """The name of independent antisymmetric matrices that are all of so(r): of r numbers there are no more."""
+    moved = _moved(matrices).shape[1]
+    is_antisymmetric = float((matrices + matrices.mT).norm()) < SMALLEST_REACH * float(matrices.norm())
+    return (f"so({moved})",) if is_antisymmetric and len(matrices) == moved * (moved - 1) // 2 else ()
 
 
 def _ignored(matrices: Float[Tensor, "n d d"], noise: float) -> Float[Tensor, "d k"]:

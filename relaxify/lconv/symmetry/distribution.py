@@ -100,7 +100,7 @@ def _judge(found: Search, fit: Regression, z: Tensor, whole: bool, centred: bool
         needed = _samples(n * min(MOST_TIMES, (CLEARLY * smallest / max(following, 1e-9)) ** 2))
         reason = f"{words}, but the next is broken by {following:.2g}, and these are too few samples to show {smallest:.2g}."
         return Judgement(Verdict.TOO_FEW, reason, smallest, needed)
-    residual = closure_residual(fit.whitened)
+    residual = closure_residual(fit.whitened) if kept < allowed else 0.0
     if residual > LARGEST_CLOSURE_RESIDUAL:
         reason = f"{words}, whose brackets leave the span (residual {residual:.2g}): more samples will reject some."
         return Judgement(Verdict.TOO_FEW, reason, smallest, 4 * n)

@@ -55,9 +55,11 @@ def judged(drifts: Drifts, measured: list[Drift], *, searched: bool = False) -> 
     if not kept and not open_:
         return verdict(Verdict.NONE, f"{first}: all are broken.")
     if visible > LARGEST_UNSEEN * LARGEST_KEPT or not kept or (searched and open_):
-        least = measured[kept if kept and open_ else 0]
+        undecided = [drift for drift in measured if not drift.kept(deviations) and not drift.broken(deviations)]
+        # one that is kept is enough, but of those searched for each must be known
+        ask = undecided if searched else undecided[:1]
         reason = f"{first}, and to tell what is above {LARGEST_KEPT:g} takes more samples."
-        return verdict(Verdict.TOO_FEW, reason, _needed(drifts, least, deviations))
+        return verdict(Verdict.TOO_FEW, reason, max(_needed(drifts, drift, deviations) for drift in ask or measured[:1]))
     if searched and kept < len(measured) and not _stand_out(measured, kept):
         return verdict(Verdict.NONE, f"{first}, and the others go on from there without a gap.")
     verb = "drifts" if kept == 1 else "drift"

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from relaxify.lconv.symmetry.drift_verdict import judged
 from relaxify.lconv.symmetry.page import page_of
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.templates import chunks
-from relaxify.lconv.symmetry.view import Resemblance, view_of
+from relaxify.lconv.symmetry.view import Resemblance, View, view_of
 from relaxify.lconv.symmetry.white import rank_for
 from relaxify.pages import finite
 
@@ -185,7 +185,17 @@ def symmetries_in_family(
     """
     images = _with_channels(X, generators)
     labels = None if Y is None else _labels(Y, len(images))
-    view, samples = view_of(images, generators, seed), len(images)
+    view = view_of(images, generators, seed)
+    found = _in_view(view, images, labels, center, seed)
+    if not view.is_first or found.dimension < view.family.count:
+        return found
+    view = view.wider()
+    return _beyond(view, _in_view(view, images, labels, center, seed))
+
+
+def _in_view(view: View, images: Tensor, labels: Tensor | None, center: bool, seed: int) -> FamilySymmetry:
+    """Of the generators of the view's family, as it sees the samples."""
+    samples = len(images)
     if view.judging is not None:
         images, labels = images[view.judging], None if labels is None else labels[view.judging]
     center = center or view.centred
@@ -214,6 +224,29 @@ def symmetries_in_family(
         centred=center,
         resemblance=view.resemblance(images, coefficients),
     )
+
+
+def _beyond(view: View, found: FamilySymmetry) -> FamilySymmetry:
+    """What is said where the few least broken rotations were all kept, and more were looked at."""
+    assert view.rotations is not None
+    kept_all, every = found.dimension == view.family.count, len(view.rotations.rows)
+    if not view.stands_for_all:
+        reason = f"at least {found.dimension} of {every} dimensions are kept: {found.reason}"
+        return replace(found, reason=reason) if kept_all else found
+    if not kept_all:
+        reason = f"of all {every} rotations the samples that were searched saw none broken, and others do not keep them all"
+        return _undecided(found, f"{reason}; which are kept takes more samples.", found.samples_needed or 4 * found.samples)
+    if (needed := view.needed_for_all) is not None:
+        reason = f"all {every} rotations of these components are kept, and to look at more of them takes more samples."
+        return _undecided(found, reason, needed)
+    reason = f"all {every} rotations: the least and the most broken of them {found.reason.split('directions ')[-1]}"
+    if not view.is_complete:
+        return replace(found, reason=f"at least {reason}")
+    return replace(found, reason=reason, coefficients=torch.eye(every).double(), family=view.rotations.family(slice(None)))
+
+
+def _undecided(found: FamilySymmetry, reason: str, needed: int) -> FamilySymmetry:
+    return replace(found, verdict=Verdict.TOO_FEW, reason=reason, samples_needed=needed, coefficients=found.coefficients[:0])
 
 
 def _with_channels(X: Tensor, generators: Generators) -> Tensor:
@@ -271,6 +304,7 @@ def symmetries_of_components(X: Float[Tensor, "n d"], *, seed: int = 0) -> Symme
     # half of the samples are searched
     rank = min(X.shape[1], rank_for(len(X) // 2))
     found = symmetries_in_family(X, LowRank.random(1, (X.shape[1],), rank=rank), seed=seed)
+    frame = torch.linalg.inv(found.family.down[0]) if rank == X.shape[1] and isinstance(found.family, LowRank) else None
     advice = "; of images or signals generators=ImageAlgebra(...) or another family tell more with fewer samples"
     return Symmetry(
         orthonormal(found.generators.double()),
@@ -278,6 +312,7 @@ def symmetries_of_components(X: Float[Tensor, "n d"], *, seed: int = 0) -> Symme
         f"looked at {found.looked_at}: {found.reason.rstrip('.')}" + ("." if found.found else f"{advice}."),
         "distribution about the mean, in principal components",
         found.spectrum,
+        frame=frame,
         smallest_break=found.smallest_break,
         power=found.power,
         samples_needed=found.samples_needed,

@@ -19,10 +19,14 @@ from relaxify.lconv.symmetry.symmetry import Verdict
 FLOOR = 0.06
 # of the noise, in squares: what a direction that is not broken may seem to be, and the break that shows in 95 % of draws
 CHANCE, SHOWN = 4.0, 5.0
+# a direction that seems broken by more than this is doubtful where there is a step before it as well
+DOUBTFUL = 2.0
 # a symmetry is found if a break of this would have shown ...
 LARGEST_BREAK = 0.25
 # ... and the next direction is broken by this factor more
 SMALLEST_STEP = 2.5
+# fits have some errors in common, as where f bends: what is that little broken counts as kept before a step of this
+LARGEST_COMMON, CLEAR_STEP = 0.12, 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,17 @@ class Breaks:
     def kept(self) -> int:
         """How many directions may be unbroken: up to the largest step among those that are not broken beyond doubt."""
         unbroken = int((self.squares <= FLOOR**2 + CHANCE * self.noise).long().cumprod(0).sum())
-        return max(range(1, unbroken + 1), key=self.step, default=0)
+        little = int((self.spectrum <= LARGEST_COMMON).sum())
+        clear = [k for k in range(unbroken + 1, little + 1) if self.step(k) > CLEAR_STEP]
+        return max([*range(1, unbroken + 1), *clear], key=self.step, default=0)
+
+    @property
+    def fewer(self) -> int | None:
+        """A step before the last directions kept, if these seem broken; None if there is no such doubt."""
+        k = self.kept
+        if not k or self.squares[k - 1] <= max(LARGEST_COMMON**2, float(FLOOR**2 + DOUBTFUL * self.noise[k - 1])):
+            return None
+        return next((j for j in range(k - 1, 0, -1) if self.step(j) >= SMALLEST_STEP), None)
 
     def step(self, k: int) -> float:
         """By what factor the next direction is broken more than the k-th, as far as that can be told."""
@@ -53,7 +67,9 @@ class Breaks:
     @property
     def smallest_break(self) -> float:
         """Of the directions kept, or of the first: what would have shown with a probability of 95 %."""
-        return float((FLOOR**2 + SHOWN * self.noise[: max(1, self.kept)].max()).sqrt())
+        k = self.kept
+        common = float(self.spectrum[k - 1].clamp(FLOOR, LARGEST_COMMON)) if k else FLOOR
+        return float((common**2 + SHOWN * self.noise[: max(1, k)].max()).sqrt())
 
     def samples_needed(self, samples: int) -> int | None:
         """How many would show breaks that are small enough, as the noise's square falls with the samples."""
@@ -73,6 +89,9 @@ class Breaks:
         )
         if shown > LARGEST_BREAK:
             return Verdict.TOO_FEW, f"{words}: that is too coarse."
+        if (fewer := self.fewer) is not None:
+            seems = f"they may be {fewer}, as the last of them seem broken by {float(self.spectrum[k - 1]):.2g}"
+            return Verdict.TOO_FEW, f"{words}, but {seems}."
         doubt = Verdict.TOO_FEW if shown > 2 * FLOOR else Verdict.NONE
         if self.step(k) < SMALLEST_STEP:
             return doubt, f"{words}, but the next is broken only {float(self.spectrum[k]):.2g}: there is no clear step."

@@ -27,8 +27,8 @@ ANGULAR_LEVEL = 0.002
 FEWEST = 99
 # standard errors of the statistics above which a clear break would not show: about 800 samples are below
 LARGEST_NOISE = 0.026
-# dimensions above which so(d) takes minutes
-LARGEST_WHOLE = 20
+# dimensions above which so(d) takes minutes, and gigabytes
+LARGEST_WHOLE = 24
 # and where it takes too much memory
 LARGEST_LABELLED = 80
 
@@ -88,7 +88,7 @@ def symmetries_of(
 
     - `generators`: only those of a family, at any size, as of `FamilySymmetry`: images (n, h, w) or (n, channels, h, w),
       signals, values on the nodes of a graph. Of a family that can learn its entries it is these that are looked for, such
-      as the weights of each pixel of a `Grid`; of others, combinations. Without, samples of more than 20 dimensions are
+      as the weights of each pixel of a `Grid`; of others, combinations. Without, samples of more than 24 dimensions are
       looked at in so many principal components as can be told about.
 
     The action is about the origin, or with `center` about the mean (of all vectors together), which is then removed.

@@ -61,8 +61,14 @@ def symmetries_of_labels(
         assert still is not None
         return still
     turning = _report(data, fits, changes, turning=True)
-    is_more = still is None or (turning.found and turning.dimension > (still.dimension if still.found else 0))
-    return turning if is_more or still is None else still
+    return turning if still is None or _says_more(turning, still) else still
+
+
+def _says_more(turning: Symmetry, still: Symmetry) -> bool:
+    """Labels that do not stay the same may yet turn along, and where that is open so is the verdict."""
+    if not still.found:
+        return turning.found or turning.verdict is Verdict.TOO_FEW
+    return turning.found and turning.dimension > still.dimension
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,8 +116,6 @@ class Symmetry(Rendered):
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """What the span is called as an algebra, whether or not there is evidence for it."""
-        if not self._small:
-            return ()
         return names_of(self._framed, self.closure_residual or 0.0)
 
     @property
@@ -145,7 +143,8 @@ class Symmetry(Rendered):
     def _framed(self) -> Float[Tensor, "dimension d d"]:
         if self.frame is None:
             return self.generators
-        return orthonormal(torch.linalg.solve(self.frame, self.generators @ self.frame))
+        framed = torch.linalg.solve(self.frame, self.generators @ self.frame)
+        return orthonormal(framed) if self._small else framed
 
     def overlap(self, known: Group | str | Tensor) -> Overlap:
         """With another algebra: a named one, or a sum of such as reports name them, a Group, or matrices (n, d, d).

@@ -15,9 +15,11 @@ from relaxify.lconv.symmetry.affine import affine_name
 from relaxify.lconv.symmetry.drift import Seen
 from relaxify.lconv.symmetry.matrix_free import COMPONENTS, least_broken, unknowns_of
 from relaxify.lconv.symmetry.templates import components, projected, variance, windows
-from relaxify.lconv.symmetry.white import White, components_for, least_broken_rotations
+from relaxify.lconv.symmetry.white import MOST_COMPONENTS, SAMPLES_PER_SQUARE, Rotations, White, components_for
 
-MOST_ROTATIONS = 10
+FEW_ROTATIONS = 10
+# numbers held for all samples together
+LARGEST = 2**26
 
 MOST_TEMPLATES, FEWEST_TEMPLATES, SAMPLES_PER_TEMPLATE = 36, 12, 50
 
@@ -44,7 +46,8 @@ class View:
     """Templates on which the samples are projected, and the family whose span is judged there.
 
     `judging` are the samples left to judge with where others were searched for the family; None for all. `searched` says
-    that the family holds the least broken of more generators.
+    that the family holds the least broken of more generators, and `stands_for_all` the most broken as well: where these are
+    kept, all are, which are the `rotations`.
     """
 
     templates: Float[Tensor, "r *shape"]
@@ -53,6 +56,38 @@ class View:
     judging: Int[Tensor, " m"] | None = None
     searched: bool = False
     centred: bool = False
+    rotations: Rotations | None = None
+    stands_for_all: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether there are more rotations than those in the family."""
+        return self.rotations is not None and self.family.count == FEW_ROTATIONS < len(self.rotations.rows)
+
+    def wider(self) -> View:
+        """With all rotations that may be kept; where all may be, with the least and the most broken of them."""
+        assert self.rotations is not None
+        assert self.judging is not None
+        every, unbroken = torch.arange(len(self.rotations.rows)), self.rotations.unbroken
+        if unbroken == len(every):
+            chosen = torch.cat([every[:FEW_ROTATIONS], every[-FEW_ROTATIONS:]]).unique()
+            return replace(self, family=self.rotations.family(chosen), stands_for_all=True)
+        most = LARGEST // (len(self.judging) * len(self.templates))
+        chosen = every[: max(FEW_ROTATIONS + 1, min(unbroken + FEW_ROTATIONS, most))]
+        return replace(self, family=self.rotations.family(chosen))
+
+    @property
+    def needed_for_all(self) -> int | None:
+        """How many samples would do for all coordinates there are, or for the most that are looked at; None if these do."""
+        assert self.rotations is not None
+        components, coordinates = self.rotations.white.left.shape
+        wanted = min(coordinates, MOST_COMPONENTS)
+        return None if components >= wanted else 2 * SAMPLES_PER_SQUARE * wanted**2
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the rotations are those of all coordinates, and not of their first principal components."""
+        return self.rotations is not None and len(self.rotations.white.left) == self.rotations.white.left.shape[1]
 
     def seen(self, images: Tensor, labels: Float[Tensor, "n c"] | None, center: bool) -> tuple[Seen, Float[Tensor, "k j"]]:
         """What the templates see, with rates along combinations of generators (in columns) that move it alike."""
@@ -119,9 +154,11 @@ def _searched(images: Tensor, generators: Dense | LowRank | Grid | Sparse, seed:
         raise ValueError(f"{name} is searched on one channel; pass the {channels} channels as one, (n, d).")
     rank = components_for(flat, generators.rank if isinstance(generators, LowRank) else None)
     white = White.of(flat, rank)
-    rotations = least_broken_rotations(flat, white, MOST_ROTATIONS, tuple(images.shape[2:]), seed)
+    rotations = Rotations.of(flat, white, tuple(images.shape[2:]), seed)
     words = _in_components(flat, torch.nn.functional.normalize(white.left, dim=1))
-    return View(white.left.reshape(-1, *images.shape[1:]), rotations, words, judging, searched=True, centred=True)
+    templates = white.left.reshape(-1, *images.shape[1:])
+    least = rotations.family(slice(FEW_ROTATIONS))
+    return View(templates, least, words, judging, searched=True, centred=True, rotations=rotations)
 
 
 def _nearest(affine: Float[Tensor, "m 6"], found: Float[Tensor, " m"]) -> tuple[Float[Tensor, "6"], float]:

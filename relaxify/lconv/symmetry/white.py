@@ -1,4 +1,4 @@
-"""White coordinates of the first principal components, and the least broken of all their rotations, by Lanczos.
+"""White coordinates of the first principal components, and the least broken of all their rotations.
 
 Second moments allow every rotation A of white coordinates z. What the distribution keeps of them has E[g'(w.z) w.A z] = 0
 for all directions w, here with g = cos: a quadratic form in the r (r - 1) / 2 unknowns of A, whose smallest eigenvectors are
@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from relaxify.lconv.operators import LowRank
@@ -26,9 +24,10 @@ FUNCTIONS = 3000
 # of the waves that look at white coordinates, whose deviation is 1
 SHORTEST, LONGEST = 0.7, 2.5
 
-FEW = 100
-
 CHUNK = 2048
+
+# of what noise alone makes of an eigenvalue: above, a direction is broken
+CLEARLY = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +66,6 @@ def components_for(X: Float[Tensor, "n d"], most: int | None = None) -> int:
     return wanted if falls[wanted - 1] > falls[wanted - 2] else wanted - 1
 
 
-def least_broken_rotations(
-    X: Float[Tensor, "n d"], white: White, count: int, space: tuple[int, ...], seed: int = 0
-) -> LowRank:
-    """The generators right^T A left of the least broken rotations A of white coordinates, the least first."""
-    form = RotationForm(white.coordinates(X), seed)
-    found = form.smallest(min(count, form.unknowns))
-    rotations = torch.stack([form.rotation(theta) for theta in found])
-    down = white.left.expand(len(rotations), -1, -1)
-    return LowRank(white.right.mT @ rotations, down, space=space, learnable=False)
-
-
 class RotationForm:
     """sum_g E_1[grad g . A z] E_2[grad g . A z], g(z) = cos(w.z + a), as a form on the entries of A above its diagonal."""
 
@@ -95,32 +83,44 @@ class RotationForm:
         """E[sin(w.z + a) z], a few samples at a time."""
         return sum_of((z @ self.waves.mT + phase).sin().mT @ z for z in z.split(CHUNK)) / len(z)
 
-    @property
-    def unknowns(self) -> int:
-        return self.places.shape[1]
-
-    def rotation(self, theta: Float[Tensor, " unknowns"]) -> Float[Tensor, "r r"]:
-        """The antisymmetric A with these entries above its diagonal."""
+    def rotations(self, theta: Float[Tensor, "k unknowns"]) -> Float[Tensor, "k r r"]:
+        """The antisymmetric A with these entries above their diagonals."""
         r = self.waves.shape[1]
-        A = theta.new_zeros(r, r)
-        A[self.places[0], self.places[1]] = theta
+        A = theta.new_zeros(len(theta), r, r)
+        A[:, self.places[0], self.places[1]] = theta
         return A - A.mT
 
-    def applied(self, theta: Float[Tensor, " unknowns"]) -> Float[Tensor, " unknowns"]:
-        turned = self.waves @ self.rotation(theta)
-        first, second = ((turned * moment).sum(1, keepdim=True) for moment in self.moments)
-        back = self.waves.mT @ (second * self.moments[0] + first * self.moments[1])
-        return (back - back.mT)[self.places[0], self.places[1]]
+    def spectrum(self) -> tuple[Float[Tensor, " unknowns"], Float[Tensor, "unknowns unknowns"]]:
+        """Eigenvalues, which noise makes negative as often as not where nothing is broken, and eigenvectors in rows."""
+        i, j = self.places
+        first, second = (self.waves[:, i] * moment[:, j] - self.waves[:, j] * moment[:, i] for moment in self.moments)
+        form = first.mT @ second
+        values, vectors = torch.linalg.eigh(form + form.mT)
+        return values, vectors.mT
 
-    def smallest(self, count: int) -> Float[Tensor, "count unknowns"]:
-        """The eigenvectors of the smallest eigenvalues. Noise makes these negative as often as not."""
-        size = self.unknowns
-        if size <= FEW:
-            whole = torch.stack([self.applied(row) for row in torch.eye(size, dtype=torch.float64)])
-            vectors: Tensor = torch.linalg.eigh(whole).eigenvectors
-            return vectors[:, :count].mT
-        form = LinearOperator(
-            (size, size), matvec=lambda v: self.applied(torch.from_numpy(v).reshape(-1)).numpy(), dtype=np.float64
-        )
-        values, found = eigsh(form, k=count, which="SA", v0=np.ones(size), tol=1e-4)
-        return torch.from_numpy(found[:, np.argsort(values)].T.copy())
+
+@dataclass(frozen=True, eq=False)
+class Rotations:
+    """Those of white coordinates, in rows from the least broken to the most, as one part of the samples sees them."""
+
+    white: White
+    space: tuple[int, ...]
+    form: RotationForm
+    values: Float[Tensor, " unknowns"]
+    rows: Float[Tensor, "unknowns unknowns"]
+
+    @classmethod
+    def of(cls, X: Float[Tensor, "n d"], white: White, space: tuple[int, ...], seed: int = 0) -> Rotations:
+        form = RotationForm(white.coordinates(X), seed)
+        return cls(white, space, form, *form.spectrum())
+
+    @property
+    def unbroken(self) -> int:
+        """How many are broken by no more than noise may do."""
+        return int((self.values <= CLEARLY * (-self.values[0]).clamp(min=0)).sum())
+
+    def family(self, chosen: Tensor | slice) -> LowRank:
+        """The generators right^T A left of some of them."""
+        rotations = self.form.rotations(self.rows[chosen])
+        down = self.white.left.expand(len(rotations), -1, -1)
+        return LowRank(self.white.right.mT @ rotations, down, space=self.space, learnable=False)
