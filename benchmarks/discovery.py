@@ -120,6 +120,17 @@ def clusters(k: int, spread: float = 0.15) -> Draw:
     return drawn
 
 
+def pinwheel(k: int) -> Draw:
+    """k clusters on a circle, and as many farther out that are turned by a third of the way to the next."""
+
+    def drawn(count: int, random: torch.Generator) -> Tensor:
+        far = (uniform(count, random=random) < 0.35).double()
+        angle = 2 * math.pi * (torch.randint(k, (count,), generator=random) + far / 3) / k
+        return (1 + 0.6 * far[:, None]) * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * normal(count, 2, random=random)
+
+    return drawn
+
+
 def logistic(d: int) -> Draw:
     def drawn(count: int, random: torch.Generator) -> Tensor:
         u = uniform(count, d, random=random)
@@ -212,11 +223,12 @@ DATA_SETS: tuple[DataSet, ...] = (
     DataSet("SO(2) on (n, 3, 2)", mixed(turned_together(2, 3)), "found", "so(2)", 1),
     DataSet("SU(2) on (n, 2, 4)", mixed(special_unitary(2)), "found", "su(2)", 3, known=("so(3)",)),
     DataSet("U(2) on (n, 2, 4)", mixed(special_unitary(2, phase=True)), "found", "u(2)", 4),
-    DataSet("C(3)", mixed(clusters(3)), "discrete", "C(3)"),
-    DataSet("C(6)", mixed(clusters(6)), "discrete", "C(6)"),
-    DataSet("C(8)", mixed(clusters(8)), "discrete", "C(8)"),
-    DataSet("C(12)", mixed(clusters(12)), "discrete", "C(12)"),
-    DataSet("C(8) beside a skewed one", mixed(side_by_side(clusters(8), exponential(1))), "discrete", "C(8)"),
+    DataSet("D(3)", mixed(clusters(3)), "discrete", "D(3)"),
+    DataSet("D(6)", mixed(clusters(6)), "discrete", "D(6)"),
+    DataSet("D(8)", mixed(clusters(8)), "discrete", "D(8)"),
+    DataSet("D(12)", mixed(clusters(12)), "discrete", "D(12)"),
+    DataSet("D(8) beside a skewed one", mixed(side_by_side(clusters(8), exponential(1))), "discrete", "D(8)"),
+    DataSet("C(4), a pinwheel", mixed(pinwheel(4)), "discrete", "C(4)"),
     DataSet("a cube's corners", mixed(corners(3)), "discrete", "cube"),
     DataSet("three logistic", mixed(logistic(3)), "discrete", "cube"),
     DataSet("three exponential", mixed(exponential(3)), "discrete", "S(3)"),

@@ -21,6 +21,7 @@ from benchmarks.discovery import (
     mixed,
     mixture,
     noisy,
+    pinwheel,
     side_by_side,
     special_unitary,
     sphere,
@@ -104,13 +105,14 @@ def test_turns_about_the_mean_are_found_when_it_is_removed() -> None:
 def test_clusters_on_a_ring_are_no_circle(k: int) -> None:
     draw = mixed(clusters(k))
     for found in (of(draw, 3000), of(draw, 3000, statistics="second_moments")):
-        assert (found.verdict, found.discrete, found.name) == (Verdict.DISCRETE, f"C({k})", None)
-        assert f"discrete symmetry C({k})" in str(found)
+        assert (found.verdict, found.discrete, found.name) == (Verdict.DISCRETE, f"D({k})", None)
+        assert f"discrete symmetry D({k})" in str(found)
     assert not of(draw, 300).found
 
 
 GROUPS: dict[str, tuple[Draw, str | None]] = {
-    "beside another": (mixed(side_by_side(clusters(8), exponential(1))), "C(8)"),
+    "beside another": (mixed(side_by_side(clusters(8), exponential(1))), "D(8)"),
+    "turned by a third": (mixed(pinwheel(4)), "C(4)"),
     "corners": (mixed(corners(3)), "cube"),
     "alike and even": (mixed(laplace(4)), "cube in 4 dimensions"),
     "alike and skewed": (mixed(exponential(3)), "S(3)"),

@@ -30,7 +30,6 @@ from relaxify.lconv import (
     symmetries_of_model,
     symmetries_of_moments,
 )
-from relaxify.lconv.symmetry.angular import angular
 from relaxify.lconv.symmetry.by_name import named
 from relaxify.lconv.symmetry.classical import names_of
 from relaxify.lconv.symmetry.harmonics import gegenbauer
@@ -117,8 +116,8 @@ def test_theorem_1_on_samples(n: int, largest: float) -> None:
             assert found.confidence_angle is not None
             inside, total = inside + (angle < found.confidence_angle), total + 1
             assert found.confidence_angle < 2 * largest
-            # a thousand are enough for the angle, and too few to know of a break of 0.15
-            assert found.found == (n > 1000 or found.output_generators is not None), found.reason
+            # a thousand are enough for the angle, and too few to know of a break of 0.15, or of 0.25 of what labels say
+            assert found.verdict is (Verdict.FOUND if n > 1000 else Verdict.TOO_FEW), found.reason
             assert found.held_out_defect is not None
             assert found.held_out_defect < 0.2
     assert inside >= total - 1
@@ -327,9 +326,7 @@ def test_bad_input_is_one_sentence() -> None:
         symmetries_of(X[:, [0, 1, 0]])
     with pytest.raises(ValueError, match="306,936 dimensions, too many to look for all; pass a family"):
         symmetries_of(noise(800, 784), statistics="second_moments")
-    with pytest.raises(ValueError, match="pass resamplings=200"):
-        symmetries_of(X, X, statistics="distribution", resamplings=0)
-    with pytest.raises(ValueError, match="cannot tell chance at 1%"):
+    with pytest.raises(ValueError, match="cannot tell a confidence of 95 %"):
         symmetries_of(X, resamplings=98)
     with pytest.raises(ValueError, match="too few for 9 unknowns"):
         symmetries_of_model(lambda x: x.sum(-1), X[:17])
@@ -445,34 +442,10 @@ def test_coordinates_that_a_name_does_not_reach_stay_as_they_are() -> None:
     assert not beside[..., 3:].any()
 
 
-def logistic(count: int, seed: int) -> Tensor:
-    u = uniform(count, 3, seed=seed)
-    return (u / (1 - u)).log()
-
-
 def test_labels_of_high_frequency_break_a_circle() -> None:
     angle = 2 * torch.pi * uniform(2000, 1)
     circle = torch.cat([angle.cos(), angle.sin()], 1)
     assert not symmetries_of(circle, (8 * angle).sin(), statistics="second_moments", resamplings=99).found
-
-
-def test_nearly_round_distributions_need_many_samples() -> None:
-    """Independent logistic coordinates: their kurtosis is 4.2, a Gaussian's 3."""
-    for seed in range(5):
-        x = logistic(4000, seed)
-        assert angular(x, None, regression(SecondMoments.of(x)), seed=seed).p_value <= 0.002
-
-
-@pytest.mark.parametrize("d", [2, 3, 5])
-def test_chance_alone_breaks_no_rotation(d: int) -> None:
-    """At the level of .05 in 30 draws of three kinds."""
-    rejected = 0
-    for seed in range(30):
-        x = noise(300, d, seed=seed)
-        if seed % 3:
-            x = x / x.norm(dim=1, keepdim=True) * (uniform(300, 1, seed=seed + 60) if seed % 3 == 1 else 1)
-        rejected += angular(x, None, regression(SecondMoments.of(x)), seed=seed).p_value <= 0.05
-    assert rejected <= 5
 
 
 @given(st.integers(2, 7), st.floats(-0.99, 0.99))

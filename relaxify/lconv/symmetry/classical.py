@@ -226,7 +226,7 @@ def _is_made_of(matrices: Tensor, name: str, known: Tensor, noise: float) -> boo
 
 def _moved(matrices: Float[Tensor, "n d d"], noise: float = 0.0) -> Float[Tensor, "d k"]:
     """An orthonormal basis, in columns, of what the matrices reach; in skewed coordinates they reach some of it little."""
-    u, values, _ = torch.linalg.svd(matrices.mT.flatten(0, 1).mT)
+    u, values, _ = torch.linalg.svd(matrices.mT.flatten(0, 1).mT, full_matrices=False)
     return u[:, : int((values > _reach(noise) * values[0]).sum())]
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.lconv.symmetry.breaks import Scatter
-from relaxify.lconv.symmetry.moments import Regression, antisymmetric, roots
+from relaxify.lconv.symmetry.moments import Regression, SecondMoments, antisymmetric, regression, roots
 from relaxify.lconv.symmetry.search import Search, ordered
 from relaxify.lconv.symmetry.subspaces import overlap
 
@@ -39,6 +39,20 @@ def confidence_angle(z: Float[Tensor, "n m d"], fit: Regression, found: Search, 
             kept = torch.einsum("kj,kab->jab", directions[:, : found.kept], basis)
         root, inverse = roots(frame)
         again = replace(fit, root=fit.root @ root, inverse_root=inverse @ fit.inverse_root, whitened=kept)
+        angles.append(max(overlap(again.generators, fit.generators).angles, default=0.0))
+    return float(torch.tensor(angles).quantile(0.95))
+
+
+def regression_angle(
+    X: Float[Tensor, "n d"], Y: Float[Tensor, "n c"], fit: Regression, *, count: int, seed: int
+) -> float | None:
+    """The same of Theorem 1 with labels, whose moments are estimated anew from multinomial resamplings of all samples."""
+    if not len(fit.whitened) or not count:
+        return None
+    random, angles = torch.Generator().manual_seed(seed), []
+    for _ in range(count):
+        weights = torch.bincount(torch.randint(len(X), (len(X),), generator=random), minlength=len(X)).to(X)
+        again = regression(SecondMoments.of(X, Y, weights), rank=fit.rank)
         angles.append(max(overlap(again.generators, fit.generators).angles, default=0.0))
     return float(torch.tensor(angles).quantile(0.95))
 

@@ -1,15 +1,16 @@
-"""Finite groups that are left where no rotation is kept: C(k) in a plane, and signs and orders of axes, as of a cube.
+"""Finite groups that are left where no rotation is kept: C(k) and D(k) in a plane, signs and orders of axes, as of a cube.
 
-A group is kept iff the means mu of all harmonics are, (1 - rho(g)) mu = 0 for each of its generators g. In a plane rho is
-diagonal, and k the greatest common divisor of the frequencies that stand out. Axes are the independent components of the
-samples (Hyvarinen, 1999); errors in their directions change (1 - rho(g)) mu only along (1 - rho(g)) D_A mu, left out here.
+A group is kept iff the means mu of all harmonics are, (1 - rho(g)) mu = 0 for each of its generators g. In a plane k is the
+greatest common divisor of the frequencies that stand out, and it is D(k) if a reflection keeps the means as well. Axes are
+the independent components of the samples (Hyvarinen, 1999); errors in their directions change (1 - rho(g)) mu only along
+(1 - rho(g)) D_A mu, left out here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from torch import Tensor
 from relaxify.lconv.symmetry.axes import independent_components
 from relaxify.lconv.symmetry.breaks import Broken
 from relaxify.lconv.symmetry.harmonics import Harmonics
-from relaxify.lconv.symmetry.means import means_of
+from relaxify.lconv.symmetry.means import Means, means_of
 from relaxify.lconv.symmetry.moments import antisymmetric
 from relaxify.lconv.symmetry.search import LEVEL, POWER, Search, search
 
@@ -27,6 +28,8 @@ LARGEST_BREAK, LARGEST_SHARE = 0.15, 0.25
 # dimensions in which all harmonics of degree 4 are looked at
 LARGEST_NAMED = 6
 LOW = 4
+# in which the axis of reflections is searched, and again between the best of them
+STEPS = 512
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def finite_group(z: Float[Tensor, "n m d"], found: Search, *, centred: bool) -> 
 
 
 def cyclic(z: Float[Tensor, "n 2"], centred: bool) -> Finite | None:
-    """C(k) for k > 1 the greatest common divisor of the frequencies at which a rotation of the plane is broken."""
-    means = means_of(z, Harmonics.on(2, torch.Generator().manual_seed(0)), centred=centred)
+    """C(k) for k > 1 the greatest common divisor of the frequencies at which a rotation of the plane is broken, or D(k)."""
+    harmonics = Harmonics.on(2, torch.Generator().manual_seed(0))
+    means = means_of(z, harmonics, centred=centred)
     level, broken = LEVEL / len(means), [one.broken() for one in means]
     seen = [one for one in broken if one.p_value <= level]
     k = math.gcd(*(one.degree for one in seen))
@@ -63,7 +67,49 @@ def cyclic(z: Float[Tensor, "n 2"], centred: bool) -> Finite | None:
     smallest = max((one.smallest(level, POWER) for one in broken if one.degree % k), default=0.0)
     degrees = ", ".join(map(str, sorted({one.degree for one in seen})))
     reason = f"it varies at angular frequency {degrees} only, which leaves the discrete C({k})"
-    return Finite(f"C({k})", reason, smallest, _is_certain(smallest, seen))
+    turns = Finite(f"C({k})", reason, smallest, _is_certain(smallest, seen))
+    if not turns.certain:
+        return turns
+    return _with_reflections(turns, k, [one for one in means if one.degree % k == 0], harmonics, level)
+
+
+def _with_reflections(turns: Finite, k: int, means: Sequence[Means], harmonics: Harmonics, level: float) -> Finite:
+    """D(k) if a reflection keeps the means at multiples of k, and these would have shown that none does."""
+    angle = _axis(k, means, harmonics)
+    best, other = (
+        [one.reflected(harmonics.acted(one.degree, _reflection(at))) for one in means]
+        for at in (angle, angle + math.pi / (2 * k))
+    )
+    if any(one.p_value <= level for one in best):
+        return replace(turns, reason=f"{turns.reason}, without reflections")
+    smallest = max(one.smallest(level, POWER) for one in best)
+    if not _is_certain(smallest, other):
+        return replace(turns, reason=f"{turns.reason}, with or without reflections")
+    reason = f"{turns.reason} of rotations, and with the reflections that it keeps as well D({k})"
+    return Finite(f"D({k})", reason, max(smallest, turns.smallest_break), certain=True)
+
+
+def _axis(k: int, means: Sequence[Means], harmonics: Harmonics) -> float:
+    """The angle of the axis whose reflection changes the means least, over their scatter."""
+    angles = torch.linspace(0, math.pi / k, STEPS, dtype=torch.float64)
+    for _ in range(2):
+        changes = torch.zeros(STEPS, dtype=torch.float64)
+        for one in means:
+            across, between = (
+                harmonics.acted(one.degree, _reflection(at)) @ one.mean for at in (0.0, math.pi / (4 * one.degree))
+            )
+            turn = 2 * one.degree * angles[:, None]
+            change = one.mean - turn.cos() * across - turn.sin() * between
+            changes += change.square().sum(1) / one.rows.square().sum(1).mean()
+        best = angles[changes.argmin()]
+        angles = best + torch.linspace(-2, 2, STEPS, dtype=torch.float64) * (angles[1] - angles[0])
+    return float(best)
+
+
+def _reflection(angle: float) -> Float[Tensor, "2 2"]:
+    """At the axis at this angle."""
+    c, s = math.cos(2 * angle), math.sin(2 * angle)
+    return torch.tensor([[c, s], [s, -c]], dtype=torch.float64)
 
 
 def _is_certain(smallest: float, seen: Sequence[Broken]) -> bool:

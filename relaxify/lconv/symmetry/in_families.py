@@ -239,10 +239,14 @@ def _beyond(view: View, found: FamilySymmetry) -> FamilySymmetry:
     if (needed := view.needed_for_all) is not None:
         reason = f"all {every} rotations of these components are kept, and to look at more of them takes more samples."
         return _undecided(found, reason, needed)
-    reason = f"all {every} rotations: the least and the most broken of them {found.reason.split('directions ')[-1]}"
+    reason = (
+        f"all {every} rotations: the least and the most broken of them {found.reason.split('directions ')[-1].split(';')[0]}"
+    )
     if not view.is_complete:
-        return replace(found, reason=f"at least {reason}")
-    return replace(found, reason=reason, coefficients=torch.eye(every).double(), family=view.rotations.family(slice(None)))
+        return replace(found, reason=f"at least {reason}, and there may be more.")
+    return replace(
+        found, reason=f"{reason}.", coefficients=torch.eye(every).double(), family=view.rotations.family(slice(None))
+    )
 
 
 def _undecided(found: FamilySymmetry, reason: str, needed: int) -> FamilySymmetry:

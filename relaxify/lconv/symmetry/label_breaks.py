@@ -43,9 +43,14 @@ class Breaks:
         return self.squares.clamp(min=0).sqrt()
 
     @property
+    def unbroken(self) -> int:
+        """How many directions are not broken beyond doubt."""
+        return int((self.squares <= FLOOR**2 + CHANCE * self.noise).long().cumprod(0).sum())
+
+    @property
     def kept(self) -> int:
         """How many directions may be unbroken: up to the largest step among those that are not broken beyond doubt."""
-        unbroken = int((self.squares <= FLOOR**2 + CHANCE * self.noise).long().cumprod(0).sum())
+        unbroken = self.unbroken
         little = int((self.spectrum <= LARGEST_COMMON).sum())
         clear = [k for k in range(unbroken + 1, little + 1) if self.step(k) > CLEAR_STEP]
         return max([*range(1, unbroken + 1), *clear], key=self.step, default=0)
@@ -76,6 +81,17 @@ class Breaks:
         excess = (self.smallest_break**2 - FLOOR**2) / (LARGEST_BREAK**2 - FLOOR**2)
         return _rounded(samples * max(excess, 1.5))
 
+    def judge_all(self) -> tuple[Verdict, str]:
+        """Whether all of these directions are kept."""
+        k, largest = len(self.squares), float(self.spectrum[-1])
+        if self.unbroken < k:
+            return Verdict.NONE, f"the labels do not keep all of it: a direction is broken by {largest:.2g} of a random one."
+        shown = float((FLOOR**2 + SHOWN * self.noise.max()).sqrt())
+        words = f"the labels break none of its {k} directions, where a break of {shown:.2g} of a random one would show"
+        if shown > LARGEST_BREAK:
+            return Verdict.TOO_FEW, f"{words}: that is too coarse."
+        return Verdict.FOUND, f"{words}."
+
     def judge(self, closure: float) -> tuple[Verdict, str]:
         """What the directions kept amount to, whose brackets leave the span by `closure`."""
         k, shown = self.kept, self.smallest_break
@@ -104,11 +120,12 @@ def breaks(
     first: Float[Tensor, "n c vectors k"],
     second: Float[Tensor, "n c vectors k"],
     values: tuple[Tensor, Tensor] | None = None,
+    outputs: Float[Tensor, "k c c"] | None = None,
 ) -> tuple[Breaks, Float[Tensor, "k c c"] | None]:
     """From r_L of both fits, what each vector adds to it, for a basis of k directions.
 
     A random direction is one that moves each vector by a matrix of its own. With the fits' values (n, c) what turns these
-    along is left out; returns that too, the L_c of each direction.
+    along is left out: the L_c of `outputs`, or those that leave least. Returns that too, the L_c of each direction.
     """
     size = ((first + second) / 2).flatten(1).norm(dim=1)
     # the steepest samples count as many others do
@@ -116,7 +133,7 @@ def breaks(
     scale = (weight[..., None] ** 2 * first * second).sum().clamp(min=1e-300) / first.shape[-1]
     rows, turns = [first.sum(2) * weight, second.sum(2) * weight], None
     if values is not None:
-        parted = [_without_turns(row, value * weight[:, :, 0]) for row, value in zip(rows, values, strict=True)]
+        parted = [_without_turns(row, value * weight[:, :, 0], outputs) for row, value in zip(rows, values, strict=True)]
         rows, turns = [row for row, _ in parted], (parted[0][1] + parted[1][1]) / 2
     a, b = (row.flatten(0, 1) for row in rows)
     form = (a.mT @ b + b.mT @ a) / 2
@@ -126,8 +143,12 @@ def breaks(
     return found, None if turns is None else torch.einsum("ka,aij->kij", found.directions, turns)
 
 
-def _without_turns(rows: Float[Tensor, "n c k"], values: Float[Tensor, "n c"]) -> tuple[Tensor, Tensor]:
-    """r_L - L_c f, with the L_c that makes it least, and that: (k, c, c)."""
+def _without_turns(
+    rows: Float[Tensor, "n c k"], values: Float[Tensor, "n c"], outputs: Float[Tensor, "k c c"] | None
+) -> tuple[Tensor, Tensor]:
+    """r_L - L_c f, with the L_c that is given or makes it least, and that: (k, c, c)."""
+    if outputs is not None:
+        return rows - torch.einsum("kab,nb->nak", outputs, values), outputs
     flat = rows.flatten(1)
     turns = torch.linalg.lstsq(values, flat).solution
     turned = turns.reshape(values.shape[1], values.shape[1], -1).permute(2, 1, 0)

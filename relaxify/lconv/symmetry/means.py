@@ -31,6 +31,11 @@ class Means:
         """How far they are from zero."""
         return Broken.of(self.degree, self.mean, self.rows, self.samples)
 
+    def reflected(self, rho: Float[Tensor, "r r"]) -> Broken:
+        """How far (1 - rho(g)) mu / 2 is from zero, for a g that is its own inverse: mu without what g keeps."""
+        change = (torch.eye(len(rho), dtype=rho.dtype) - rho) / 2
+        return Broken.of(self.degree, change @ self.mean, self.rows @ change.mT, self.samples)
+
     def changed(self, rho: Float[Tensor, "r r"]) -> Broken:
         """How far (1 - rho(g)) mu is from zero, but for what other directions of the axes would make of it."""
         change = torch.eye(len(rho), dtype=rho.dtype) - rho

@@ -9,24 +9,15 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from relaxify.algebras import closure_residual
 from relaxify.lconv.operators import Generators
-from relaxify.lconv.symmetry.angular import Angular, angular
-from relaxify.lconv.symmetry.bootstrap import LARGEST_ALGEBRA, Bootstrap, bootstrap
-from relaxify.lconv.symmetry.classical import LARGEST_CLOSURE_RESIDUAL
 from relaxify.lconv.symmetry.distribution import of_distribution
 from relaxify.lconv.symmetry.in_families import FamilySymmetry, symmetries_in_family, symmetries_of_components
-from relaxify.lconv.symmetry.moments import Regression, SecondMoments, held_out_defect, regression
-from relaxify.lconv.symmetry.of_labels import symmetries_of_labels
+from relaxify.lconv.symmetry.moments import SecondMoments, regression
+from relaxify.lconv.symmetry.of_labels import symmetries_of_labels, symmetries_of_regression
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
-LEVEL = 0.01
-# of the moments of high angular frequency, beside those of low ones
-ANGULAR_LEVEL = 0.002
 FEWEST = 99
-# standard errors of the statistics above which a clear break would not show: about 800 samples are below
-LARGEST_NOISE = 0.026
 # dimensions above which so(d) takes minutes, and gigabytes
 LARGEST_WHOLE = 24
 # and where it takes too much memory
@@ -34,9 +25,6 @@ LARGEST_LABELLED = 80
 
 Samples = Shaped[Tensor, "n *axes"] | Shaped[np.ndarray[Any, Any], "n *axes"]
 FAMILIES = "generators=ImageAlgebra(('rotation', 'translation_y', 'translation_x', 'scaling')), a Grid, a graph or others"
-
-# not being rejected is no evidence: what is kept must stand out from what is broken
-SMALLEST_GAP = 2.0
 
 
 @overload
@@ -84,7 +72,8 @@ def symmetries_of(
       f(x) = E[y | x], whatever the distribution of x. X may be (n, vectors, d), Y classes, numbers or vectors; `equivariant`
       and `affine` as of `symmetries_of_labels`.
     - `statistics="second_moments"`: LC Theorem 1, all L with L H + H L^T = 0, and with labels Y (n, c) those for which an
-      L_c has L_c C + C L^T = 0. Every data set has such an algebra, so that the verdict is again the distribution's, on all.
+      L_c has L_c C + C L^T = 0. Every data set has such an algebra, so that the verdict is again the distribution's, on all,
+      or with labels what these say, as of `symmetries_of_labels`; "distribution" with labels is those of it that they keep.
 
     - `generators`: only those of a family, at any size, as of `FamilySymmetry`: images (n, h, w) or (n, channels, h, w),
       signals, values on the nodes of a graph. Of a family that can learn its entries it is these that are looked for, such
@@ -92,7 +81,7 @@ def symmetries_of(
       looked at in so many principal components as can be told about.
 
     The action is about the origin, or with `center` about the mean (of all vectors together), which is then removed.
-    `resamplings` of the samples give the confidence angle; with labels also the level of chance, and none without them.
+    `resamplings` of the samples give the confidence angle, and none without them.
     ValueError if there are not more samples than columns, for NaN, or for singular second moments.
 
     >>> X = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -104,7 +93,7 @@ def symmetries_of(
     """
     if 0 < resamplings < FEWEST:
         raise ValueError(
-            f"{resamplings} resamplings cannot tell chance at {LEVEL:.0%}; pass at least {FEWEST}, or 0 for none."
+            f"{resamplings} resamplings cannot tell a confidence of 95 %; pass at least {FEWEST}, or 0 for none."
         )
     if generators is not None:
         return symmetries_in_family(
@@ -120,18 +109,8 @@ def symmetries_of(
         whole = statistics == "second_moments"
         return of_distribution(X, center=center, whole=whole, resamplings=resamplings, seed=seed)
     X = X.flatten(1) - (X.flatten(1).mean(0) if center else 0)
-    fit = regression(SecondMoments.of(X, Y))
-    chance = None
-    if resamplings and 0 < len(fit.whitened) <= LARGEST_ALGEBRA:
-        chance = bootstrap(X, Y, fit, resamplings=resamplings, seed=seed)
-    if statistics != "distribution":
-        return _of_second_moments(X, Y, fit, chance, resamplings)
-    if chance is None:
-        raise ValueError(
-            f"the distribution cannot be tested with {resamplings} resamplings for an algebra of {len(fit.whitened)} "
-            f"dimensions; pass resamplings=200, and data of an algebra of 1 to {LARGEST_ALGEBRA}."
-        )
-    return _of_distribution(X, Y, fit, chance, resamplings)
+    whole = statistics == "second_moments"
+    return symmetries_of_regression(X, Y, whole=whole, resamplings=resamplings, seed=seed)
 
 
 def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | None = None) -> Symmetry:
@@ -191,86 +170,3 @@ def _samples(name: str, given: object, *, classes: bool = False) -> Tensor:
         raise ValueError(f"{name} is a {type(given).__name__}; pass a tensor or an array, a sample a row.")
     found = torch.as_tensor(given).detach()
     return found if classes and not found.is_floating_point() else found.double()
-
-
-def _of_second_moments(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None, count: int) -> Symmetry:
-    found, reason = _judge(fit, chance, _angular(X, Y, fit, chance))
-    basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
-    source = "second moments (Theorem 1)" if Y is None else "second moments with labels (Theorem 1)"
-    return Symmetry(
-        basis,
-        Verdict.of(found),
-        reason,
-        source,
-        held_out_defect=held_out_defect(X, Y),
-        confidence_angle=None if chance is None else chance.confidence_angle,
-        bootstraps=0 if chance is None else count,
-        output_generators=outputs,
-        frame=fit.root,
-    )
-
-
-def _angular(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap | None) -> Angular | None:
-    """None where no evidence is looked for, or there is nothing that turns."""
-    if chance is None or chance.noise > LARGEST_NOISE or not len(fit.whitened):
-        return None
-    return angular(X, Y, fit, seed=0)
-
-
-def _judge(fit: Regression, chance: Bootstrap | None, turns: Angular | None) -> tuple[bool, str]:
-    allowed = f"every data set of this kind has {fit.names[0] or 'nothing'} in its second moments"
-    if chance is None:
-        return False, f"{allowed}; whether the distribution keeps it was not tested."
-    if chance.noise > LARGEST_NOISE:
-        return False, f"{allowed}; there are too few samples to tell whether the distribution keeps it."
-    p = chance.p_value(torch.eye(len(fit.whitened), dtype=torch.float64))
-    if p <= LEVEL:
-        advice = "statistics='distribution' finds what it keeps"
-        return False, f"{allowed}, and the distribution does not keep it (p = {p:.2g}): {advice}."
-    if turns is not None and turns.p_value <= ANGULAR_LEVEL:
-        return False, f"{allowed}, and {_broken(turns, fit)}."
-    return True, f"{allowed}, and the distribution keeps it as far as its characteristic function tells (p = {p:.2g})."
-
-
-def _broken(turns: Angular, fit: Regression) -> str:
-    """In the plane what breaks it has a name."""
-    k, p = turns.degree, turns.p_value
-    words = f"the distribution does not keep it: it varies with the direction at angular frequency {k} (p = {p:.2g})"
-    is_plane = len(fit.root) == 2 and fit.outputs is None
-    return f"{words}, which leaves the discrete C({k}) at most" if is_plane else words
-
-
-def _of_distribution(X: Tensor, Y: Tensor | None, fit: Regression, chance: Bootstrap, count: int) -> Symmetry:
-    fit = fit.combined(chance.kept(LEVEL))
-    values = torch.linalg.svdvals(chance.statistics).flip(0)
-    spectrum = values / values.square().mean().sqrt().clamp(min=1e-300)
-    found, reason = _judge_kept(chance, fit, spectrum, _angular(X, Y, fit, chance))
-    basis, together = orthonormal_pair(fit.generators, fit.outputs)
-    return Symmetry(
-        basis,
-        Verdict.of(found),
-        reason,
-        "distribution",
-        spectrum,
-        held_out_defect(X, Y),
-        bootstraps=count,
-        output_generators=together,
-        frame=fit.root,
-    )
-
-
-def _judge_kept(chance: Bootstrap, fit: Regression, spectrum: Tensor, turns: Angular | None) -> tuple[bool, str]:
-    kept, allowed = len(fit.whitened), len(spectrum)
-    words = f"of the {allowed} dimensions that second moments allow the distribution keeps {kept}"
-    if chance.noise > LARGEST_NOISE:
-        return False, f"{words}, but there are too few samples to tell."
-    if not kept:
-        return False, f"{words}: no symmetry."
-    if kept < allowed and (gap := float(spectrum[kept] / spectrum[kept - 1])) < SMALLEST_GAP:
-        return False, f"{words}, but the next is broken only {gap:.2g} times more: that is no clear symmetry."
-    if turns is not None and turns.p_value <= ANGULAR_LEVEL:
-        return False, f"{words} at low frequencies, but {_broken(turns, fit)}."
-    residual = closure_residual(fit.whitened)
-    if residual > LARGEST_CLOSURE_RESIDUAL:
-        return False, f"{words}, whose brackets leave the span (residual {residual:.2g}): they are not an algebra."
-    return True, f"{words}, at a level of {LEVEL:.0%}, and their brackets stay in the span."

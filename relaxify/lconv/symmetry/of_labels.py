@@ -12,10 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.algebras import closure_residual
+from relaxify.lconv.symmetry.confidence import regression_angle
 from relaxify.lconv.symmetry.cyclic import cyclic
 from relaxify.lconv.symmetry.label_breaks import Breaks, breaks
 from relaxify.lconv.symmetry.label_fits import LabelFits, fit_labels
 from relaxify.lconv.symmetry.labelled import Labelled, labelled
+from relaxify.lconv.symmetry.moments import SecondMoments, held_out_defect, regression
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
@@ -54,7 +56,7 @@ def symmetries_of_labels(
     fits = fit_labels(data.z, data.y, classes=data.classes, points=affine, seed=seed)
     if fits.explained < LEAST_EXPLAINED:
         return _unrelated(data, fits)
-    changes = _changes(data, fits)
+    changes = _changes(data, fits, data.candidates())
     still = None if equivariant else _finished(data, fits, _report(data, fits, changes, turning=False))
     can_turn = equivariant or (equivariant is None and not data.classes and data.y.shape[1] > 1)
     if not can_turn or (still is not None and still.discrete):
@@ -71,6 +73,46 @@ def _says_more(turning: Symmetry, still: Symmetry) -> bool:
     return turning.found and turning.dimension > still.dimension
 
 
+def symmetries_of_regression(
+    X: Float[Tensor, "n d"], Y: Float[Tensor, "n c"], *, whole: bool, resamplings: int, seed: int
+) -> Symmetry:
+    """Theorem 1 with labels: the L that second moments allow with an L_c each, and whether what the labels say keeps them.
+
+    With `whole` all of these, and without it those of them that are kept.
+    """
+    fit, data = regression(SecondMoments.of(X, Y)), labelled(X, Y, affine=False)
+    fits = fit_labels(data.z, data.y, classes=False, points=False, seed=seed)
+    source, verdict, spectrum, smallest = "second moments with labels (Theorem 1)", Verdict.TOO_FEW, None, None
+    reason = f"every data set of this kind has {fit.names[0] or 'nothing'} in its second moments"
+    if not len(fit.whitened):
+        verdict, reason = Verdict.NONE, "second moments allow nothing that turns."
+    elif fits.explained < LEAST_EXPLAINED:
+        reason = f"{reason}, and {_unrelated(data, fits).reason}"
+    else:
+        changes = _changes(data, fits, fit.whitened)
+        assert fit.outputs is not None
+        turns = fit.outputs * data.scale / data.scale[:, None]
+        found, _ = breaks(changes.along[0], changes.along[1], (changes.values[0], changes.values[1]), turns)
+        fit = fit.combined(found.directions.mT[:, : None if whole else found.kept])
+        verdict, words = found.judge_all() if whole else found.judge(closure_residual(fit.whitened) if found.kept else 0.0)
+        reason, spectrum, smallest = f"{reason}; {words}", None if whole else found.spectrum, found.smallest_break
+    angle = regression_angle(X, Y, fit, count=resamplings, seed=seed) if whole else None
+    basis, outputs = orthonormal_pair(fit.generators, fit.outputs)
+    return Symmetry(
+        basis,
+        verdict,
+        reason,
+        source,
+        spectrum,
+        held_out_defect(X, Y),
+        angle,
+        0 if angle is None else resamplings,
+        output_generators=outputs,
+        frame=fit.root,
+        smallest_break=smallest,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Changes:
     """r_L of both halves for each candidate, the sum over vectors, and their values."""
@@ -80,8 +122,8 @@ class _Changes:
     values: Float[Tensor, "halves n c"]
 
 
-def _changes(data: Labelled, fits: LabelFits) -> _Changes:
-    candidates, c = data.candidates(), data.y.shape[1]
+def _changes(data: Labelled, fits: LabelFits, candidates: Float[Tensor, "k d e"]) -> _Changes:
+    c = data.y.shape[1]
     points = data.z[: max(200, min(POINTS, LARGEST // (2 * c * data.z.shape[1] * len(candidates))))]
     with torch.enable_grad():
         at = points.expand(2, *points.shape).clone().requires_grad_()
