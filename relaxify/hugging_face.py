@@ -110,7 +110,10 @@ class Relaxation(TrainerCallback, ExportableState):
 
 
 # what it is mixed into is a Trainer
-_Trainer = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object
 
 
 class WithPenalty(_Trainer):

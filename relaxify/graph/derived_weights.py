@@ -51,8 +51,8 @@ class DerivedWeight:
             pairs += [weight, [letter for letter in letters if letter is not None]]
         if self.parts is None:
             return torch.einsum(*pairs, list(self.core)).expand(self._shape(self.core))
-        letters = [letter for place, letter in enumerate(self.core) if place not in self.parts]
-        core = torch.einsum(*pairs, letters).expand(self._shape(tuple(letters)))
+        rest = tuple(letter for place, letter in enumerate(self.core) if place not in self.parts)
+        core = torch.einsum(*pairs, list(rest)).expand(self._shape(rest))
         return matrix_of_parts(core).movedim((-2, -1), self.parts)
 
     def matrix(self, core: Float[Tensor, "..."]) -> Float[Tensor, "n_out n_in"]:

@@ -146,7 +146,8 @@ class Watch(TorchFunctionMode):
     def _forgotten(self, written: Tensor) -> list[Tensor]:
         """What was followed and has its entries where this tensor has, to be followed no more."""
         followed = self._fixed, self._weights, self._blank
-        sharing = [other for known in followed for other in known.values() if torch._C._is_alias_of(written, other)]
+        shares = torch._C._is_alias_of  # type: ignore[attr-defined]
+        sharing = [other for known in followed for other in known.values() if shares(written, other)]
         for known, other in itertools.product(followed, sharing):
             known.pop(id(other), None)
         return sharing
