@@ -197,21 +197,27 @@ def test_manual_optimization(tmp_path: Path) -> None:
 
 
 class WithDictionaries(Task):
-    """Returns a dictionary, and nothing for one of the batches, which is then left out."""
+    """Returns a dictionary, or nothing for some batches, which are then left out."""
+
+    def __init__(self, left_out: tuple[int, ...]) -> None:
+        super().__init__()
+        self.left_out = left_out
 
     def training_step(self, batch: Tensor, index: int) -> Any:
         loss = super().training_step(batch, index)
-        return {"loss": loss, "index": index} if index else None
+        return None if index in self.left_out else {"loss": loss, "index": index}
 
 
 def test_what_training_step_returns(tmp_path: Path) -> None:
-    seen: list[Any] = []
-    task = WithDictionaries()
-    task.on_train_batch_end = lambda outputs, *_: seen.append(outputs)
-    relaxation = fitted(tmp_path, task)
-    assert [output and output["index"] for output in seen[:BATCHES]] == [{}, *range(1, BATCHES)]
-    assert relaxation.steps == STEPS
-    assert not terms_of(task)
+    whole, partial = WithDictionaries(()), WithDictionaries((0,))
+    for task in (whole, partial):
+        seen: list[Any] = []
+        task.on_train_batch_end = lambda outputs, *_, seen=seen: seen.append(outputs)
+        assert fitted(tmp_path, task).steps == STEPS
+        assert not terms_of(task)
+        left_out = len(task.left_out)
+        assert [output and output["index"] for output in seen[:BATCHES]] == [{}][:left_out] + list(range(left_out, BATCHES))
+    assert_equal(whole.net, project(trained(relaxed_net())))
 
 
 class NeverSays(Task):

@@ -109,8 +109,16 @@ def test_it_leaves_no_trace(tmp_path: Path) -> None:
     assert not any(name.startswith(PREFIX) for row in silent for name in row)
 
 
+class Forward(Task):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        return loss_of(self, batch)
+
+
 def test_compiled(tmp_path: Path) -> None:
-    rows = fitted(tmp_path, torch.compile(Task(), backend="eager"), Relaxation(GROUP), log_every_n_steps=5)
+    rows = fitted(tmp_path, torch.compile(Forward(), backend="eager"), Relaxation(GROUP), log_every_n_steps=5)
     assert rows[0][PREFIX + "loss/relaxed"] != rows[0][PREFIX + "loss/projected"]
 
 
