@@ -209,8 +209,7 @@ class Relaxation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self.model is not None
-        wrapped = trainer.strategy.model
-        self._processes = wrapped.process_group if isinstance(wrapped, DistributedDataParallel) else None
+        self._processes = self.processes(trainer)
         with replicated(self._processes):
             self.progress.start(
                 lambda steps: self._controller(trainer, steps),
@@ -258,6 +257,11 @@ class Relaxation(Callback):
         self._values.penalty = added.detach()
         loss = loss + added
         return loss + self.controller.loss_term() if isinstance(self.controller, LearningController) else loss
+
+    def processes(self, trainer: Trainer) -> dist.ProcessGroup | None:
+        """Over which gradients are averaged, if there are several."""
+        wrapped = trainer.strategy.model
+        return wrapped.process_group if isinstance(wrapped, DistributedDataParallel) else None
 
     def unit(self, loss: Tensor) -> Tensor:
         """What a penalty is relative to: the loss, unless a subclass knows better."""

@@ -70,7 +70,7 @@ def _choose_code(graph_model: nn.Module, terms: list[Term]) -> None:
     """NequIP keeps compiled code by the names of its inputs: of each set of acting terms, in a table of their own."""
     if not isinstance(getattr(graph_model, "_compiled_cache", None), tuple):
         raise ValueError(
-            "this version of NequIP keeps its compiled code elsewhere than 0.19, so it cannot be told whether that has the "
+            "this version of NequIP keeps its compiled code elsewhere than 0.19 does, so it cannot be told if that has the "
             "terms; train with compile_mode: eager."
         )
     caches: dict[tuple[bool, ...], Any] = vars(graph_model).setdefault(_CACHES, {})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from relaxify.lightning import Relaxation
+from relaxify.lightning.framework import Trainer
 from relaxify.nequip.compiled import check_controller
 from relaxify.nequip.options import Options
 from relaxify.relaxation.controllers.controller import Controller
@@ -13,10 +15,10 @@ from relaxify.relaxation.controllers.controller import Controller
 class RelaxedTraining(Relaxation):
     """`relaxify.lightning.Relaxation` of a model that stays relaxed, for its averages count its parameters.
 
-    `processes`: by how many NequIP multiplies its loss, over whose gradients Lightning then takes the mean.
+    `world_size`: by how many processes NequIP multiplies its loss, over whose gradients the mean is then taken.
     """
 
-    def __init__(self, options: Options, processes: int) -> None:
+    def __init__(self, options: Options, world_size: int) -> None:
         super().__init__(
             options.group,
             "model",
@@ -27,7 +29,7 @@ class RelaxedTraining(Relaxation):
             relative=options.relative,
             project_at_end=False,
         )
-        self.options, self.processes = options, processes
+        self.options, self.world_size = options, world_size
 
     def _checked(self, model: nn.Module, total_steps: int) -> Controller:
         controller = self.options.make_controller(model, total_steps)
@@ -35,4 +37,8 @@ class RelaxedTraining(Relaxation):
         return controller
 
     def unit(self, loss: Tensor) -> Tensor:
-        return loss / self.processes
+        return loss / self.world_size
+
+    def processes(self, trainer: Trainer) -> dist.ProcessGroup | None:
+        # NequIP's SimpleDDPStrategy takes the mean without wrapping the module
+        return super().processes(trainer) or (dist.group.WORLD if self.world_size > 1 else None)
