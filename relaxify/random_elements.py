@@ -111,12 +111,14 @@ class Permutations:
     def __call__(self, generator: torch.Generator) -> Word:
         order = torch.randperm(self.n, generator=generator).tolist()
         word: list[int] = []
+        turned = 0
         for end, i in itertools.product(range(self.n - 1, 0, -1), range(self.n - 1)):
             if i < end and order[i] > order[i + 1]:
                 order[i], order[i + 1] = order[i + 1], order[i]
-                # cycle^i transposition cycle^-i swaps i and i + 1
-                word += [1] * i + [0] + [1] * ((self.n - i) % self.n)
-        return tuple(word)
+                # cycle^i transposition cycle^-i swaps i and i + 1; between two of them, cycles back and forth cancel
+                word += [1] * ((i - turned) % self.n) + [0]
+                turned = i
+        return (*word, *[1] * (-turned % self.n))
 
 
 @dataclass(frozen=True)

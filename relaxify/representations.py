@@ -7,17 +7,20 @@ representation, stored by the action of the group's generators.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 from relaxify.algebras import exponential
 from relaxify.groups import Group
-from relaxify.random_elements import Element
+from relaxify.random_elements import Element, Word
 
 Layout = Literal["channel_major", "component_major"]
 
@@ -69,6 +72,27 @@ def _exponential(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 @functools.lru_cache(1024)
 def _exponentials(entries: bytes, d: int) -> Float[Tensor, "d d"]:
     return exponential(torch.frombuffer(bytearray(entries), dtype=torch.float64).view(d, d))
+
+
+def _times_word(matrix: Float[Tensor, "d d"], finite: Float[Tensor, "fin d d"], word: Word) -> Float[Tensor, "d d"]:
+    """The matrix times those of a word's letters; permutations, of which words are long, move its columns."""
+    orders = {letter: order for letter in set(word) if (order := _order(finite[letter])) is not None}
+    for permutes, letters in itertools.groupby(word, orders.__contains__):
+        if permutes:
+            columns = np.arange(len(matrix))
+            for letter in letters:
+                columns = columns[orders[letter]]
+            matrix = matrix[:, columns]
+        else:
+            matrix = functools.reduce(lambda product, letter: product @ finite[letter], letters, matrix)
+    return matrix
+
+
+def _order(matrix: Float[Tensor, "d d"]) -> NDArray[np.int64] | None:
+    """p, of a permutation matrix whose column i is e_{p(i)}."""
+    order = matrix.argmax(0)
+    is_permutation = torch.equal(torch.eye(len(matrix), dtype=matrix.dtype)[:, order], matrix)
+    return order.numpy() if is_permutation else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,9 +250,7 @@ class Representation:
         lie = len(self.group.generators)
         for action in self.actions:
             matrix = _exponential(torch.einsum("a,aij->ij", element.coefficients, action[:lie]))
-            for letter in element.word:
-                matrix = matrix @ action[lie + letter]
-            yield matrix
+            yield _times_word(matrix, action[lie:], element.word)
 
     def matrices(self, element: Element) -> tuple[Tensor, ...]:
         """The matrix of a group element on one copy of each block."""

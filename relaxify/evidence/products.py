@@ -107,7 +107,7 @@ def _on(axes: Axes, shape: tuple[int, ...], found: Transformation, factor: Group
     order = [*own, *(axis for axis in axes if axis not in own)]
     sizes = [shape[axis] for axis in order]
     rest = torch.eye(math.prod(sizes[len(own) :]), dtype=actions.dtype)
-    whole = torch.stack([torch.kron(action, rest) for action in actions]) if len(actions) else actions.new_zeros(0, 1, 1)
+    whole = torch.einsum("gij,kl->gikjl", actions, rest)
     places = [order.index(axis) for axis in axes]
     both = [1 + place for place in places] + [1 + len(order) + place for place in places]
     n = math.prod(sizes)
