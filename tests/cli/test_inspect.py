@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import points
 import pytest
 import torch
 
@@ -62,6 +63,16 @@ def test_a_fault_is_named_and_fails_above_any_bound(file: Path, capsys: pytest.C
     assert "It breaks in mix: a constant (a bias) is added" in output
     assert "return self.mix(" in output
     assert inspect(capsys, *arguments, "--fail-above", "1e-4")[0] == 1
+
+
+def test_under_a_product_each_factor_has_its_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["-g", "o3 x s5", "-i", f"{points.__file__}:clouds", "--fail-above", "1e-4"]
+    code, output = inspect(capsys, f"{points.__file__}:broken", *arguments)
+    assert code == 1
+    of_turns, of_permutations = output.split("Under S(5)")
+    assert "Under O(3)" in of_turns
+    assert "It breaks in gate: a constant (a bias) is added" in of_turns
+    assert "It breaks in the model: mul combines components that transform" in of_permutations
 
 
 def test_a_sound_model_is_within_the_bound(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
