@@ -30,8 +30,10 @@ from benchmarks.discovery import (
 )
 from relaxify.lconv import Symmetry, symmetries_of
 from relaxify.lconv.symmetry.breaks import Family, noncentrality
+from relaxify.lconv.symmetry.by_name import named
 from relaxify.lconv.symmetry.harmonic_breaks import families
 from relaxify.lconv.symmetry.harmonics import Harmonics, size
+from relaxify.lconv.symmetry.in_families import symmetries_of_components
 from relaxify.lconv.symmetry.means import means_of
 from relaxify.lconv.symmetry.moments import antisymmetric, roots
 from relaxify.lconv.symmetry.symmetry import Verdict
@@ -237,3 +239,32 @@ def test_small_errors_of_the_axes_are_no_break_of_their_group() -> None:
         p.append(min(one.changed(rho).p_value for one in fourth))
     assert p[0] > 1e-3
     assert p[1] < 1e-6
+
+
+MANY: dict[str, tuple[Draw, str | None, int]] = {
+    "all": (gaussian(6), "so(6)", 15),
+    "all but one": (side_by_side(gaussian(5), exponential(1)), "so(5)", 10),
+    "none": (exponential(6), None, 0),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_in_principal_components_no_more_and_no_fewer_rotations_are_found_than_are_kept(kind: str) -> None:
+    """Ten are looked at first, and of Gaussians all are kept."""
+    draw, name, dimension = MANY[kind]
+    found = symmetries_of_components(mixed(draw)(30_000, torch.Generator().manual_seed(0)))
+    assert (found.name, found.dimension) == (name, dimension), found
+
+
+def test_of_more_dimensions_than_samples_can_tell_about_is_said_how_many_would_do() -> None:
+    found = of(gaussian(26), 3000)
+    assert (found.verdict, found.dimension) == (Verdict.TOO_FEW, 0)
+    assert found.samples_needed is not None
+    assert found.samples_needed > 10_000
+
+
+def test_an_algebra_of_more_than_45_dimensions_has_a_name_if_it_is_all_rotations() -> None:
+    frame = torch.eye(12, dtype=torch.float64) + 0.1 * torch.ones(12, 12, dtype=torch.float64)
+    whole = Symmetry(frame @ named("so(12)", 12) @ torch.linalg.inv(frame), Verdict.FOUND, "", "", frame=frame)
+    assert whole.name == "so(12)"
+    assert Symmetry(whole.generators[1:], Verdict.FOUND, "", "", frame=frame).name is None

@@ -101,6 +101,14 @@ def test_labels_that_turn_along() -> None:
     torch.testing.assert_close(found.output_generators, found.generators, atol=0.05, rtol=0)
 
 
+def test_few_labels_that_turn_along_are_not_said_to_have_no_symmetry() -> None:
+    X = noise(300, 2, 3)
+    found = symmetries_of(
+        X, torch.linalg.cross(X[:, 0], X[:, 1]) + X[:, 0] * (X[:, 0] * X[:, 1]).sum(1, keepdim=True).tanh()
+    )
+    assert (found.verdict, found.source) == (Verdict.TOO_FEW, "labels that turn along")
+
+
 def test_points_may_be_moved() -> None:
     X = noise(3000, 3, 2) + 3
     labels = distance(X, 0, 1) + torch.tanh(distance(X, 1, 2) * distance(X, 0, 2))
@@ -164,6 +172,9 @@ def test_what_a_spectrum_comes_to() -> None:
     assert judged([0.02, 0.05, 0.1, 0.2], 0.01) is Verdict.NONE
     assert judged([0.4, 0.5, 0.9, 1.0], 0.1) is Verdict.NONE
     assert judged([0.4, 0.5, 0.9, 1.0], 0.3) is Verdict.TOO_FEW
+    # what fits have in common before a clear step, and a break that is seen between two steps
+    assert judged([0.02, 0.03, 0.08, 1.0], 0.01) is Verdict.FOUND
+    assert judged([0.02, 0.03, 0.18, 0.9], 0.1) is Verdict.TOO_FEW
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
