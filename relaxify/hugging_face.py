@@ -20,7 +20,7 @@ from relaxify.relaxation.controllers.controller import Controller, LearningContr
 from relaxify.relaxation.controllers.schedules import Triangle
 from relaxify.relaxation.optimizing import add_terms, relaxation_parameters
 from relaxify.relaxation.penalties import penalty
-from relaxify.relaxation.pitfalls import PitfallWarning
+from relaxify.relaxation.pitfalls import PitfallWarning, terms_outside
 from relaxify.relaxation.projecting import Mode, project
 from relaxify.relaxation.summary import summary
 from relaxify.relaxation.terms.term import terms_of
@@ -78,8 +78,12 @@ class Relaxation(TrainerCallback, ExportableState):
                 "the model was projected at the end of the last training; make a new Trainer to train it relaxed again, or "
                 "pass Relaxation(..., project_at_end=False) and project it yourself."
             )
+        optimizer = given.get("optimizer")
+        if optimizer is not None and (sentence := terms_outside(model, optimizer)) is not None:
+            warnings.warn(sentence, PitfallWarning, stacklevel=2)
         self.controller = self.make_controller(model, state.max_steps)
-        saved = dict(state.stateful_callbacks.get(type(self).__name__) or {}).get("attributes", {}).get("saved")
+        states: Any = state.stateful_callbacks
+        saved = dict(states.get(type(self).__name__) or {}).get("attributes", {}).get("saved")
         if saved is not None and state.global_step:
             self.controller.load_state_dict(_of_length(saved, state.max_steps))
 
@@ -122,28 +126,32 @@ class WithPenalty(_Trainer):
     class MyTrainer(WithPenalty, Trainer): ...
     """
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The Trainer's loss, and in training the penalty."""
-        found = super().compute_loss(model, inputs, return_outputs=return_outputs, **options)
+        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         relaxation = self._relaxation
         if relaxation is None or not model.training:
             return found
         loss = found[0] if return_outputs else found
-        total = loss + relaxation.penalty(model, loss, self._micro_batches(options.get("num_items_in_batch")))
+        total = loss + relaxation.penalty(model, loss, self._micro_batches(num_items_in_batch))
         return (total, *found[1:]) if return_outputs else total
 
     def create_optimizer(self, *args: Any, **options: Any) -> Optimizer:
         """The Trainer's optimizer, with the terms in a group of their own, without weight decay."""
+        model: Any = self.model
         is_new = getattr(self, "optimizer", None) is None
         optimizer: Optimizer = super().create_optimizer(*args, **options)
-        if is_new and terms_of(self.model):
-            _set_apart(optimizer, self.model)
+        if is_new and terms_of(model):
+            _set_apart(optimizer, model)
         return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """With theta, the mean of its layers, and the mean share of their outputs."""
-        if "loss" in logs and self._relaxation is not None and terms_of(self.model):
-            found = summary(self.model)
+        model: Any = self.model
+        if "loss" in logs and self._relaxation is not None and terms_of(model):
+            found = summary(model)
             layers = list(found.layers.values())
             logs["relaxation_theta"] = sum(layer.theta for layer in layers) / len(layers)
             if found.share is not None:
