@@ -126,3 +126,20 @@ class State(nn.Module):
 def test_state_that_is_written_to_is_no_weight() -> None:
     torch.manual_seed(0)
     assert {site.path for site in plan(State(), "O(3)", example_inputs=torch.randn(20, 3)).sites} == {"mix", "out"}
+
+
+class Indexed(nn.Module):
+    """Vectors that start at zero, gathered by indices that are zeros too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(2, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(len(x), 3, 2)[torch.zeros(len(x), dtype=torch.long)]
+        return x + self.mix(state)[..., 0]
+
+
+def test_zero_state_behind_zero_indices_is_looked_at() -> None:
+    torch.manual_seed(0)
+    assert plan(Indexed(), "O(3)", example_inputs=torch.randn(20, 3)).verdict.is_sound
