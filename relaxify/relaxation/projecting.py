@@ -17,6 +17,7 @@ from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
 from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, never_learned, still_acting
 from relaxify.relaxation.restoring import unguard_loading
+from relaxify.relaxation.terms.copied import follow
 from relaxify.relaxation.terms.folded import FOLDS, Update
 from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
 
@@ -62,6 +63,7 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
         raise ValueError(f"project(mode={mode!r}): unknown; use 'drop', 'fold' or 'fit'.")
     if max_theta is not None and not max_theta >= 0:
         raise ValueError(f"project(max_theta={max_theta}): it bounds |theta|; pass 0 or more.")
+    follow(terms.values())
     _check_theta(terms, max_theta)
     _say_what_is_lost(model, mode)
     owned = list(owned_terms(model))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from relaxify.modules.interrupts import completed
 from relaxify.relaxation.shares import relaxed_share
 from relaxify.relaxation.switching import projected, relaxed
+from relaxify.relaxation.terms.copied import follow
 from relaxify.relaxation.terms.folded import FOLDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.rendered import Rendered
@@ -105,6 +106,7 @@ def summary(model: nn.Module, *, loss: Callable[[], Tensor] | None = None) -> Su
     terms = terms_of(model)
     if not terms:
         raise RuntimeError("the model has no relaxation terms to summarise; call relaxify(model, group) first.")
+    follow(terms.values())
     added = sum(p.numel() for term in terms.values() for p in term.parameters())
     total = sum(p.numel() for p in model.parameters())
     losses = (None, None) if loss is None else relaxed_and_projected_loss(model, loss)

@@ -11,6 +11,7 @@ from torch import nn
 
 from relaxify.modules.interrupts import completed
 from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
+from relaxify.relaxation.terms.copied import follow, note_set
 from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
 
 
@@ -36,6 +37,7 @@ def projected(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _forced(model: nn.Module, value: bool) -> Iterator[None]:
     terms = list(terms_of(model).values())
+    follow(terms)
     before = [term.forced for term in terms]
     try:
         _force(terms, [value] * len(terms))
@@ -86,6 +88,7 @@ def _fill(terms: Mapping[str, Term], values: Mapping[str, float]) -> None:
         terms[path].theta.fill_(number)
         terms[path].finished = False
         terms[path].moves += 1
+        note_set(terms[path])
 
 
 def _by_path(model: nn.Module, terms: Mapping[str, Term], wanted: Mapping[Any, float]) -> dict[str, float]:
@@ -101,6 +104,7 @@ def thetas(model: nn.Module) -> dict[str, float]:
     terms = terms_of(model)
     if not terms:
         raise RuntimeError("the model has no relaxation terms whose theta to tell; call relaxify(model, group) first.")
+    follow(terms.values())
     return {path: float(term.theta) for path, term in terms.items()}
 
 
@@ -116,3 +120,4 @@ def _end(terms: Sequence[Term]) -> None:
             term.theta.zero_()
             term.finished = True
             term.moves += 1
+            note_set(term)

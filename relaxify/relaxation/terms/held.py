@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# torch has it from 2.7 on
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
 
 def held(theta: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """A copy that stays as it is in the graph of this forward pass, compiled or not.
@@ -15,7 +18,7 @@ def held(theta: Float[Tensor, ""]) -> Float[Tensor, ""]:
     >>> theta.zero_(), copy
     (tensor(0.), tensor(0.5000))
     """
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and not _is_exporting():
         return _copy(theta)
     return theta.clone()
 

@@ -15,6 +15,7 @@ from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN
 from relaxify.relaxation.terms.commutant import Commutant
+from relaxify.relaxation.terms.copied import follow, note_load
 from relaxify.sites import EquivariantMap, Path
 from relaxify.spans import Span
 
@@ -115,6 +116,7 @@ class SavedTerm(nn.Module, abc.ABC):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """W as it acts, so that a checkpoint means the same wherever it is read."""
+        follow([self])
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.commutant is not None and not keep_vars:
             destination[f"{prefix}weight"] = self.dense.detach()
@@ -127,6 +129,7 @@ class SavedTerm(nn.Module, abc.ABC):
                 (self.weight if self.config.rank is None else self.up).zero_()
             return
         super()._load_from_state_dict(state_dict, prefix, *args)
+        note_load(self)
 
 
 def _words(value: object) -> str:

@@ -35,6 +35,7 @@ from relaxify.relaxation.sketch import Sketch
 from relaxify.relaxation.terms.added_product import added_rows
 from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN, widened
 from relaxify.relaxation.terms.commutant import Commutant
+from relaxify.relaxation.terms.copied import note_copy
 from relaxify.relaxation.terms.folded import FoldedTerm
 from relaxify.relaxation.terms.held import held
 from relaxify.representations import Representation
@@ -290,6 +291,8 @@ class Term(FoldedTerm):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(vars(self), memo))
+        if twin.theta is not self.theta:
+            note_copy(twin, self, memo)
         return twin
 
     def extra_repr(self) -> str:
