@@ -36,7 +36,7 @@ class CuequivarianceAdapter:
         library = sys.modules.get("cuequivariance_torch")
         if library is None or type(module) is not library.Linear:
             return
-        kind = module.irreps_in.irrep_class.__name__  # type: ignore[union-attr]
+        kind = _kind(module.irreps_in.irrep_class)  # type: ignore[union-attr]
         if (kind, group.name) not in {("SO3", "SO(3)"), ("O3", "SO(3)"), ("O3", "O(3)")}:
             yield Rejected(path, "cuet.Linear", f"its irreps are of {kind}, and {group.name} has other elements")
         elif reason := _unsupported(module):
@@ -50,6 +50,15 @@ class CuequivarianceAdapter:
             self._measured[form] = _layouts(module, group)
         map_ = _map(module, group, *self._measured[form])
         return Site(path, module, map_, functools.partial(_error, module, map_), structure=form)
+
+
+def _kind(irreps: Any) -> str:
+    """The name of a class of irreps, or of the library's own that has the same matrices: MACE's has other products alone."""
+    import cuequivariance
+
+    known = (cuequivariance.O3, cuequivariance.SO3)
+    like = [kind for kind in known if issubclass(irreps, kind) and irreps.X is kind.X]
+    return (like[0] if like else irreps).__name__
 
 
 def _unsupported(module: Any) -> str | None:

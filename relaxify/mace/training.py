@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from relaxify.mace.batches import example_batch, rotated
@@ -76,7 +77,7 @@ class _Run:
         self.loaded: Mapping[str, Any] | None = None
         self.not_loaded: ValueError | None = None
         self.is_trained = False
-        self.penalty = 0.0
+        self.penalty = torch.zeros(())
 
     @property
     def hooks(self) -> dict[HookPoint, Hook]:
@@ -170,7 +171,7 @@ class _Run:
         result = call.proceed()
         if schedule.steps == before:
             raise ValueError("MACE has trained for an epoch without a step that could be relaxed; train it plainly.")
-        _log.info(f"relaxify: Epoch {epoch}: theta={schedule.theta:.4f}, penalty={self.penalty:.3e}")
+        _log.info(f"relaxify: Epoch {epoch}: theta={schedule.theta:.4f}, penalty={float(self.penalty):.3e}")
         return result
 
     def _resume(self, state: Mapping[str, Any]) -> None:
@@ -189,7 +190,7 @@ class _Run:
         def penalised(*args: Any, **kwargs: Any) -> Tensor:
             loss = loss_fn(*args, **kwargs)
             added = penalty(model, relative_to=loss)
-            self.penalty = float(added.detach())
+            self.penalty = added.detach()
             return loss + added
 
         call["loss_fn"] = penalised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 
 import cuequivariance as cue
 import pytest
@@ -42,6 +43,32 @@ def test_the_layouts_are_measured(layout_in: cue.IrrepsLayout, layout_out: cue.I
     }
     assert site.proof is not None
     assert site.proof < 1e-6
+
+
+class OtherProducts(cue.O3):
+    """As MACE's: what is multiplied differs, and how a feature turns does not."""
+
+    @classmethod
+    def iterator(cls) -> Iterator[cue.O3]:
+        return (cls(irrep.l, irrep.p) for irrep in cue.O3.iterator())
+
+    @classmethod
+    def clebsch_gordan(cls, *irreps: cue.O3) -> object:
+        return -cue.O3.clebsch_gordan(*irreps)
+
+
+class OtherMatrices(OtherProducts):
+    X = property(lambda self: -cue.O3(self.l, self.p).X)
+
+
+def test_irreps_of_a_class_of_its_own_are_known_by_their_matrices() -> None:
+    def made(kind: type) -> nn.Module:
+        return nn.Sequential(cuet.Linear(cue.Irreps(kind, IN), cue.Irreps(kind, OUT), layout=cue.ir_mul))
+
+    ((site,), (expected,)) = (plan(made(kind), "O(3)").sites for kind in (OtherProducts, cue.O3))
+    assert (site.map.rep_in.blocks, site.map.paths) == (expected.map.rep_in.blocks, expected.map.paths)
+    (rejected,) = plan(made(OtherMatrices), "O(3)").rejected
+    assert rejected.reason == "its irreps are of OtherMatrices, and O(3) has other elements"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
