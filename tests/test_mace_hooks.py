@@ -83,7 +83,7 @@ def test_a_version_without_a_hook_point_is_refused_before_any_is_hooked(
     point: HookPoint, lack: str, program: types.ModuleType
 ) -> None:
     with (
-        pytest.raises(ValueError, match=rf"{lack}, where .* is tried: {TRIED[0]}"),
+        pytest.raises(ValueError, match=rf"{lack}, where .* is tried: {', '.join(TRIED)}"),
         hooked({SCALE: doubled, point: doubled}),
     ):
         pytest.fail("it was hooked")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TRIED = ("0.3.16",)
-"""Versions of mace-torch with which relaxed trainings are tested."""
+TRIED = ("0.3.13", "0.3.16")
+"""Versions of mace-torch with which relaxed trainings were run."""
 
 INSTALL = "install MACE with all that its training needs: pip install 'relaxify[mace]'"
 
