@@ -31,7 +31,7 @@ MOST_COMPONENTS, MOST_OF_CLASSES, SAMPLES_PER_COMPONENT = 96, 32, 5
 # between numbers of components that are tried
 STEP = 1.35
 # of what can be gained by moving: components that bring less hold noise, and no generator
-NEARLY = 0.1
+NEARLY = 0.2
 
 # of the largest deviation of a component: below it there is rounding
 SMALLEST_DEVIATION = 1e-6
