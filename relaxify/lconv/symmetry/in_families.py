@@ -7,7 +7,6 @@ The generators are applied to templates and never formed. Which combinations are
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.templates import chunks
 from relaxify.lconv.symmetry.view import Resemblance, View, view_of
 from relaxify.lconv.symmetry.white import rank_for
-from relaxify.pages import finite
+from relaxify.rendered import Rendered
 
 FEWEST = 16
 
@@ -36,8 +35,8 @@ FEWEST = 16
 NEARLY_ALONE = 0.98
 
 
-@dataclass(frozen=True, eq=False)
-class FamilySymmetry:
+@dataclass(frozen=True, eq=False, repr=False)
+class FamilySymmetry(Rendered):
     """The generators of a family that a distribution keeps, with what speaks for it and against it.
 
     `coefficients` (dimension, n_L) are of the family's generators, of unit length each. `drifts` are how much each
@@ -157,9 +156,12 @@ class FamilySymmetry:
         drifts = ", ".join(f"{drift.value:.2g} ({drift.error:.1g})" for drift in self.drifts)
         return [*lines, f"  drifts (and standard errors) {drifts}"]
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON, with null in the place of what is not finite."""
-        return json.dumps(finite(self.to_dict()), indent=2)
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The directions, a row each: their drift, its standard error, and whether they are kept."""
+        return [
+            {"direction": place + 1, "drift": drift.value, "error": drift.error, "kept": place < self.dimension}
+            for place, drift in enumerate(self.drifts)
+        ]
 
     def to_html(self, samples: Float[Tensor, "n *shape"] | None = None, *, header: Mapping[str, str] | None = None) -> str:
         """The report as a page that needs no network, as `Symmetry.to_html`."""
