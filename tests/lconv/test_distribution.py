@@ -241,19 +241,10 @@ def test_small_errors_of_the_axes_are_no_break_of_their_group() -> None:
     assert p[1] < 1e-6
 
 
-MANY: dict[str, tuple[Draw, str | None, int]] = {
-    "all": (gaussian(6), "so(6)", 15),
-    "all but one": (side_by_side(gaussian(5), exponential(1)), "so(5)", 10),
-    "none": (exponential(6), None, 0),
-}
-
-
-@pytest.mark.parametrize("kind", MANY)
-def test_in_principal_components_no_more_and_no_fewer_rotations_are_found_than_are_kept(kind: str) -> None:
-    """Ten are looked at first, and of Gaussians all are kept."""
-    draw, name, dimension = MANY[kind]
-    found = symmetries_of_components(mixed(draw)(30_000, torch.Generator().manual_seed(0)))
-    assert (found.name, found.dimension) == (name, dimension), found
+def test_all_rotations_of_principal_components_are_found_where_all_are_kept() -> None:
+    """Ten are looked at first, and then the most broken as well."""
+    found = symmetries_of_components(mixed(gaussian(6))(30_000, torch.Generator().manual_seed(0)))
+    assert (found.name, found.dimension) == ("so(6)", 15), found
 
 
 def test_of_more_dimensions_than_samples_can_tell_about_is_said_how_many_would_do() -> None:
