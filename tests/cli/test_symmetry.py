@@ -168,7 +168,7 @@ def written(folder: Path, text: bytes) -> str:
         (lambda folder: [saved(folder, X=normal(9, 2), Y=normal(8, 1))], "one row for each in both"),
         (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "so(3)"], "acts on 3 dimensions"),
         (lambda folder: [saved(folder, X=normal(9, 2)), "--against", "nonsense"], "'nonsense' names no algebra"),
-        (lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "5"], "cannot tell chance"),
+        (lambda folder: [saved(folder, X=normal(9, 2)), "--resamplings", "5"], "cannot tell a confidence of 95 %"),
         (lambda folder: [saved(folder, X=normal(99, 4, 4)), "--family", "spin"], "--family spin: 'spin' is none; known are"),
         (lambda folder: [saved(folder, X=normal(99, 4)), "--family", "graph"], "name the array (2, edges)"),
         (lambda folder: [saved(folder, X=normal(99, 4)), "--family", "graph", "--edges", "E"], "--edges: "),
