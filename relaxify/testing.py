@@ -17,7 +17,8 @@ from relaxify.graph.inputs import Inputs, map_tensors, tensors_of
 from relaxify.groups import Group
 from relaxify.inspection import OutputAction, Report, inspect
 from relaxify.representations import Representation
-from relaxify.verdicts.actions import InputAction, default_action
+from relaxify.verdicts.action_errors import InputAction
+from relaxify.verdicts.default_action import default_action
 from relaxify.verdicts.features import IrrepsOf
 
 __all__ = ["assert_equivariant", "elements", "equivariance_error"]

@@ -55,7 +55,7 @@ def _of_the_engine(error: BaseException) -> str | None:
     """What the engine says in Python's words, in those of the command line; None for what reads the same in both."""
     from relaxify.checkpoint import TargetExistsError
     from relaxify.graph.inputs import InputsError
-    from relaxify.verdicts.actions import ActionError
+    from relaxify.verdicts.action_errors import ActionError
 
     if isinstance(error, TargetExistsError):
         return exists(error.target)

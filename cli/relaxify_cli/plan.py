@@ -90,6 +90,9 @@ def _print(result: Plan, out: Console) -> None:
     if result.rejected:
         out.print("[bold]Would be left as they are[/bold]")
         out.print(_rejected(result))
+    if result.moved:
+        moved = "; ".join(f"{name}: {what}" for name, what in result.moved.items())
+        out.print(f"Inputs that are moved: {shown(moved)}. The others stay.", soft_wrap=True)
     if result.diverged is not None:
         out.print(f"Runs on x and on g x take different courses from {shown(result.diverged)} on.")
     if result.sites:

@@ -20,7 +20,7 @@ from relaxify.graph.recording import Recording
 from relaxify.graph.weighted_calls import WeightedCall, weighted_calls
 from relaxify.groups import Group
 from relaxify.sites import Rejected, Site
-from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.action_errors import InputAction
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.measuring import Measurement
 from relaxify.verdicts.twin import Twin

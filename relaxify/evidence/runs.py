@@ -17,7 +17,9 @@ from relaxify.graph.recording import Recording, again, record
 from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Group
 from relaxify.random_elements import Element
-from relaxify.verdicts.actions import InputAction, default_action, moves_pixels
+from relaxify.verdicts.action_errors import InputAction
+from relaxify.verdicts.actions import moves_pixels
+from relaxify.verdicts.default_action import default_action
 from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.nearby import nearby
 from relaxify.verdicts.orbits import Actions

@@ -7,7 +7,7 @@ from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.inspecting import inspect
 from relaxify.inspection.monitor import Monitor
 from relaxify.inspection.report import Fault, LayerReport, ModuleReport, NodeReport, OutputReport, Report
-from relaxify.verdicts.actions import OutputAction
+from relaxify.verdicts.action_errors import OutputAction
 from relaxify.verdicts.verdict import Errors
 
 __all__ = [

@@ -21,7 +21,7 @@ from relaxify.inspection.causes import cause_of
 from relaxify.inspection.report import Fault
 from relaxify.relaxation.plan import Plan
 from relaxify.relaxation.planning import Examined
-from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.action_errors import InputAction
 from relaxify.verdicts.generic import move_special
 from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Reason, Status, Verdict, name_of

@@ -26,7 +26,8 @@ from relaxify.relaxation.plan import Plan
 from relaxify.relaxation.planning import Examined, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
-from relaxify.verdicts.actions import InputAction, OutputAction, action_on
+from relaxify.verdicts.action_errors import InputAction, OutputAction
+from relaxify.verdicts.actions import action_on
 from relaxify.verdicts.factors import of_factor
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement

@@ -16,7 +16,7 @@ from relaxify.inspection import derivatives
 from relaxify.inspection.carried import Carried
 from relaxify.inspection.derivatives import Curve, floating
 from relaxify.modules.copies import duplicate
-from relaxify.verdicts.actions import OutputAction
+from relaxify.verdicts.action_errors import OutputAction
 from relaxify.verdicts.state import seeded
 
 

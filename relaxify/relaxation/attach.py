@@ -24,7 +24,7 @@ from relaxify.relaxation.restoring import guard_loading
 from relaxify.relaxation.terms import KINDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.sites import Rejected, RejectionKind, Site
-from relaxify.verdicts.actions import InputAction
+from relaxify.verdicts.action_errors import InputAction
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.verdict import Reason, Status
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from relaxify.groups import Group
@@ -24,6 +24,7 @@ class Plan(Rendered):
 
     `looked_at` counts the model's modules by type. `diverged` is the statement (file:line) from which on runs on transformed
     example inputs took another course, if any did; `verdict` what these say of the model as a whole, None without any.
+    `moved` says in words how the group moves inputs; those that it does not name stay.
     """
 
     page = "plan"
@@ -35,6 +36,7 @@ class Plan(Rendered):
     looked_at: Mapping[str, int]
     diverged: str | None = None
     verdict: Verdict | None = None
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unsound(self) -> tuple[Rejected, ...]:
@@ -50,6 +52,7 @@ class Plan(Rendered):
             "rejected": [{**dataclasses.asdict(each), "reason": each.reason} for each in self.rejected],
             "looked_at": dict(self.looked_at),
             "diverged": self.diverged,
+            "moved": dict(self.moved),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
 
@@ -59,6 +62,7 @@ class Plan(Rendered):
 
     def __str__(self) -> str:
         lines = [f"{len(self.sites)} sites of {self.group.name}"]
+        lines += [f"  input {name}: {what}" for name, what in self.moved.items()]
         lines += [f"  {site.path}: {_map_of(site)}" for site in self.sites]
         lines += [f"  not {rejected.path}: {rejected.op}: {rejected.reason}" for rejected in self.rejected]
         lines += [f"  {UNCHECKED}"] if self.verdict is None else []

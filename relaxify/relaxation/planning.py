@@ -33,7 +33,9 @@ from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.factors import Product, UnderFactor
 from relaxify.relaxation.plan import Plan
 from relaxify.sites import Rejected, RejectionKind, Site
-from relaxify.verdicts.actions import InputAction, OutputAction, action_on
+from relaxify.verdicts.action_errors import InputAction, OutputAction
+from relaxify.verdicts.actions import action_on, told
+from relaxify.verdicts.default_action import default_action
 from relaxify.verdicts.factors import of_one_factor
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement, measurement, spoilt
@@ -90,7 +92,11 @@ def plan(
         raise ValueError("input_irreps says what the example inputs carry; pass example_inputs=(...) too.")
     if example_inputs is not None:
         input_action = action_on(model, group, _inputs(example_inputs), input_action, input_irreps)
-    return plan_and_analysis(model, group, include, exclude, config, overrides, example_inputs, input_action)[0]
+    planned = plan_and_analysis(model, group, include, exclude, config, overrides, example_inputs, input_action)[0]
+    if example_inputs is None:
+        return planned
+    acting = input_action or default_action(planned.group, _inputs(example_inputs))
+    return replace(planned, moved=told(acting, planned.group))
 
 
 def plan_and_analysis(

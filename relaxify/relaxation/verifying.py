@@ -24,7 +24,8 @@ from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.projecting import project
 from relaxify.verdicts import Verdict, measure
-from relaxify.verdicts.actions import InputAction, OutputAction, action_on
+from relaxify.verdicts.action_errors import InputAction, OutputAction
+from relaxify.verdicts.actions import action_on
 from relaxify.verdicts.features import IrrepsOf
 
 ROUNDING = 8

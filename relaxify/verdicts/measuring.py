@@ -15,8 +15,10 @@ from torch.nn.parameter import is_lazy
 from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.grids.pixels import on_pixels
 from relaxify.groups import Group
-from relaxify.verdicts.actions import InputAction, OutputAction, default_action, moves_pixels
+from relaxify.verdicts.action_errors import InputAction, OutputAction
+from relaxify.verdicts.actions import moves_pixels
 from relaxify.verdicts.conclusion import conclude, without_runs
+from relaxify.verdicts.default_action import default_action
 from relaxify.verdicts.draws import Draw, draws
 from relaxify.verdicts.factors import check_commuting, of_one_factor
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special

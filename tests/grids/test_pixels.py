@@ -13,7 +13,7 @@ from relaxify import Group, Representation, inspect, plan, relaxify
 from relaxify.evidence.runs import Observer
 from relaxify.grids.pixels import MovePixels, Pixels, acts_on_grid, on_pixels, order
 from relaxify.grids.taps import grid_action
-from relaxify.verdicts.actions import default_action
+from relaxify.verdicts.default_action import default_action
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NAMES = ["C(2)", "C(4)", "D(1)", "D(2)", "D(4)", "T(2)"]

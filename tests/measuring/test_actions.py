@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from relaxify import Group, inspect
-from relaxify.verdicts.actions import ActionError, Remedy, default_action
+from relaxify.verdicts.action_errors import ActionError, Remedy
+from relaxify.verdicts.default_action import default_action
 
 
 class Update(nn.Module):

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from relaxify import Group
 from relaxify.testing import elements, equivariance_error
 from relaxify.verdicts import Status, measure
-from relaxify.verdicts.actions import ActionError, action_on, default_action
+from relaxify.verdicts.action_errors import ActionError
+from relaxify.verdicts.actions import action_on
+from relaxify.verdicts.default_action import default_action
 from relaxify.verdicts.draws import draws
 
 
