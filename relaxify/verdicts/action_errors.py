@@ -19,7 +19,7 @@ class Remedy(enum.Enum):
     """What the user can do about inputs of which it cannot be told how they move, in the words of Python."""
 
     FUNCTION = "pass input_action=lambda g, inputs: ..., or input_irreps for features"
-    SIZES = "say in input_irreps what it carries, or pass input_action=lambda g, inputs: ..., or other sizes"
+    SIZES = "pass input_action=lambda g, inputs: ..., input_irreps that say what it carries, or inputs of other sizes"
     PIXELS = "pass input_action=relaxify.MovePixels(), MovePixels({{'{name}': axis}}) for vectors on pixels, or other sizes"
     FLOATS = "pass floating-point positions"
     SQUARE = "quarter turns need height = width: pass square images"
