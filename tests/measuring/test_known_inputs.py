@@ -67,7 +67,9 @@ def test_data_objects() -> None:
 
 
 def test_other_names_are_asked_for() -> None:
-    with pytest.raises(ActionError, match=r"input\.0\.frame .* is ambiguous; pass input_action=.*, input_irreps that say what it carries"):
+    with pytest.raises(
+        ActionError, match=r"input\.0\.frame .* is ambiguous; pass input_action=.*, input_irreps that say what it carries"
+    ):
         default_action(G, ({"frame": torch.randn(3, 3)},))
 
 

@@ -158,4 +158,4 @@ def declared_irreps(model: nn.Module, path: str) -> bool:
 
 def same(before: list[Tensor], after: list[Tensor], tolerance: float) -> bool:
     pairs = zip(before, after, strict=True)
-    return all((a - b).norm() <= 100 * tolerance * a.norm() for a, b in pairs if a.is_floating_point())
+    return all((a - b).norm() <= 100 * tolerance * a.norm() for a, b in pairs if a.is_floating_point() or a.is_complex())
