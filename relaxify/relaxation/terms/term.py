@@ -78,7 +78,8 @@ class Term(FoldedTerm):
         self.config = config
         self.keep_relaxed = keep_relaxed
         self.forced: bool | None = None
-        self.moves = self._moves_of_pass = 0
+        self.moves = 0
+        self._moves_of_pass = 0
         self.sketch = Sketch(config)
         # nothing seen yet: every value is below inf and above -inf
         self.attribute_range = like.new_tensor(NOTHING_SEEN)
