@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from networks import Make, cnn_net, e3nn_net, randomise_terms, unchecked, vn_net
+from networks import Make, cnn_net, e3nn_net, randomise_terms, vn_net
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,15 +21,6 @@ MOVES: dict[str, Callable[[nn.Module], Callable[[], None]]] = {
     "Triangle": lambda model: Triangle(model, 8, peak=3.0).step,
     "ACE": lambda model: ACE(model, 8, normalise=False).step,
 }
-
-
-@pytest.fixture
-def compiler() -> Iterator[None]:
-    with unchecked():
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        yield
-        torch._dynamo.reset()
 
 
 def vn_layer() -> tuple[nn.Module, str, tuple[Tensor, ...]]:

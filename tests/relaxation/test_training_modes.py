@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
 from e3nn import o3
-from networks import NETWORKS, WITH_CNN, Make, e3nn_net, randomise_terms, unchecked, vn_net
+from networks import NETWORKS, WITH_CNN, Make, e3nn_net, randomise_terms, vn_net
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -35,16 +34,6 @@ def relaxed_net(make: Make, config: RelaxConfig = RelaxConfig()) -> tuple[nn.Mod
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model, batch
-
-
-@pytest.fixture
-def compiler() -> Iterator[None]:
-    """torch.compile as users have it: from nothing, and without this test run's checks of types."""
-    with unchecked():
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        yield
-        torch._dynamo.reset()
 
 
 @pytest.mark.filterwarnings("ignore")

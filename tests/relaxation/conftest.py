@@ -1,0 +1,19 @@
+"""What tests of this room share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from networks import unchecked
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """torch.compile as users have it: from nothing, and without this test run's checks of types."""
+    with unchecked():
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        yield
+        torch._dynamo.reset()
