@@ -28,7 +28,7 @@ MODES = torch.overrides.__file__
 class Interrupter:
     """Raises KeyboardInterrupt before the `point`-th line that is run; `lines` counts them, and `at` says where it was.
 
-    Of relaxify's files only those that end in `where`.
+    Of relaxify's files, and of torch's that sets modes aside, only those that end in `where`.
     """
 
     def __init__(self, point: int | None, where: str) -> None:
@@ -36,8 +36,8 @@ class Interrupter:
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
         file = frame.f_code.co_filename
-        is_watched = file.startswith(OWN) and file.endswith(self.where)
-        return self.line if is_watched or (file == MODES and not self.where) else None
+        is_watched = file == MODES or file.startswith(OWN)
+        return self.line if is_watched and file.endswith(self.where) else None
 
     def line(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":

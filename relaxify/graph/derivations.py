@@ -20,6 +20,7 @@ from relaxify.graph.assembling import is_blank
 from relaxify.graph.contractions import function_name
 from relaxify.graph.precision import InDouble, widened
 from relaxify.graph.recording import Unkept, opaque, written
+from relaxify.interrupts import under
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,14 @@ class Derivation:
         read = [given[name] if name in given else _attribute(module, name).detach() for name in self.names]
         # steps may write to copies
         values = [widened(value).clone() for value in (*read, *self.constants)]
-        with InDouble():
-            for step in self.steps:
-                args, kwargs = pytree.tree_map_only(Slot, lambda slot: values[slot.number], (step.args, dict(step.kwargs)))
-                values.append(step.function(*args, **kwargs))
+        under(InDouble(), self._replay, values)
         return [values[slot] for slot in self.results]
+
+    def _replay(self, values: list[Any]) -> None:
+        """Append what each step makes of those before."""
+        for step in self.steps:
+            args, kwargs = pytree.tree_map_only(Slot, lambda slot: values[slot.number], (step.args, dict(step.kwargs)))
+            values.append(step.function(*args, **kwargs))
 
     def is_like(self, other: Derivation) -> bool:
         """Whether another derivation makes the same in the same way."""

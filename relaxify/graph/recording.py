@@ -27,6 +27,7 @@ from relaxify.graph.outline import Outline, Point
 from relaxify.graph.script_calls import script_calls
 from relaxify.graph.source_lines import location
 from relaxify.graph.storages import expanded_axes, is_mapped, plain, storage, tensors_in, version
+from relaxify.interrupts import under
 
 Node = fx.Node | Point
 
@@ -89,8 +90,8 @@ def record(
     values are kept, if not all are.
     """
     recorder = _Recorder(model, inputs, keep, injected, outline, copies, wanted)
-    with _calls_seen_by(recorder), script_calls(recorder.scripted), recorder:
-        output = call(model, inputs)
+    with _calls_seen_by(recorder), script_calls(recorder.scripted):
+        output = under(recorder, call, model, inputs)
     with _UNSEEN():
         if not copies:
             recorder.forget_written()

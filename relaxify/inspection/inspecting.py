@@ -20,8 +20,8 @@ from relaxify.inspection.faults import attributed
 from relaxify.inspection.layers import layer_report
 from relaxify.inspection.lie_derivatives import lie_derivatives
 from relaxify.inspection.report import Fault, LayerReport, ModuleReport, NodeReport, OutputReport, Report
+from relaxify.interrupts import undisturbed
 from relaxify.modules.checks import check_is_module, unwrapped
-from relaxify.modules.interrupts import undisturbed
 from relaxify.relaxation.plan import Plan
 from relaxify.relaxation.planning import Examined, plan_and_analysis
 from relaxify.relaxation.switching import relaxed

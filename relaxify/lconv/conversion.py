@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from relaxify.graph.exported import AnyModel, opened
+from relaxify.interrupts import Before
 from relaxify.lconv.graph_layers import AdjacencyLConv, GraphLConv
 from relaxify.lconv.graphs import with_layers
 from relaxify.lconv.layer import LConv, LinearLConv
@@ -18,7 +19,6 @@ from relaxify.lconv.operators import Grid, Shifts
 from relaxify.lconv.swapping import Mode, NoLConvError, is_candidate, swap
 from relaxify.modules.checks import check_is_module, check_model
 from relaxify.modules.copies import copied
-from relaxify.modules.interrupts import Before
 from relaxify.modules.patterns import Pattern, check_patterns, patterns_of, select
 
 LAYERS = (LConv, LinearLConv, GraphLConv, AdjacencyLConv)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from relaxify.modules.interrupts import undisturbed
+from relaxify.interrupts import undisturbed
 from relaxify.modules.substitutes import substitute
 
 Model = TypeVar("Model", bound=nn.Module)

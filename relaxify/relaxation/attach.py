@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from relaxify.graph.complex_values import as_real
 from relaxify.graph.exported import opened
 from relaxify.groups import Group
+from relaxify.interrupts import Before
 from relaxify.modules.hanging import child_name, structure
-from relaxify.modules.interrupts import Before
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.plan import UNCHECKED, Plan

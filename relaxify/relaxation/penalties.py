@@ -16,8 +16,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.interrupts import completed
 from relaxify.intertwiners import lie_derivative
-from relaxify.modules.interrupts import completed
 from relaxify.relaxation.distributed import averaged, replicas_of
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.representations import Representation

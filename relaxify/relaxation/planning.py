@@ -23,9 +23,9 @@ from relaxify.graph.exported import AnyModel, opened
 from relaxify.graph.inputs import Inputs
 from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
+from relaxify.interrupts import undisturbed
 from relaxify.modules.checks import check_has_values, check_model
 from relaxify.modules.hanging import CHILD, hung
-from relaxify.modules.interrupts import undisturbed
 from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
 from relaxify.registry import claims_on

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from relaxify.interrupts import Before
 from relaxify.modules.hanging import copy_without, structure, take_off
-from relaxify.modules.interrupts import Before
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
 from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, never_learned, still_acting

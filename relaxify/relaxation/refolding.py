@@ -10,7 +10,7 @@ import logging
 import torch
 from torch import nn
 
-from relaxify.modules.interrupts import completed
+from relaxify.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.projecting import NewValues, updated
 from relaxify.relaxation.terms.term import Term, owned_terms

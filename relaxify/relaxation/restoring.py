@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from relaxify.interrupts import Before
 from relaxify.modules.hanging import structure
-from relaxify.modules.interrupts import Before
 from relaxify.relaxation.terms.term import Term
 
 _NAME = "load_state_dict"

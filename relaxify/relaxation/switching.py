@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from relaxify.modules.interrupts import completed
+from relaxify.interrupts import completed
 from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
 from relaxify.relaxation.terms.copied import follow, note_set
 from relaxify.relaxation.terms.term import Term, owned_terms, terms_of

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from relaxify.graph.inputs import Inputs
 from relaxify.groups import Group
+from relaxify.interrupts import under
 from relaxify.random_elements import Element
 from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.twin import Runner
@@ -65,8 +66,7 @@ class Dormant:
 
         def run(model: nn.Module, inputs: Inputs) -> Any:
             self._runs.append([])
-            with _Watch(self._runs[-1]):
-                return runner(model, inputs)
+            return under(_Watch(self._runs[-1]), runner, model, inputs)
 
         return run
 

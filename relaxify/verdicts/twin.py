@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from relaxify.graph.inputs import Inputs, InputsError, call
 from relaxify.graph.precision import InDouble, widened
+from relaxify.interrupts import under
 from relaxify.modules.copies import duplicate
 from relaxify.modules.hanging import take_off_all
 from relaxify.verdicts.state import State, seeded
@@ -88,8 +89,9 @@ class Twin:
         self.runs += 1
         mode = InDouble() if self.double else None
         try:
-            with _eagerly(), seeded(seed), torch.inference_mode(False), torch.enable_grad(), mode or nullcontext():
-                output = runner(self.model, duplicate(inputs, lambda tensor: tensor, "the input"))
+            with _eagerly(), seeded(seed), torch.inference_mode(False), torch.enable_grad():
+                given = duplicate(inputs, lambda tensor: tensor, "the input")
+                output = runner(self.model, given) if mode is None else under(mode, runner, self.model, given)
             if self._count() != self._parameters:
                 # layers that a model makes in its first run are there in all others
                 self.settle()

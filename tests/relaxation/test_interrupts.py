@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from e3nn import o3
-from interrupting import Training, anatomy, fingerprint, interrupt, leave_modes, lines_of, process_state
+from interrupting import MODES, Training, anatomy, fingerprint, interrupt, leave_modes, lines_of, process_state
 from networks import unchecked
 from torch import Tensor, nn
 
@@ -272,6 +272,23 @@ def test_a_model_is_relaxed_or_not() -> None:
         action()
     assert torch.equal(model(x), expected)
     assert anatomy(model) == anatomy(twin)
+
+
+def test_an_interrupt_while_torch_has_a_mode_set_aside_is_one() -> None:
+    """Whatever is pushed then ends one too early: an error in that must not hide the interrupt."""
+    torch.manual_seed(0)
+    model, x = Functional(), torch.randn(12, 3)
+    before, process = anatomy(model), process_state()
+
+    def action() -> None:
+        relaxify(model, "O(3)", example_inputs=[x])
+
+    twin = copy.deepcopy(model)
+    lines = lines_of(lambda: relaxify(twin, "O(3)", example_inputs=[x]), Path(MODES).name)
+    for point in range(0, lines, lines // 25):
+        where = interrupt(action, point, Path(MODES).name)
+        assert anatomy(model) == before, where
+        assert process_state() == process, where
 
 
 def test_inspecting_leaves_the_process_as_it_was() -> None:

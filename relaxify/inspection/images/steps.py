@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from relaxify.graph.inputs import Inputs, call, map_tensors, tensors_of
+from relaxify.interrupts import under
 
 STRETCHING = ("adaptive", "interpolate", "upsample")
 
@@ -53,8 +54,8 @@ class Step:
 def run(model: nn.Module, images: Inputs) -> tuple[Any, list[Step]]:
     """The model's output on images that require gradients, and its steps. Its parameters must require none."""
     recorder = _Recorder(model)
-    with _calls_seen_by(recorder, model), recorder:
-        output = call(model, images)
+    with _calls_seen_by(recorder, model):
+        output = under(recorder, call, model, images)
     return output, recorder.steps
 
 

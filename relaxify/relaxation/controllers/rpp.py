@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relaxify.modules.interrupts import completed
+from relaxify.interrupts import completed
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState
 from relaxify.relaxation.pitfalls import Lookout

@@ -21,8 +21,8 @@ from relaxify.graph.complex_values import as_real, contraction_of_parts
 from relaxify.graph.contractions import FACTORIES, Contraction, contraction, function_name
 from relaxify.graph.merged_axes import is_reshape, unmerged
 from relaxify.graph.storages import expanded_axes
+from relaxify.interrupts import under
 from relaxify.modules.hanging import StandIn
-from relaxify.modules.interrupts import under
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.terms.stand_in import StandInTerm
 from relaxify.sites import Site

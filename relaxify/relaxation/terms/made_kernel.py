@@ -15,8 +15,8 @@ from torch import Tensor
 from relaxify.graph.contractions import function_name
 from relaxify.graph.weighted_calls import CONVOLUTIONS
 from relaxify.grids.kernels import Convolution
+from relaxify.interrupts import under
 from relaxify.modules.hanging import StandIn
-from relaxify.modules.interrupts import under
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.counted_passes import is_counted
 from relaxify.relaxation.distributed import with_zero_gradients

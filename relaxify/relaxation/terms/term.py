@@ -24,8 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from relaxify.graph.complex_values import on_parts
 from relaxify.grids.convolution import Patches
+from relaxify.interrupts import aside
 from relaxify.modules.hanging import attach, copy_without, hung
-from relaxify.modules.interrupts import aside
 from relaxify.modules.sharding import is_dtensor, whole
 from relaxify.relaxation.callers import is_within
 from relaxify.relaxation.config import RelaxConfig
