@@ -142,13 +142,24 @@ def plan_and_analysis(
         decided = _as_a_whole(model, claims, judged, examined)
     if not factor:
         selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
+    return _put_together(model, group, decided, examined, selection, overrides, config), examined
+
+
+def _put_together(
+    model: nn.Module,
+    group: Group,
+    decided: Sequence[Site | Rejected],
+    examined: Examined | None,
+    selection: Selection,
+    overrides: Mapping[Pattern, RelaxConfig],
+    config: RelaxConfig,
+) -> Plan:
     sites = tuple(entry for entry in decided if isinstance(entry, Site))
     rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
     configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
     types = Counter(type(module).__name__ for module in model.modules())
     diverged = examined.analysis.evidence.diverged if examined else None
-    verdict = examined.measured.verdict if examined else None
-    return Plan(group, sites, rejected, configs, types, diverged, verdict), examined
+    return Plan(group, sites, rejected, configs, types, diverged, examined.measured.verdict if examined else None)
 
 
 def _plan_of_product(
@@ -167,22 +178,18 @@ def _plan_of_product(
     found = []
     for number, one in enumerate(group.factors):
         of_one = {**given, **of_one_factor(actions, group, number), "factor": True}
-        planned, examined = plan_and_analysis(model, one, include, exclude, config, overrides, **of_one)
-        assert examined is not None
-        found.append((planned, examined))
+        planned, of_runs = plan_and_analysis(model, one, include, exclude, config, overrides, **of_one)
+        assert of_runs is not None
+        found.append((planned, of_runs))
     under = [UnderFactor.of(one.group, (*one.sites, *one.rejected), of_one.analysis) for one, of_one in found]
     product, selection = Product(model, group, under), Selection(model, (), ())
     decided = list(product.decided())
     selection.note(decided)
     given_patterns = {"include": include, "exclude": exclude, "overrides": overrides}
     selection.check({name: patterns_of(name, patterns) for name, patterns in given_patterns.items()})
-    sites = tuple(entry for entry in decided if isinstance(entry, Site))
-    rejected = tuple(entry for entry in decided if isinstance(entry, Rejected))
-    configs = {site.path: selection.value_for(site, overrides, config) for site in sites}
     verdict = of_product(group.name, [of_one.measured.verdict for _, of_one in found])
-    diverged, looked_at = product.analysis.evidence.diverged, found[0][0].looked_at
-    planned = Plan(group, sites, rejected, configs, looked_at, diverged, verdict)
-    return planned, Examined(Measurement(verdict), product.analysis, tuple(found))
+    examined = Examined(Measurement(verdict), product.analysis, tuple(found))
+    return _put_together(model, group, decided, examined, selection, overrides, config), examined
 
 
 @dataclass(frozen=True)

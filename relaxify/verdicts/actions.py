@@ -16,7 +16,7 @@ from relaxify.modules.copies import duplicate
 from relaxify.verdicts.action_errors import ActionError, InputAction, Remedy
 from relaxify.verdicts.default_action import OnAxes, default_action
 from relaxify.verdicts.draws import draws
-from relaxify.verdicts.factors import FactorActions, check_commuting
+from relaxify.verdicts.factors import FactorActions, check_commuting, doubled
 from relaxify.verdicts.features import IrrepsOf, MoveFeatures, features_of
 from relaxify.verdicts.nearby import tensors_in
 
@@ -87,8 +87,8 @@ def _check_infinite(group: Group, inputs: Inputs, action: InputAction | None) ->
     if not infinite:
         return
     act = action or default_action(group, inputs)
-    after = dict(tensors_of(act(draws(group, 0)[0].matrix, duplicate(inputs, _doubled, "the input"))))
-    if name := next((name for name, tensor in infinite.items() if not _same(_doubled(tensor), after.get(name))), None):
+    after = dict(tensors_of(act(draws(group, 0)[0].matrix, duplicate(inputs, doubled, "the input"))))
+    if name := next((name for name, tensor in infinite.items() if not _same(doubled(tensor), after.get(name))), None):
         raise ValueError(f"{name} has infinite (inf) entries, which {group.name} cannot move; pass finite inputs.")
 
 
@@ -103,11 +103,11 @@ def _check_inputs(inputs: Inputs) -> None:
 def _check_action(group: Group, inputs: Inputs, action: InputAction) -> None:
     """ValueError if an action of the user's own cannot be meant: an answer in another form, or the same inputs."""
     # in the precision in which it will be measured
-    before = tensors_in(duplicate(inputs, _doubled, "the input"))
+    before = tensors_in(duplicate(inputs, doubled, "the input"))
     is_moved = False
     for g in draws(group, 0)[:2]:
         # some actions write to what they are given
-        copied = duplicate(inputs, _doubled, "the input")
+        copied = duplicate(inputs, doubled, "the input")
         with torch.no_grad():
             moved = action(g.matrix, copied)
         if not isinstance(moved, dict if isinstance(inputs, dict) else (tuple, list)):
@@ -121,10 +121,6 @@ def _check_action(group: Group, inputs: Inputs, action: InputAction) -> None:
             f"input_action leaves every input unchanged under {group.name}, so nothing can be judged; return the inputs "
             "moved by g, or give inputs that it moves."
         )
-
-
-def _doubled(tensor: Tensor) -> Tensor:
-    return tensor.detach().double() if tensor.is_floating_point() else tensor
 
 
 def _check_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:

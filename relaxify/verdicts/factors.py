@@ -68,7 +68,7 @@ def check_commuting(group: Group, inputs: Inputs, action: Action) -> None:
     for one, other in itertools.combinations(elements, 2):
         first, second = (draws(group.factors[each.number], 0)[0].matrix for each in (one, other))
         runs = [(one, first, other, second), (other, second, one, first)]
-        there, here = (tensors_in(b(h, a(g, duplicate(inputs, _doubled, "the input")))) for a, g, b, h in runs)
+        there, here = (tensors_in(b(h, a(g, duplicate(inputs, doubled, "the input")))) for a, g, b, h in runs)
         for name, value in there.items():
             if name in here and here[name].shape == value.shape and not torch.allclose(here[name], value, atol=1e-6):
                 names = " and ".join(group.factors[each.number].name for each in (one, other))
@@ -78,5 +78,6 @@ def check_commuting(group: Group, inputs: Inputs, action: Action) -> None:
                 )
 
 
-def _doubled(tensor: Tensor) -> Tensor:
+def doubled(tensor: Tensor) -> Tensor:
+    """What is moved to compare it, in float64."""
     return tensor.detach().double() if tensor.is_floating_point() else tensor
