@@ -79,14 +79,14 @@ def under(mode: TorchFunctionMode, function: Callable[P, T], *args: P.args, **kw
     if torch.compiler.is_compiling():
         with mode:
             return function(*args, **kwargs)
-    before, gradients = function_modes(), torch.is_grad_enabled()
+    put_back = _modes_before()
     try:
         torch._C._push_on_torch_function_stack(mode)
         result = function(*args, **kwargs)
         torch._C._pop_torch_function_stack()
         return result
     except BaseException:
-        completed(functools.partial(_set_modes, before, gradients))
+        completed(put_back)
         raise
 
 
@@ -114,18 +114,19 @@ def _set_precision(device_type: str, gradients: bool, autocast: bool) -> None:
     torch.set_autocast_enabled(device_type, autocast)
 
 
-def function_modes() -> list[TorchFunctionMode]:
-    """The modes that this thread is under, the innermost last."""
-    count: int = torch._C._len_torch_function_stack()
-    return [torch._C._get_function_stack_at(index) for index in range(count)]
+def _modes_before() -> Callable[[], Any]:
+    """What puts this thread's modes, and whether gradients are recorded, back as they are now."""
+    modes = [torch._C._get_function_stack_at(index) for index in range(torch._C._len_torch_function_stack())]
+    gradients = torch.is_grad_enabled()
 
+    def put_back() -> None:
+        while torch._C._len_torch_function_stack():
+            torch._C._pop_torch_function_stack()
+        torch._C._set_grad_enabled(gradients)
+        for mode in modes:
+            torch._C._push_on_torch_function_stack(mode)
 
-def _set_modes(modes: list[TorchFunctionMode], gradients: bool) -> None:
-    while torch._C._len_torch_function_stack():
-        torch._C._pop_torch_function_stack()
-    torch._C._set_grad_enabled(gradients)
-    for mode in modes:
-        torch._C._push_on_torch_function_stack(mode)
+    return put_back
 
 
 def undisturbed(function: Callable[P, T]) -> Callable[P, T]:
@@ -147,12 +148,12 @@ def undisturbed(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _process_before() -> Callable[[], Any]:
-    modes, gradients, filters = function_modes(), torch.is_grad_enabled(), warnings.filters
+    put_modes_back, filters = _modes_before(), warnings.filters
     streams = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     hooks = [(table, table.copy()) for table in _hooks_of_all_modules()]
 
     def put_back() -> None:
-        _set_modes(modes, gradients)
+        put_modes_back()
         torch.set_rng_state(streams[0])
         random.setstate(streams[1])
         np.random.set_state(streams[2])  # noqa: NPY002

@@ -65,7 +65,7 @@ def nequip_train(folder: Path) -> Iterator[Train]:
         OmegaConf.save(config, folder / f"{name}.yaml")
         OmegaConf.clear_resolver("training_data_stats")
         _workflow_utils.set_workflow_state(None)
-        quiet = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null")
+        quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null")
         where = ("-cp", str(folder), "-cn", name, f"hydra.run.dir={folder / name}", f"folder={folder}")
         patched.setattr(sys, "argv", ["nequip-train", *where, *quiet, *overrides])
         train.main()
