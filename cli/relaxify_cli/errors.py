@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_OURS = "this looks like a fault of relaxify: --debug shows where."
 FINE, THRESHOLD, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -48,13 +49,13 @@ def _text(error: BaseException) -> str:
         return "this needs more memory than there is; close other programs, or use a larger machine."
     if isinstance(error, ValueError | OSError | ThresholdError):
         return _of_the_engine(error) or on_the_command_line(str(error))
-    return f"unexpected {type(error).__name__}: {error}; this looks like a fault of relaxify: --debug shows where."
+    return f"unexpected {type(error).__name__}: {error}; {_OURS}"
 
 
 def _of_the_engine(error: BaseException) -> str | None:
     """What the engine says in Python's words, in those of the command line; None for what reads the same in both."""
     from relaxify.checkpoint import TargetExistsError
-    from relaxify.graph.inputs import InputsError
+    from relaxify.graph.inputs import InputsError, UnfollowedError
     from relaxify.verdicts.action_errors import ActionError
 
     if isinstance(error, TargetExistsError):
@@ -63,6 +64,8 @@ def _of_the_engine(error: BaseException) -> str | None:
         return f"{on_the_command_line(error.why)}; {_REMEDIES[error.remedy.name]}."
     if isinstance(error, InputsError):
         where = f" in {error.precision}" if error.precision else ""
+        if isinstance(error, UnfollowedError):
+            return f"the model runs, but not while relaxify follows it{where} ({error.why}): {_OURS}"
         return f"the model does not run on the inputs{where} ({error.why}); give the arguments of its forward."
     return None
 

@@ -18,14 +18,41 @@ Inputs = tuple[Any, ...] | dict[str, Any]
 class InputsError(ValueError):
     """Inputs on which a model does not run: `why` says what it raised, and `precision` where it did."""
 
+    said = (
+        "the model does not run on the example inputs{where} ({why}); "
+        "pass example_inputs=(...) with the arguments of its forward."
+    )
+
     def __init__(self, raised: Exception, precision: str = "") -> None:
         first_line = str(raised).partition("\n")[0]
         self.why, self.precision = f"{type(raised).__name__}: {first_line}", precision
         where = f" in {precision}" if precision else ""
-        super().__init__(
-            f"the model does not run on the example inputs{where} ({self.why}); "
-            "pass example_inputs=(...) with the arguments of its forward."
-        )
+        super().__init__(self.said.format(where=where, why=self.why))
+
+
+class UnfollowedError(InputsError):
+    """A model that runs, but not while it is followed: no fault of the model's or of the inputs'."""
+
+    said = (
+        "the model runs on the example inputs, but not while relaxify follows it{where} ({why}): "
+        "this is a fault of relaxify's; please report it with the traceback above."
+    )
+
+
+def not_run(raised: Exception, runs: Callable[[], Any], precision: str = "") -> InputsError:
+    """What to raise of a model that raised while it was followed: `runs` runs it alone, which tells whose fault that is.
+
+    >>> type(not_run(TypeError("no such axis"), lambda: 0)), type(not_run(TypeError("no such axis"), lambda: 1 / 0))
+    (<class 'relaxify.graph.inputs.UnfollowedError'>, <class 'relaxify.graph.inputs.InputsError'>)
+    """
+    if isinstance(raised, MemoryError) or "can't allocate memory" in str(raised):
+        # what is followed is kept, which takes more
+        return InputsError(raised, precision)
+    try:
+        runs()
+    except Exception:
+        return InputsError(raised, precision)
+    return UnfollowedError(raised, precision)
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:

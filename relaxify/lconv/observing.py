@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from relaxify.graph.inputs import InputsError, map_tensors
+from relaxify.graph.inputs import Inputs, call, map_tensors, not_run
 from relaxify.graph.recording import Recording, record
 from relaxify.graph.weighted_calls import shape_of
 from relaxify.lconv.operators.family import Space
+
+T = TypeVar("T")
 
 _FLATTENINGS = {torch.flatten, torch.reshape, Tensor.flatten, Tensor.reshape, Tensor.view}
 
@@ -34,15 +36,19 @@ def observe(model: nn.Module, inputs: tuple[Any, ...]) -> Observed:
     """Run the model once on copies of the inputs, which leaves both unchanged. InputsError if it does not run."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with torch.random.fork_rng(), torch.no_grad():
-            recording = record(model, map_tensors(lambda _, tensor: tensor.clone(), inputs))
+        recording = _run(record, model, inputs)
     except Exception as error:
-        raise InputsError(error) from error
+        raise not_run(error, lambda: _run(call, model, inputs)) from error
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
     return Observed(dict(_shapes(recording)), dict(_flattened(recording)))
+
+
+def _run(runner: Callable[[nn.Module, Inputs], T], model: nn.Module, inputs: Inputs) -> T:
+    with torch.random.fork_rng(), torch.no_grad():
+        return runner(model, map_tensors(lambda _, tensor: tensor.clone(), inputs))
 
 
 def _shapes(recording: Recording) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -6,6 +6,7 @@ run starts from the state that the user's model is in, with the same random numb
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -13,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from relaxify.graph.inputs import Inputs, InputsError, call
+from relaxify.graph.inputs import Inputs, call, not_run
 from relaxify.graph.precision import InDouble, widened
 from relaxify.interrupts import under
 from relaxify.modules.copies import duplicate
@@ -83,24 +85,29 @@ class Twin:
 
         Each `seed` but 0 gives other random numbers, those that the model keeps generators of included.
         """
-        self.restore()
-        if seed:
-            self._state.reseed(seed)
         self.runs += 1
         mode = InDouble() if self.double else None
         try:
-            with _eagerly(), seeded(seed), torch.inference_mode(False), torch.enable_grad():
-                given = duplicate(inputs, lambda tensor: tensor, "the input")
-                output = runner(self.model, given) if mode is None else under(mode, runner, self.model, given)
+            output = self._run(
+                inputs, runner if mode is None else lambda model, given: under(mode, runner, model, given), seed
+            )
             if self._count() != self._parameters:
                 # layers that a model makes in its first run are there in all others
                 self.settle()
             return output
         except Exception as error:
-            raise InputsError(error, "float64" if self.double else str(self.own).removeprefix("torch.")) from error
+            precision = "float64" if self.double else str(self.own).removeprefix("torch.")
+            raise not_run(error, functools.partial(self._run, inputs, call, seed), precision) from error
         finally:
             if mode is not None:
                 self.lowest = max(self.lowest, mode.lowest, key=lambda dtype: torch.finfo(dtype).eps)
+
+    def _run(self, inputs: Inputs, runner: Runner, seed: int) -> Any:
+        self.restore()
+        if seed:
+            self._state.reseed(seed)
+        with _eagerly(), seeded(seed), torch.inference_mode(False), torch.enable_grad():
+            return runner(self.model, duplicate(inputs, lambda tensor: tensor, "the input"))
 
     def rough_runs(self, inputs: Inputs) -> Iterator[Any]:
         """Outputs with constants that differ by about what they were rounded by; none of a model that has none."""
@@ -117,6 +124,10 @@ class Twin:
             for each, value in zip(constants, before, strict=True):
                 each.data.copy_(value)
             self.settle()
+
+
+def _under(mode: TorchFunctionMode, runner: Runner) -> Runner:
+    return lambda model, inputs: under(mode, runner, model, inputs)
 
 
 def _constants(model: nn.Module) -> list[Tensor]:
