@@ -6,7 +6,7 @@ With Accelerate, whose loop is the user's, `attach` of a controller takes the pr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from transformers.trainer_callback import ExportableState
 from relaxify.groups import Group
 from relaxify.relaxation.attach import relaxify
 from relaxify.relaxation.controllers.controller import Controller, LearningController
+from relaxify.relaxation.controllers.lengthening import go_on
 from relaxify.relaxation.controllers.schedules import Triangle
 from relaxify.relaxation.optimizing import add_terms, relaxation_parameters
 from relaxify.relaxation.penalties import penalty
@@ -39,8 +40,9 @@ class Relaxation(TrainerCallback, ExportableState):
       `save_model` writes the plain one. Without it, `relaxify convert` takes the folders that are saved.
 
     Steps are the optimizer's, as the Trainer counts them: not those of micro-batches, and those that a scaler leaves out
-    too. A training that is resumed goes on where it was saved; if it is to be longer or shorter than it was then, theta goes
-    on by the new length, and a warning says so. Use it with `RelaxedTrainer`, which adds the penalty to the loss.
+    too. A training that is resumed goes on where it was saved; if it is to be longer or shorter than it was then, or its
+    controller has another `until` or `peak`, theta goes on by those, and a warning says so. Use it with `RelaxedTrainer`,
+    which adds the penalty to the loss.
 
         trainer = RelaxedTrainer(model, args, train_dataset=data, callbacks=[Relaxation("SO(3)")])
     """
@@ -84,8 +86,8 @@ class Relaxation(TrainerCallback, ExportableState):
         self.controller = self.make_controller(model, state.max_steps)
         states: Any = state.stateful_callbacks
         saved = dict(states.get(type(self).__name__) or {}).get("attributes", {}).get("saved")
-        if saved is not None and state.global_step:
-            self.controller.load_state_dict(_of_length(saved, state.max_steps))
+        if saved is not None and state.global_step and (changed := go_on(self.controller, saved, model)):
+            warnings.warn(changed, PitfallWarning, stacklevel=2)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         if not self.has_penalty:
@@ -174,19 +176,6 @@ class WithPenalty(_Trainer):
 
 class RelaxedTrainer(WithPenalty, Trainer):
     """transformers' Trainer for a relaxed model: give it `Relaxation` among its callbacks."""
-
-
-def _of_length(saved: Mapping[str, Any], total_steps: int) -> dict[str, Any]:
-    """The saved state of a controller, for a training of this length."""
-    before = saved.get("total_steps", total_steps)
-    if before == total_steps:
-        return dict(saved)
-    warnings.warn(
-        f"the training was saved as one of {before:,} steps and goes on as one of {total_steps:,}: so does theta.",
-        PitfallWarning,
-        stacklevel=2,
-    )
-    return {**saved, "total_steps": total_steps}
 
 
 def _set_apart(optimizer: Optimizer, model: nn.Module) -> None:

@@ -6,6 +6,7 @@ The runs are processes of their own, as users start them, each made once for all
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,18 @@ def test_the_terms_have_acted_and_are_over_at_the_end(relaxed: Path) -> None:
 def test_killed_twice_and_resumed_is_as_if_it_had_never_been(relaxed: Path, resumed: Path, stage: str) -> None:
     expected, found = (model_of(run, stage).state_dict() for run in (relaxed, resumed))
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+def test_a_training_that_is_lengthened_goes_on_by_its_new_length_and_says_so(relaxed: Path) -> None:
+    longer = relaxed.with_name("longer")
+    shutil.copytree(relaxed, longer)
+    arguments = (*TRAINING, *RELAXED, "--restart_latest", "--max_num_epochs", "6")
+    done = run(relaxed.parent, "longer", OURS, *arguments)
+    finished(done, relaxed.parent, "longer")
+    begun, now = 4 * STEPS_PER_EPOCH, 6 * STEPS_PER_EPOCH
+    said = f"total_steps is {now}, and was {begun}. From here, step {begun}, theta is that of a training which had been so"
+    assert said in done.stdout + done.stderr
+    assert f"and 0 from step {0.75 * now:g} on." in done.stdout + done.stderr
 
 
 def test_checkpoints_hold_the_terms_and_convert_to_the_model_that_is_saved(relaxed: Path) -> None:

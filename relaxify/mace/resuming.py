@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from relaxify.relaxation.controllers.lengthening import go_on
 from relaxify.relaxation.controllers.schedules import Schedule
 
 KEY = "relaxify"
@@ -50,9 +51,12 @@ def kept(parts: Parts) -> dict[str, Any]:
     return state
 
 
-def resume(parts: Parts, state: Mapping[str, Any]) -> None:
-    """Go on where `state` was kept. The model, the optimizer and its scheduler are MACE's to restore, and are."""
-    parts.schedule.load_state_dict(state["schedule"])
+def resume(parts: Parts, state: Mapping[str, Any]) -> str:
+    """Go on where `state` was kept; what another length of the training does to theta (see `go_on`).
+
+    The model, the optimizer and its scheduler are MACE's to restore, and are.
+    """
+    changed = go_on(parts.schedule, state["schedule"], parts.model)
     torch.set_rng_state(state["random"].cpu())
     if state["cuda_random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda_random"]])
@@ -63,6 +67,7 @@ def resume(parts: Parts, state: Mapping[str, Any]) -> None:
         _put(parts.model, state["average"]["model"])
     if parts.swa is not None and "stage_two" in state:
         parts.swa.scheduler.load_state_dict(dict(state["stage_two"]))
+    return changed
 
 
 @torch.no_grad()

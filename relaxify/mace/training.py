@@ -175,14 +175,10 @@ class _Run:
         return result
 
     def _resume(self, state: Mapping[str, Any]) -> None:
-        schedule = self.parts.schedule
-        steps = schedule.span.total_steps
-        resume(self.parts, state)
+        schedule, changed = self.parts.schedule, resume(self.parts, state)
         _log.info(f"relaxify: goes on after step {schedule.steps}, theta={schedule.theta:.4f}")
-        if (begun := schedule.span.total_steps) != steps:
-            _log.warning(
-                f"relaxify: theta's schedule goes on as it was begun, over {begun} steps; this training has {steps}"
-            )
+        if changed:
+            _log.warning(f"relaxify: {changed}")
 
     def _take_step(self, call: Call) -> Any:
         loss_fn, model = call["loss_fn"], call["model"]
