@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup quick test docs mace fuzz lint types arrows demo bench clean
+.PHONY: help setup quick test docs mace floor fuzz lint types arrows demo bench clean
 
 # The laws of every room, and the whole line on one real model; CONTRIBUTING.md says how this list is kept.
 CORE := $(addprefix tests/, \
@@ -20,6 +20,9 @@ CORE := $(addprefix tests/, \
   $(addprefix inspection/test_, derivatives.py monitor.py report.py) \
   lconv/test_layer.py lconv/test_operators.py lconv/test_pooling.py checkpoint/test_conversion.py cli/test_main.py \
   'test_main_line.py::test_convert_equals_project[vn_pointnet-.pt-None]')
+
+# Warnings of loading e3nn 0.4.4, and of how torch annotates what that scripts.
+OF_E3NN_044 := -W 'ignore:Environment variable TORCH_FORCE:UserWarning' -W 'ignore:The TorchScript type system:UserWarning'
 
 help: ## Say what there is
 	grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +40,10 @@ docs: .venv-docs/.ready ## Build the documentation as a site in build/site; a li
 
 mace: .venv-mace/.ready ## Train with MACE's own program, plainly and relaxed, in an environment of its own
 	OMP_NUM_THREADS=1 .venv-mace/bin/python -m pytest --rootdir environments/mace -c environments/mace/pytest.ini environments/mace
+
+floor: .venv-floor/.ready ## Run the core of the tests on the oldest torch, numpy, scipy and e3nn that are allowed
+	# e3nn 0.4.4 loads its constants in a way that torch 2.6 allows on request only
+	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 .venv-floor/bin/python -m pytest -n 2 $(OF_E3NN_044) $(CORE)
 
 fuzz: $(READY) ## Convert damaged files for a minute (SECONDS=600 for longer)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(or $(SECONDS),60)
@@ -59,7 +66,7 @@ bench: $(READY) ## Measure what a relaxed training step costs, in time and memor
 	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --verdicts
 
 clean: ## Remove .venv, builds and caches
-	rm -rf .venv .venv-docs .venv-mace build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-docs .venv-floor .venv-mace build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -100,4 +107,13 @@ $(READY): pyproject.toml constraints.txt
 	pip install --no-deps --requirement environments/mace/constraints.txt
 	pip install --no-deps --no-build-isolation --editable .
 	pip install --no-deps --target .venv-mace/e3nn-0.6.0 e3nn==0.6.0
+	touch $@
+
+.venv-floor/.ready: pyproject.toml environments/floor/constraints.txt
+	echo "Installing into .venv-floor (torch alone is some 3 GB)"
+	$(PYTHON) -m venv --clear .venv-floor
+	pip() { .venv-floor/bin/python -m pip --disable-pip-version-check --quiet "$$@"; }
+	pip install "$$(grep ^torch== environments/floor/constraints.txt)"
+	pip install --no-deps --requirement environments/floor/constraints.txt
+	pip install --no-deps --editable .
 	touch $@

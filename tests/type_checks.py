@@ -2,6 +2,7 @@
 
 jaxtyping binds each call's arguments before it looks at them, which takes 13 us. Most functions, and those called most, have
 no shapes in their signature, so that there is nothing to bind; without this their checks are most of what inspection costs.
+Functions within functions are not checked: beartype would write and compile its checks again in every call of the outer one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def checked(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     """In place of `jaxtyping.jaxtyped`, as its import hook uses it."""
     if function is None:
         return partial(checked, typechecker=typechecker)
+    if "<locals>" in getattr(function, "__qualname__", ""):
+        return function
     if not isinstance(function, FunctionType) or has_shapes(function):
         return _with_shapes(function, typechecker=typechecker)
     with_types = typechecker(function)

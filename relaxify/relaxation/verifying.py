@@ -159,7 +159,7 @@ def _is_among(sites: Collection[str], path: str, module: nn.Module) -> bool:
 def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Every tensor that comes out, with the same random numbers each time."""
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         try:
             return [value.detach() for _, value in tensors_of(call(model, copy.deepcopy(inputs)), "output")]
         except Exception as error:

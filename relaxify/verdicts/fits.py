@@ -59,11 +59,15 @@ def products_change(values: Values, g: Draw) -> float:
 def _pairs(values: Values, g: Draw, way: Way) -> Iterator[tuple[Tensor, Tensor]]:
     """Feature vectors at h x, placed, and at g h x, wherever both were seen."""
     (axis,) = way.axes
+    elements = [(k.matrix, value) for k, value in values if k is not None]
+    if not elements:
+        return
+    matrices = torch.stack([matrix for matrix, _ in elements])
     for h, value in values:
         target = g.matrix if h is None else g.matrix @ h.matrix
-        other = next((v for k, v in values if k is not None and torch.allclose(k.matrix, target, atol=1e-9)), None)
-        if other is not None:
-            yield _rows(way.placed(g, value), axis), _rows(other, axis)
+        seen = torch.isclose(matrices, target, atol=1e-9).flatten(1).all(1).nonzero()
+        if len(seen):
+            yield _rows(way.placed(g, value), axis), _rows(elements[int(seen[0])][1], axis)
 
 
 def _rows(value: Tensor, axis: int) -> Inexact[Tensor, "rows d"]:

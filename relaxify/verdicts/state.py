@@ -118,7 +118,8 @@ def seeded(seed: int = 0) -> Iterator[None]:
     """The same random numbers from torch, numpy and Python within, and the user's own streams as they were afterwards."""
     python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed writes down the stack for every kind of device, which takes longer than small models do
+        torch.default_generator.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)
         try:

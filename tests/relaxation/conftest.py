@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from networks import unchecked
 
 
 @pytest.fixture
 def compiler() -> Iterator[None]:
     """torch.compile as users have it: from nothing, and without this test run's checks of types."""
+    # a conftest is loaded before types are checked, and so before relaxify may be
+    from networks import unchecked
+
     with unchecked():
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
