@@ -36,7 +36,7 @@ test: lint types arrows ## Run every check: lint, types, arrows, then the tests
 	$(BIN)/python -m pytest -n 2
 
 docs: .venv-docs/.ready ## Build the documentation as a site in build/site; a link that leads nowhere is an error
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 mace: .venv-mace/.ready ## Train with MACE's own program, plainly and relaxed, in an environment of its own
 	OMP_NUM_THREADS=1 .venv-mace/bin/python -m pytest --rootdir environments/mace -c environments/mace/pytest.ini environments/mace

@@ -1,8 +1,9 @@
-"""What every test shares: one thread, fixed seeds, and hypothesis drawing the same examples every time."""
+"""What every test shares: one thread, fixed seeds, the same examples of hypothesis, and pages that show what they print."""
 
 import jaxtyping
 import numpy as np
 import pytest
+import shown_output  # noqa: F401
 import torch
 from hypothesis import HealthCheck, settings
 from type_checks import checked
