@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import linecache
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,9 @@ def _data(value: Any) -> dict[str, Any]:
         value.savefig(file := io.BytesIO(), format="png", dpi=80, bbox_inches="tight")
         data["image/png"] = base64.b64encode(file.getvalue()).decode()
     elif hasattr(value, "_repr_html_"):
-        data["text/html"] = value._repr_html_().splitlines(keepends=True)
+        # where packages are installed is nobody's business
+        page = re.sub(r"[^\s&;>]*/site-packages/", "", value._repr_html_())
+        data["text/html"] = page.splitlines(keepends=True)
     return data
 
 

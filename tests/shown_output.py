@@ -25,22 +25,30 @@ class ShownOutput(DefaultRunner):
         self.last: tuple[str, dict[str, Any], torch.Tensor] | None = None
 
     def runtest(self, test: FenceTestDefinition, args: dict[str, Any], *, asyncio_runner: Any = None) -> None:
-        rest = self._resume(test, args)
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(rest, test.source_path, "exec", dont_inherit=True), args)
+        lines = test.source.splitlines(keepends=True)
+        # the blocks that this one continues stand before it, at their own lines
+        before, block = "".join(lines[: test.start_line]), "\n" * test.start_line + "".join(lines[test.start_line :])
+        if not self._resume(before, args):
+            _printed(before, test.source_path, args)
+        printed = _printed(block, test.source_path, args)
         self.last = (test.source, args, torch.get_rng_state())
         shown = shown_below(test.source_path, test.start_line)
         if shown is not None:
-            assert_shown(shown, printed.getvalue())
+            assert_shown(shown, printed)
 
-    def _resume(self, test: FenceTestDefinition, args: dict[str, Any]) -> str:
-        """The block alone, with what the ones before it have left; or all of them, if they were not the last to run."""
-        if self.last is None or not test.source.startswith(self.last[0]):
-            return test.source
-        before, left, random_state = self.last
-        args.update(left)
-        torch.set_rng_state(random_state)
-        return "\n" * before.count("\n") + test.source[len(before) :]
+    def _resume(self, before: str, args: dict[str, Any]) -> bool:
+        """Take over what the blocks before have left, if they were the last to run."""
+        if self.last is None or self.last[0].rstrip() != before.rstrip():
+            return False
+        args.update(self.last[1])
+        torch.set_rng_state(self.last[2])
+        return True
+
+
+def _printed(source: str, path: Path, namespace: dict[str, Any]) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(source, path, "exec", dont_inherit=True), namespace)
+    return printed.getvalue()
 
 
 def shown_below(page: Path, line: int) -> str | None:

@@ -17,7 +17,7 @@ ROOMS = sorted(
 )
 PAGES = sorted(
     page.relative_to(ROOT)
-    for pattern in ("*.md", "docs/*.md", *(f"{room}/README.md" for room in ROOMS))
+    for pattern in ("*.md", "docs/**/*.md", *(f"{room}/README.md" for room in ROOMS))
     for page in ROOT.glob(pattern)
 )
 
