@@ -23,7 +23,7 @@ def run(notebook: dict[str, Any]) -> list[list[Output]]:
     """What each cell of code puts out, as the notebook format writes it."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     return [
-        _run("".join(cell["source"]), f"<cell {index}>", namespace) for index, cell in enumerate(code_cells(notebook), 1)
+        _run("".join(cell["source"]), f"cell-{index}.py", namespace) for index, cell in enumerate(code_cells(notebook), 1)
     ]
 
 
