@@ -62,8 +62,8 @@ demo: $(READY) ## Train, project, convert and verify a small model
 	$(BIN)/relaxify demo
 
 bench: $(READY) ## Measure what a relaxed training step costs, in time and memory, and what a verdict does
-	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --memory
-	PYTHONPATH=examples:tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --verdicts
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --memory
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --verdicts
 
 clean: ## Remove .venv, builds and caches
 	rm -rf .venv .venv-docs .venv-floor .venv-mace build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """How much ACE's rates matter: a linear layer of vectors learns a linear target that is not equivariant, for 1,500 steps.
 
-`PYTHONPATH=examples python -m benchmarks.ace_rates` writes `results/ace-rates.json`.
+`python -m benchmarks.ace_rates` writes `results/ace-rates.json`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from models.vector_neurons import VNLinear
 from relaxify import ACE, relaxify
 from relaxify.intertwiners import project_to_intertwiners
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.vector_neurons import VNLinear
 
 STEPS = 1500
 RATES = (0.001, 0.01, 0.1)

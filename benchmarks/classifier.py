@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from models.vector_neurons import VNLinear, VNLinearLeakyReLU, edge_features
+from relaxify_examples.models.vector_neurons import VNLinear, VNLinearLeakyReLU, edge_features
 
 
 class NarrowPointNet(nn.Module):

@@ -1,6 +1,6 @@
 """What relaxing does to accuracy: a narrow VN-PointNet on procedural clouds in one pose, plain and in several ways.
 
-PYTHONPATH=examples python -m benchmarks.clouds --seeds 20
+python -m benchmarks.clouds --seeds 20
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a step costs once theta is 0 for good, beside a plain one: SEGNN with terms in its update nets, steps in turn.
 
-`PYTHONPATH=examples:tests python -m benchmarks.ended` writes `results/ended.json`. The time is the processor's, and which of
+`PYTHONPATH=tests python -m benchmarks.ended` writes `results/ended.json`. The time is the processor's, and which of
 the two comes first alternates, since a difference this small drowns in what else the machine does. So what is left of
 relaxing, the calls of the penalty and of the controller, is timed by itself as well.
 """

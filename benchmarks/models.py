@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from models.segnn import SEGNN, fully_connected
-from models.vn_dgcnn import VNDGCNN
-from models.vn_pointnet import VNPointNet
 from relaxify.modules.patterns import Pattern
+from relaxify_examples.models.segnn import SEGNN, fully_connected
+from relaxify_examples.models.vn_dgcnn import VNDGCNN
+from relaxify_examples.models.vn_pointnet import VNPointNet
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def mace_inputs(count: int) -> tuple[Any, ...]:
 
 def steerable_cnn() -> nn.Module:
     """escnn's own style: regular fields of eight turns, pooling, batch norms."""
-    from models.steerable_cnn import SteerableCNN
+    from relaxify_examples.models.steerable_cnn import SteerableCNN
 
     return SteerableCNN(rotations=8)
 

@@ -1,6 +1,6 @@
 """What relaxing does to accuracy on N-body: a narrow SEGNN with terms in its update nets, plain and in several ways.
 
-    PYTHONPATH=examples python -m benchmarks.nbody --seeds 20
+    python -m benchmarks.nbody --seeds 20
 
 The simulated trajectories are the same for all seeds; weights and batches are a seed's own.
 """
@@ -16,9 +16,9 @@ from torch.nn.functional import mse_loss
 
 from benchmarks.arms import ARMS, Budget, Task, fitted
 from benchmarks.pairs import arguments, completed, table
-from models.segnn import SEGNN
-from nbody.evaluate import Batch, mean_square_error, tensors
-from nbody.simulate import ChargedParticles, load
+from relaxify_examples.models.segnn import SEGNN
+from relaxify_examples.nbody.evaluate import Batch, mean_square_error, tensors
+from relaxify_examples.nbody.simulate import ChargedParticles, load
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`clouds.py` with VN-PointNet itself, at a narrow width: all layers of the published network, feature transform too.
 
-PYTHONPATH=examples python -m benchmarks.pointnet --arms plain until=0.5 until=0.25 "as printed"
+python -m benchmarks.pointnet --arms plain until=0.5 until=0.25 "as printed"
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.arms import ARMS, Budget, Task, fitted
 from benchmarks.pairs import arguments, completed, table
 from benchmarks.shapes import SHAPES, clouds
-from models.vn_pointnet import VNPointNet
+from relaxify_examples.models.vn_pointnet import VNPointNet
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What relaxing does where poses are uniform: a student of two Vector Neurons layers learns what a teacher of its kind says.
 
-    PYTHONPATH=examples python -m benchmarks.teacher --seeds 20
+    python -m benchmarks.teacher --seeds 20
 
 Measured is log10 of the test's mean square error over that of a zero output.
 """
@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 
 from benchmarks.arms import ARMS, Budget, Task, fitted
 from benchmarks.pairs import arguments, completed, table
-from models.vector_neurons import VNLeakyReLU, VNLinear
+from relaxify_examples.models.vector_neurons import VNLeakyReLU, VNLinear
 
 
 @dataclass(frozen=True)

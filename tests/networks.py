@@ -12,9 +12,9 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from models.vector_neurons import VNLinear, VNLinearLeakyReLU, VNMaxPool
 from relaxify import penalty, set_theta
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.vector_neurons import VNLinear, VNLinearLeakyReLU, VNMaxPool
 
 Batch = tuple[Tensor, ...]
 Make = Callable[[], tuple[nn.Module, str, Batch]]

@@ -9,10 +9,10 @@ import torch
 from e3nn import o3
 from torch import nn
 
-from models.vector_neurons import VNLinearLeakyReLU
 from relaxify import Group, plan
 from relaxify.proof import structure
 from relaxify_adapters import e3nn
+from relaxify_examples.models.vector_neurons import VNLinearLeakyReLU
 
 MAKERS: dict[str, Callable[[], nn.Module]] = {
     "o3.Linear": lambda: o3.Linear("2x0e+3x1o", "2x0e+3x1o"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import statistics
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,20 +73,10 @@ def _check(result: Any) -> None:
 
 
 def load_experiment() -> Any:
-    """The module examples/nbody/experiment.py, from the checkout if there is one, else from the installed package.
-
-    ValueError, with what to install, if e3nn is missing.
-    """
+    """The module relaxify_examples.nbody.experiment. ValueError, with what to install, if e3nn is missing."""
     if importlib.util.find_spec("e3nn") is None:
         raise ValueError("e3nn is not installed, and the demo's model is built on it; pip install 'relaxify[e3nn]'.")
-    here = Path(__file__).resolve()
-    folders = (here.parents[2] / "examples", here.parent / "examples")
-    found = next((folder for folder in folders if (folder / "nbody" / "experiment.py").is_file()), None)
-    if found is None:
-        raise ValueError(f"examples/nbody is in none of {folders[0]} and {folders[1]}; reinstall relaxify.")
-    if str(found) not in sys.path:
-        sys.path.insert(0, str(found))
-    return importlib.import_module("nbody.experiment")
+    return importlib.import_module("relaxify_examples.nbody.experiment")
 
 
 def _follow(events: Generator[Any, None, Any], console: Console) -> Any:

@@ -15,7 +15,6 @@ from e3nn.util import jit
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.segnn import SEGNN
 from relaxify import Group, RelaxConfig, penalty, plan, project, relaxify, set_theta, summary
 from relaxify.checkpoint.conversion import convert
 from relaxify.intertwiners import project_to_intertwiners
@@ -24,6 +23,7 @@ from relaxify.representations import Representation, slices
 from relaxify.sites import Site
 from relaxify.testing import equivariance_error
 from relaxify_adapters.e3nn import representation, so3_generators
+from relaxify_examples.models.segnn import SEGNN
 
 O3 = Group.parse("O(3)")
 EVERY_ROW = RelaxConfig(rows=None)

@@ -15,7 +15,7 @@ from relaxify import RelaxConfig, Triangle, penalty, project, relaxify, summary
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("escnn.nn")
-    from models.steerable_cnn import SteerableCNN, rotated_digits
+    from relaxify_examples.models.steerable_cnn import SteerableCNN, rotated_digits
 
 STEPS = 6
 

@@ -10,7 +10,7 @@ from relaxify import RelaxConfig, inspect, penalty, plan, relaxify, set_theta
 
 pytest.importorskip("escnn")
 
-from models.steerable_cnn import SteerableCNN
+from relaxify_examples.models.steerable_cnn import SteerableCNN
 
 
 def steerable(*, flips: bool) -> nn.Module:

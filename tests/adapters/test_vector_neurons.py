@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNMaxPool, VNStdFeature
-from models.vn_dgcnn import VNDGCNN
-from models.vn_pointnet import VNPointNet
 from relaxify import Group, RelaxConfig, penalties, penalty, plan, project, relaxify, set_theta, summary
 from relaxify.intertwiners import project_to_intertwiners
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.representations import Representation
 from relaxify.testing import equivariance_error
+from relaxify_examples.models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNMaxPool, VNStdFeature
+from relaxify_examples.models.vn_dgcnn import VNDGCNN
+from relaxify_examples.models.vn_pointnet import VNPointNet
 
 SMALL: dict[str, Any] = {"num_classes": 4, "n_knn": 5, "width": 12}
 NETWORKS = {

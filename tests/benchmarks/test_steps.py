@@ -18,9 +18,9 @@ from benchmarks.models import CASES, Case, particles
 from benchmarks.naive import relax_naively
 from benchmarks.steps import KINDS, step, steps
 from benchmarks.timing import in_turn, ratio
-from models.segnn import SEGNN
 from relaxify import RelaxConfig, penalties, plan, relaxify, set_theta
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.segnn import SEGNN
 
 CPU = torch.device("cpu")
 

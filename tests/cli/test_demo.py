@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ from relaxify_cli.main import run
 def _surroundings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 @pytest.fixture
@@ -143,18 +141,3 @@ def test_missing_e3nn_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert error.count("\n") == 1
     assert "e3nn is not installed" in error
     assert "pip install 'relaxify[e3nn]'" in error
-
-
-def test_a_checkout_wins_over_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a checkout the examples inside the package are taken; without either, the error names both places."""
-    package = tmp_path / "site" / "relaxify_cli"
-    monkeypatch.setattr(module, "__file__", str(package / "demo.py"))
-    with pytest.raises(ValueError, match="reinstall relaxify"):
-        module.load_experiment()
-    for folder in (package / "examples", tmp_path / "examples"):
-        (folder / "nbody").mkdir(parents=True)
-        (folder / "nbody" / "__init__.py").touch()
-        (folder / "nbody" / "experiment.py").write_text(f"where = {str(folder)!r}")
-        for name in [name for name in sys.modules if name.partition(".")[0] == "nbody"]:
-            monkeypatch.delitem(sys.modules, name)
-        assert module.load_experiment().where == str(folder)

@@ -10,11 +10,11 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from models.vn_pointnet import VNPointNet
 from relaxify import Group, plan, project, relaxify
 from relaxify.evidence.analysis import analyse
 from relaxify.evidence.judging import judge_by_data_flow
 from relaxify.sites import EvidenceKind, Features, RejectionKind, Site
+from relaxify_examples.models.vn_pointnet import VNPointNet
 
 
 class ScalarVector(nn.Module):

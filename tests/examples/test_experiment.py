@@ -15,13 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from models.segnn import SEGNN
-from nbody import experiment, training
-from nbody.evaluate import equivariance_error, mean_square_error, parameter_count, tensors
-from nbody.experiment import Result, Settings, Stage, convert, identical, run
-from nbody.simulate import ChargedParticles, simulate
-from nbody.training import Budget, Pair, Step, train_pair
 from relaxify import penalty, project, relaxify, set_theta
+from relaxify_examples.models.segnn import SEGNN
+from relaxify_examples.nbody import experiment, training
+from relaxify_examples.nbody.evaluate import equivariance_error, mean_square_error, parameter_count, tensors
+from relaxify_examples.nbody.experiment import Result, Settings, Stage, convert, identical, run
+from relaxify_examples.nbody.simulate import ChargedParticles, simulate
+from relaxify_examples.nbody.training import Budget, Pair, Step, train_pair
 
 TINY = Settings(epochs=4, train_size=40, validation_size=10, test_size=20, batch_size=20, width=4, num_layers=1)
 

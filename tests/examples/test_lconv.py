@@ -13,12 +13,12 @@ import pytest
 import scipy.stats
 import torch
 
-from lconv import discovery
-from lconv.data import cifar, digits, idx, rotate, split
-from lconv.experiment import Run, Settings, load, paired, runs, save, table
-from lconv.figure import draw
-from lconv.models import MODELS, cnn, lconv, parameters
 from relaxify.lconv import LConv
+from relaxify_examples.lconv import discovery
+from relaxify_examples.lconv.data import cifar, digits, idx, rotate, split
+from relaxify_examples.lconv.experiment import Run, Settings, load, paired, runs, save, table
+from relaxify_examples.lconv.figure import draw
+from relaxify_examples.lconv.models import MODELS, cnn, lconv, parameters
 
 TINY = Settings(seeds=2, epochs=1)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.relaxed_convolution import RelaxedConv
-from models.relaxed_group import RelaxedGroupConv, RelaxedLiftingConv
 from relaxify import plan
+from relaxify_examples.models.relaxed_convolution import RelaxedConv
+from relaxify_examples.models.relaxed_group import RelaxedGroupConv, RelaxedLiftingConv
 
 
 @torch.no_grad()

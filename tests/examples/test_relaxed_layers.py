@@ -23,10 +23,10 @@ with warnings.catch_warnings():
     enn = pytest.importorskip("escnn.nn")
     from escnn import gspaces
 
-    from models.relaxed_convolution import RelaxedConv, approximate_equivariance_loss
-    from models.relaxed_group import RelaxedGroupConv, RelaxedLiftingConv
-    from models.relaxed_scale import RelaxedScaleConv, RelaxedScaleGroupConv
-    from models.relaxed_steerable import RelaxedSteerableConv
+    from relaxify_examples.models.relaxed_convolution import RelaxedConv, approximate_equivariance_loss
+    from relaxify_examples.models.relaxed_group import RelaxedGroupConv, RelaxedLiftingConv
+    from relaxify_examples.models.relaxed_scale import RelaxedScaleConv, RelaxedScaleGroupConv
+    from relaxify_examples.models.relaxed_steerable import RelaxedSteerableConv
 
 Make = Callable[..., RelaxedConv]
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.relaxed_convolution import RelaxedConv
-from models.relaxed_scale import MeanOverScales, RelaxedScaleConv, RelaxedScaleGroupConv, RepeatOverScales
-from models.scale_steerable import Functions, Ladder, hermite_gauss, interpolated
 from relaxify import plan
 from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
+from relaxify_examples.models.relaxed_convolution import RelaxedConv
+from relaxify_examples.models.relaxed_scale import MeanOverScales, RelaxedScaleConv, RelaxedScaleGroupConv, RepeatOverScales
+from relaxify_examples.models.scale_steerable import Functions, Ladder, hermite_gauss, interpolated
 
 BOTH = pytest.mark.parametrize("kind", [RelaxedScaleConv, RelaxedScaleGroupConv])
 FUNCTIONS = st.sampled_from([hermite_gauss(3), hermite_gauss(5), interpolated(3)])

@@ -18,8 +18,8 @@ with warnings.catch_warnings():
     enn = pytest.importorskip("escnn.nn")
     from escnn import gspaces
 
-    from models.relaxed_convolution import RelaxedConv, approximate_equivariance_loss
-    from models.relaxed_steerable import RelaxedSteerableConv, steerable_net
+    from relaxify_examples.models.relaxed_convolution import RelaxedConv, approximate_equivariance_loss
+    from relaxify_examples.models.relaxed_steerable import RelaxedSteerableConv, steerable_net
 
 NETS = pytest.mark.parametrize(("symmetry", "group"), [("rotation", "C(4)"), ("scale", "Scale(2)")])
 

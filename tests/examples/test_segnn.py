@@ -15,7 +15,7 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from models.segnn import SEGNN, SteerableLinear, fully_connected, mean_over_neighbours
+from relaxify_examples.models.segnn import SEGNN, SteerableLinear, fully_connected, mean_over_neighbours
 
 OLDEST = Path(sys.prefix) / "e3nn-0.4.4"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -137,7 +137,7 @@ def test_pickles_copies_and_loads_strictly() -> None:
 @pytest.mark.skipif(not OLDEST.is_dir(), reason="e3nn 0.4.4 is not installed next to the current one")
 def test_the_oldest_e3nn_computes_the_same(tmp_path: Path) -> None:
     program = (
-        "import sys, torch, e3nn; from models.segnn import SEGNN; assert e3nn.__version__ == '0.4.4'\n"
+        "import sys, torch, e3nn; from relaxify_examples.models.segnn import SEGNN; assert e3nn.__version__ == '0.4.4'\n"
         "state, inputs = torch.load(sys.argv[1]); model = SEGNN(4, 2, 2); model.load_state_dict(state, strict=True)\n"
         "torch.save(model(*inputs).detach(), sys.argv[2])"
     )

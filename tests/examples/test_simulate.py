@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nbody import simulate
-from nbody.simulate import ChargedParticles, Trajectories, cache_folder, initial_states, integrate, load
+from relaxify_examples.nbody import simulate
+from relaxify_examples.nbody.simulate import ChargedParticles, Trajectories, cache_folder, initial_states, integrate, load
 
 SHORT = ChargedParticles(frame_in=0, frame_out=1, frame_every=10)
 

@@ -11,8 +11,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smoke.data import LEAD, NAMES, PUBLISHED_DOMAIN, Simulations, Task, Windows, load, members, time_ranges, windows
-from smoke.generation import Symmetry
+from relaxify_examples.smoke.data import (
+    LEAD,
+    NAMES,
+    PUBLISHED_DOMAIN,
+    Simulations,
+    Task,
+    Windows,
+    load,
+    members,
+    time_ranges,
+    windows,
+)
+from relaxify_examples.smoke.generation import Symmetry
 
 
 def numbered(simulations: int, time: int, size: int = 2) -> Tensor:

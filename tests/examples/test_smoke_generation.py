@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors
 
-from smoke import generation
-from smoke.__main__ import main
-from smoke.data import load
-from smoke.generation import (
+from relaxify_examples.smoke import generation
+from relaxify_examples.smoke.__main__ import main
+from relaxify_examples.smoke.data import load
+from relaxify_examples.smoke.generation import (
     BUOYANCIES,
     FULL,
     INFLOWS,

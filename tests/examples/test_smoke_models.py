@@ -8,8 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smoke.generation import SYMMETRIES, Symmetry
-from smoke.models import MODELS, NARROWEST, RPP, Lift, Pathways, decays, fitting_width, own_regulariser, parameter_count
+from relaxify_examples.smoke.generation import SYMMETRIES, Symmetry
+from relaxify_examples.smoke.models import (
+    MODELS,
+    NARROWEST,
+    RPP,
+    Lift,
+    Pathways,
+    decays,
+    fitting_width,
+    own_regulariser,
+    parameter_count,
+)
 
 FRAMES, SIZE = 2, 8
 

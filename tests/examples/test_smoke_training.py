@@ -15,15 +15,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import smoke
 from relaxify import projected, summary
-from smoke import experiment, training
-from smoke.__main__ import main
-from smoke.data import Simulations, Task, Windows, windows
-from smoke.experiment import FULL, GROUPS, ROWS, Run, Settings, runs, table
-from smoke.generation import SYMMETRIES, Symmetry
-from smoke.models import MODELS, Conv, parameter_count
-from smoke.training import Budget, Relaxing, Trained, rmse, rollout, stops, train
+from relaxify_examples.smoke import experiment, training
+from relaxify_examples.smoke.__main__ import main
+from relaxify_examples.smoke.data import Simulations, Task, Windows, windows
+from relaxify_examples.smoke.experiment import FULL, GROUPS, ROWS, Run, Settings, runs, table
+from relaxify_examples.smoke.generation import SYMMETRIES, Symmetry
+from relaxify_examples.smoke.models import MODELS, Conv, parameter_count
+from relaxify_examples.smoke.training import Budget, Relaxing, Trained, rmse, rollout, stops, train
 
 TASK = Task(frames=2, horizon=2, reach=3)
 BUDGET = Budget(epochs=2, settle=100)
@@ -264,7 +263,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         safetensors.torch.save_file({"velocity": velocity}, folder / f"rotation-{index:02d}.safetensors")
 
     arguments = ["train", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--rows", "Conv", "--epochs", "1"]
-    command = [sys.executable, str(Path(smoke.__file__).parent), *arguments, "--symmetries", "rotation"]
+    command = [sys.executable, "-m", "relaxify_examples.smoke", *arguments, "--symmetries", "rotation"]
     done = subprocess.run([*command, "--parameters", "1500"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| Conv | " in done.stdout

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from models.vector_neurons import (
+from relaxify_examples.models.vector_neurons import (
     VNBatchNorm,
     VNLeakyReLU,
     VNLinear,
@@ -19,8 +19,8 @@ from models.vector_neurons import (
     make_pool,
     mean_pool,
 )
-from models.vn_dgcnn import VNDGCNN
-from models.vn_pointnet import STNkd, VNPointNet
+from relaxify_examples.models.vn_dgcnn import VNDGCNN
+from relaxify_examples.models.vn_pointnet import STNkd, VNPointNet
 
 C = 8
 SMALL = {"num_classes": 5, "n_knn": 6, "width": 12}

@@ -8,10 +8,10 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from models.segnn import SEGNN
-from models.vn_dgcnn import VNDGCNN
 from relaxify.graph.inputs import map_tensors, tensors_of
 from relaxify.graph.recording import again, opaque, record
+from relaxify_examples.models.segnn import SEGNN
+from relaxify_examples.models.vn_dgcnn import VNDGCNN
 
 
 class Forces(nn.Module):

@@ -167,8 +167,8 @@ def test_a_function_of_invariants_has_their_group(name: str, signs: str, form: s
 
 
 def test_a_trained_network_shows_the_group_it_was_trained_on() -> None:
-    """With a short training; examples/lconv/discovery.py does both groups over five seeds."""
-    from lconv.discovery import symmetry_of_a_network
+    """With a short training; relaxify_examples.lconv.discovery does both groups over five seeds."""
+    from relaxify_examples.lconv.discovery import symmetry_of_a_network
 
     found = symmetry_of_a_network("so(3)", seed=0, steps=600)
     assert (found.name, found.dimension) == ("so(3)", 3)
@@ -286,7 +286,7 @@ def test_the_generators_of_a_convolution_are_its_translations() -> None:
 
 def test_a_ring_is_learned_from_its_flow() -> None:
     """Low loss with two steps is another generator; the exponential finds the right one."""
-    from lconv.discovery import ring
+    from relaxify_examples.lconv.discovery import ring
 
     exact, coarse = ring(0, "exp", points=7, updates=250), ring(0, 2, points=7, updates=600)
     assert exact.overlap.value > 0.99

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.vector_neurons import VNLinear
 from relaxify import Triangle, penalty, relaxify
+from relaxify_examples.models.vector_neurons import VNLinear
 
 BATCHES, EPOCHS, RATE = 6, 2, 3e-2
 STEPS = BATCHES * EPOCHS

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 
-from models.vector_neurons import VNLinear
 from relaxify import ACE, RECM, Controller, RelaxConfig, Triangle, penalty, project, relaxify, thetas
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.vector_neurons import VNLinear
 
 WORLD = 2
 

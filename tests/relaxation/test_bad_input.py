@@ -14,7 +14,6 @@ from e3nn import o3
 from networks import VNNet, anatomy, unchecked, vn_net
 from torch import nn
 
-from models.vector_neurons import VNLinear
 from relaxify import (
     Constant,
     Cosine,
@@ -30,6 +29,7 @@ from relaxify import (
     set_theta,
     summary,
 )
+from relaxify_examples.models.vector_neurons import VNLinear
 
 
 def says(error: pytest.ExceptionInfo[Exception], *parts: str) -> bool:

@@ -11,9 +11,9 @@ from networks import Make, cnn_net, e3nn_net, randomise_terms, vn_net
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.vector_neurons import VNLinear
 from relaxify import ACE, RelaxConfig, Triangle, penalty, relaxify, set_theta
 from relaxify.relaxation.switching import end_terms
+from relaxify_examples.models.vector_neurons import VNLinear
 
 MOVES: dict[str, Callable[[nn.Module], Callable[[], None]]] = {
     "set_theta": lambda model: lambda: set_theta(model, 2.0),

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from networks import WITH_CNN, Make, cnn_net, e3nn_net, randomise_terms, train, vn_net
 from torch import Tensor, nn
 
-from models.segnn import SEGNN, fully_connected
-from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, diagnose, penalty, project, relaxify, set_theta, thetas
 from relaxify.relaxation.diagnosis import _expected_square
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.segnn import SEGNN, fully_connected
+from relaxify_examples.models.vector_neurons import VNLinear
 
 
 def rotations(count: int) -> Tensor:

@@ -13,7 +13,6 @@ from files import through_file
 from networks import WITH_CNN, Batch, Make, cnn_net, e3nn_net, randomise_terms, unchecked, vn_net
 from torch import Tensor, nn
 
-from models.vector_neurons import VNLinear
 from relaxify import (
     ACE,
     RECM,
@@ -31,6 +30,7 @@ from relaxify import (
 )
 from relaxify.intertwiners import project_to_intertwiners
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.vector_neurons import VNLinear
 
 LEARNING = {
     "ACE": lambda model: ACE(model, 40, primal_rate=0.05, dual_rate=0.05),

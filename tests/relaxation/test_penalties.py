@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from strategies import pairs, random, seeds, term_between
 from torch import Tensor, nn
 
-from models.vector_neurons import VNLinear
 from relaxify import Group, RelaxConfig, Representation, penalty, relaxify, set_theta, summary
 from relaxify.intertwiners import lie_derivative, project_to_intertwiners
 from relaxify.relaxation.penalties import LayerPenalty, layer_penalties
 from relaxify.relaxation.terms.term import Term
+from relaxify_examples.models.vector_neurons import VNLinear
 
 Pair = tuple[Representation, Representation]
 reductions = st.sampled_from(["rms", "norm"])

@@ -14,12 +14,12 @@ from e3nn import o3
 from networks import NETWORKS, WITH_CNN, E3nnNet, Make, VNNet, anatomy, randomise_terms, run
 from torch import Tensor, nn
 
-from models import vector_neurons
-from models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNStdFeature, mix_channels
-from models.vn_pointnet import VNPointNet
 from relaxify import RelaxConfig, plan, project, relaxify
 from relaxify.relaxation.terms.term import terms_of
 from relaxify.sites import RejectionKind
+from relaxify_examples.models import vector_neurons
+from relaxify_examples.models.vector_neurons import VNLeakyReLU, VNLinear, VNLinearLeakyReLU, VNStdFeature, mix_channels
+from relaxify_examples.models.vn_pointnet import VNPointNet
 
 VN_PATHS = ["conv.map_to_feat", "conv.map_to_dir", "pool.map_to_dir", "head.map_to_feat"]
 

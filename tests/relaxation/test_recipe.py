@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from benchmarks.arms import ARMS, Budget, Task, fitted
-from models.vector_neurons import VNLeakyReLU, VNLinear
+from relaxify_examples.models.vector_neurons import VNLeakyReLU, VNLinear
 
 SEEDS = range(4)
 BUDGET = Budget(steps=120, batch=64, rate=3e-2)

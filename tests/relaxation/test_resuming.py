@@ -19,8 +19,8 @@ from relaxed_states import bits
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.vector_neurons import VNLinear
 from relaxify import ACE, RECM, RPP, Constant, Cosine, RelaxConfig, Triangle, penalty, relaxify
+from relaxify_examples.models.vector_neurons import VNLinear
 
 STEPS, NAN_STEPS = 8, (1, 4, 6)
 CONTROLLERS: dict[str, Callable[..., Any]] = {

@@ -10,9 +10,9 @@ from e3nn import o3
 from networks import NETWORKS, WITH_CNN, E3nnNet, Make, VNNet, e3nn_net, randomise_terms, train, vn_net
 from torch import Tensor, nn
 
-from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, Triangle, penalty, projected, relaxed, relaxify, set_theta, summary
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.vector_neurons import VNLinear
 
 EVERY_ROW = RelaxConfig(rows=None)
 

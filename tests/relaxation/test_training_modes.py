@@ -12,10 +12,10 @@ from networks import NETWORKS, WITH_CNN, Make, e3nn_net, randomise_terms, vn_net
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, Triangle, penalties, penalty, project, relaxify, set_theta
 from relaxify.relaxation.config import Reduction
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.vector_neurons import VNLinear
 
 CONFIGS = {
     "rows": RelaxConfig(),

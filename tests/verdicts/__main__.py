@@ -1,4 +1,4 @@
-"""Judge the corpus: PYTHONPATH=examples:tests .venv/bin/python -m verdicts [--json | --table] [DOMAIN ...].
+"""Judge the corpus: PYTHONPATH=tests .venv/bin/python -m verdicts [--json | --table] [DOMAIN ...].
 
 Prints the table of verdicts and what was not right, or all that is measured, as JSON; `--table` writes the rows of these
 domains into the table of docs/inspect.md.

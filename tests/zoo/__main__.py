@@ -1,4 +1,4 @@
-"""Write docs/zoo.md: PYTHONPATH=examples:tests .venv/bin/python -m zoo."""
+"""Write docs/zoo.md: PYTHONPATH=tests .venv/bin/python -m zoo."""
 
 from __future__ import annotations
 

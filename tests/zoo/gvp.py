@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.segnn import fully_connected
+from relaxify_examples.models.segnn import fully_connected
 from zoo.entry import Entry, along, each, paths
 
 Tuple = tuple[Float[Tensor, "rows scalars"], Float[Tensor, "rows vectors 3"]]

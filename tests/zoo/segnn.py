@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.segnn import SEGNN
+from relaxify_examples.models.segnn import SEGNN
 from zoo.entry import Entry, along, paths
 
 

@@ -17,7 +17,7 @@ HEAD = """# The zoo
 Models in `tests/zoo/`, taken from their packages or written there from their papers, at small sizes. Each comes with the
 equivariant linear operations that a person finds by reading its code. This page is generated, in float64 on one thread, by
 
-    PYTHONPATH=examples:tests .venv/bin/python -m zoo
+    PYTHONPATH=tests .venv/bin/python -m zoo
 
 What is measured of each model:
 

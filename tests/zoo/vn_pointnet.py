@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from models.vn_pointnet import VNPointNet
+from relaxify_examples.models.vn_pointnet import VNPointNet
 from zoo.entry import Entry, paths
 from zoo.weights import generic_norms
 

@@ -12,11 +12,11 @@ from e3nn import o3
 from networks import e3nn_net, randomise_terms, unchecked, vn_net
 from torch import Tensor, nn
 
-from models.vector_neurons import VNLinear
 from relaxify import RelaxConfig, penalty, project, relaxify, set_theta, summary
 from relaxify.modules.hanging import probe
 from relaxify.relaxation.terms.merged import MergedTerm
 from relaxify.relaxation.terms.term import terms_of
+from relaxify_examples.models.vector_neurons import VNLinear
 
 IRREPS = ("4x0e+3x1o+2x2e", "3x0e+2x1o+2x1e+1x2e")
 SHAPES = [(4, 3, 3), (4, 3, 3, 10), (4, 3, 3, 10, 2), (30, 23), (2, 15, 23)]

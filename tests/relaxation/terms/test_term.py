@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from models.vector_neurons import VNLeakyReLU, VNLinear
 from relaxify import RelaxConfig, penalties, penalty, project, projected, relaxify, set_theta, summary
 from relaxify.relaxation.terms.term import Term, terms_of
+from relaxify_examples.models.vector_neurons import VNLeakyReLU, VNLinear
 
 CONFIGS = pytest.mark.parametrize("config", [RelaxConfig(), RelaxConfig(rank=2)], ids=["dense", "rank"])
 SKETCHES = pytest.mark.parametrize(

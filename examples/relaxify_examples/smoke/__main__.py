@@ -1,7 +1,7 @@
 """Smoke plumes from the command line.
 
-python examples/smoke generate DATA [--full]
-python examples/smoke train DATA --out DIR [--full] [--rows Equiv Equiv+relax ...]
+python -m relaxify_examples.smoke generate DATA [--full]
+python -m relaxify_examples.smoke train DATA --out DIR [--full] [--rows Equiv Equiv+relax ...]
 """
 
 import argparse
@@ -12,13 +12,10 @@ from pathlib import Path
 
 import torch
 
-# run as a folder, it is on the path and not the one that holds the package
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from smoke.data import load
-from smoke.experiment import FULL as FULL_SETTINGS
-from smoke.experiment import ROWS, Settings, runs, table
-from smoke.generation import FULL, SMALL, SYMMETRIES, generate
+from relaxify_examples.smoke.data import load
+from relaxify_examples.smoke.experiment import FULL as FULL_SETTINGS
+from relaxify_examples.smoke.experiment import ROWS, Settings, runs, table
+from relaxify_examples.smoke.generation import FULL, SMALL, SYMMETRIES, generate
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """CR Table 2: every network on both symmetries over seeds, with and without CR's framework; saved run by run.
 
-python examples/smoke train DATA --out DIR
+python -m relaxify_examples.smoke train DATA --out DIR
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from relaxify.output import write_whole
-from smoke.data import Simulations, Task, windows
-from smoke.generation import SYMMETRIES, Symmetry
-from smoke.models import MODELS, fitting_width, own_regulariser, parameter_count
-from smoke.training import Budget, Relaxing, rmse, train
+from relaxify_examples.smoke.data import Simulations, Task, windows
+from relaxify_examples.smoke.generation import SYMMETRIES, Symmetry
+from relaxify_examples.smoke.models import MODELS, fitting_width, own_regulariser, parameter_count
+from relaxify_examples.smoke.training import Budget, Relaxing, rmse, train
 
 # The scales of the networks' ladder are a factor of sqrt(2) apart.
 GROUPS: dict[Symmetry, str] = {"rotation": "C(4)", "scale": f"Scale({2**0.5})"}

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nbody.simulate import Trajectories
+from relaxify_examples.nbody.simulate import Trajectories
 
 Batch = tuple[Float[Tensor, "graph n 3"], Float[Tensor, "graph n 3"], Float[Tensor, "graph n 1"], Float[Tensor, "graph n 3"]]
 

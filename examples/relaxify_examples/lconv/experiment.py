@@ -2,7 +2,7 @@
 
 There is no augmentation, no tuning and no model selection: what counts is the test accuracy after the last step.
 
-    python examples/lconv/run.py --out DIR
+    python -m relaxify_examples.lconv.run --out DIR
 """
 
 import json
@@ -18,9 +18,9 @@ import scipy.stats
 import torch
 from torch.nn import functional as F
 
-from lconv.data import VARIANTS, Images, Split, split
-from lconv.models import MODELS, parameters
 from relaxify.output import write_whole
+from relaxify_examples.lconv.data import VARIANTS, Images, Split, split
+from relaxify_examples.lconv.models import MODELS, parameters
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lconv.data import VARIANTS
-from lconv.experiment import Run
-from lconv.models import MODELS
 from relaxify.output import write_whole
+from relaxify_examples.lconv.data import VARIANTS
+from relaxify_examples.lconv.experiment import Run
+from relaxify_examples.lconv.models import MODELS
 
 
 def draw(results: list[Run], path: Path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from relaxify.output import write_whole
 
 if TYPE_CHECKING:
-    from nbody.experiment import Result
+    from relaxify_examples.nbody.experiment import Result
 
 
 def draw(result: Result, path: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from smoke.equivariant import ELEMENTS, Between, steered
-from smoke.generation import Symmetry
+from relaxify_examples.smoke.equivariant import ELEMENTS, Between, steered
+from relaxify_examples.smoke.generation import Symmetry
 
 LAYERS = 5
 KERNEL = 3
@@ -125,7 +125,7 @@ def _chain(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 def _steerable(symmetry: Symmetry, frames: int, width: int, *, relaxed: bool) -> nn.Module:
-    from models.relaxed_steerable import steerable_net
+    from relaxify_examples.models.relaxed_steerable import steerable_net
 
     return steerable_net(symmetry, frames=frames, width=width, layers=LAYERS, kernel_size=KERNEL, relaxed=relaxed)
 
@@ -134,7 +134,7 @@ def own_regulariser(name: str) -> Callable[[nn.Module], Tensor] | None:
     """What a network adds to its loss by itself: relaxed steerable convolutions, a measure of how far they are relaxed."""
     if name != "RSteer":
         return None
-    from models.relaxed_convolution import approximate_equivariance_loss
+    from relaxify_examples.models.relaxed_convolution import approximate_equivariance_loss
 
     return approximate_equivariance_loss
 

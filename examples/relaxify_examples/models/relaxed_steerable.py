@@ -15,12 +15,12 @@ from escnn import nn as enn
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.relaxed_convolution import NoActionError, Options, PerTap, RelaxedConv, square
-from models.relaxed_scale import MeanOverScales, RelaxedScaleConv, RepeatOverScales
 from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
 from relaxify.representations import Representation
 from relaxify_adapters.escnn_groups import NotASubgroupError, fibre_of
+from relaxify_examples.models.relaxed_convolution import NoActionError, Options, PerTap, RelaxedConv, square
+from relaxify_examples.models.relaxed_scale import MeanOverScales, RelaxedScaleConv, RepeatOverScales
 
 
 class RelaxedSteerableConv(RelaxedConv):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from smoke.generation import SYMMETRIES, Symmetry
+from relaxify_examples.smoke.generation import SYMMETRIES, Symmetry
 
 Name = Literal["train", "valid", "future", "domain"]
 NAMES: tuple[Name, ...] = ("train", "valid", "future", "domain")

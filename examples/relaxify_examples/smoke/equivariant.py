@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from smoke.generation import Symmetry
+from relaxify_examples.smoke.generation import Symmetry
 
 Kind = Literal["velocity", "hidden"]
 Between = tuple[Kind, Kind]
@@ -32,7 +32,7 @@ def _turned(kinds: Between, fields: tuple[int, int], kernel_size: int) -> nn.Mod
     from escnn import gspaces
     from escnn.nn import FieldType
 
-    from models.relaxed_steerable import RelaxedSteerableConv
+    from relaxify_examples.models.relaxed_steerable import RelaxedSteerableConv
 
     space = gspaces.rot2dOnR2(ELEMENTS["rotation"])
     of = {"velocity": space.irrep(1), "hidden": space.regular_repr}
@@ -41,7 +41,7 @@ def _turned(kinds: Between, fields: tuple[int, int], kernel_size: int) -> nn.Mod
 
 
 def _scaled(kinds: Between, fields: tuple[int, int], kernel_size: int) -> nn.Module:
-    from models.relaxed_scale import MeanOverScales, RelaxedScaleConv, RepeatOverScales
+    from relaxify_examples.models.relaxed_scale import MeanOverScales, RelaxedScaleConv, RepeatOverScales
 
     scales = ELEMENTS["scale"]
     # the two components of a velocity are two fields

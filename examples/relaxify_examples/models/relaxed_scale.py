@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.relaxed_convolution import Options, PerElement, PerTap, RelaxedConv
-from models.scale_steerable import Functions, Ladder, hermite_gauss, interpolated
 from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
 from relaxify.representations import Representation
+from relaxify_examples.models.relaxed_convolution import Options, PerElement, PerTap, RelaxedConv
+from relaxify_examples.models.scale_steerable import Functions, Ladder, hermite_gauss, interpolated
 
 
 class RepeatOverScales(nn.Module):

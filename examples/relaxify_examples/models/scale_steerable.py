@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.relaxed_convolution import NoActionError, hats, square
 from relaxify.grids.taps import tap_positions
 from relaxify.groups import Group
 from relaxify.representations import Representation
+from relaxify_examples.models.relaxed_convolution import NoActionError, hats, square
 
 Functions = Callable[[Float[Tensor, "*points 2"]], Float[Tensor, "*points functions"]]
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vector_neurons import (
+from relaxify_examples.models.vector_neurons import (
     VNBatchNorm,
     VNLinear,
     VNLinearLeakyReLU,

@@ -217,7 +217,7 @@ def approximate_equivariance_loss(model: nn.Module) -> Float[Tensor, ""]:
 
     ValueError if it has none.
 
-    >>> from models.relaxed_group import RelaxedLiftingConv
+    >>> from relaxify_examples.models.relaxed_group import RelaxedLiftingConv
     >>> approximate_equivariance_loss(RelaxedLiftingConv(1, 2, 3)).item()
     0.0
     """

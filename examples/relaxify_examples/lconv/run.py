@@ -1,21 +1,17 @@
 """Run LC sec. 4's experiment, print the table, and write results.json and figure.png.
 
-python examples/lconv/run.py --out DIR [--sizes 8 16] [--layers 1 2] [--mnist IMAGES LABELS] [--cifar FILE ...]
+python -m relaxify_examples.lconv.run --out DIR [--sizes 8 16] [--layers 1 2] [--mnist IMAGES LABELS] [--cifar FILE ...]
 """
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-# as a script, its own folder is on the path and not the one that holds the package
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lconv.data import VARIANTS, Images, cifar, digits, idx
-from lconv.experiment import Run, Settings, runs, save, table
-from lconv.models import MODELS
+from relaxify_examples.lconv.data import VARIANTS, Images, cifar, digits, idx
+from relaxify_examples.lconv.experiment import Run, Settings, runs, save, table
+from relaxify_examples.lconv.models import MODELS
 
 
 def main() -> None:
@@ -38,7 +34,7 @@ def main() -> None:
                 print(f"{run.dataset:18} {run.variant:22} {run.model:22} seed {run.seed}: {run.accuracy:.4f}", flush=True)
                 save(results, settings, arguments.out / "results.json")
     print(table(results))
-    from lconv.figure import draw
+    from relaxify_examples.lconv.figure import draw
 
     draw(results, arguments.out / "figure.png")
 

@@ -3,7 +3,7 @@
 Smoke flows in at one place of a closed square box and is carried along its buoyancy by an incompressible flow. PhiFlow is
 needed here and nowhere else.
 
-    python examples/smoke generate DATA --symmetry rotation
+    python -m relaxify_examples.smoke generate DATA --symmetry rotation
 """
 
 from __future__ import annotations

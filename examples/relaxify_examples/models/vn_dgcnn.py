@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.vector_neurons import VNLinearLeakyReLU, VNStdFeature, edge_features, make_pool
+from relaxify_examples.models.vector_neurons import VNLinearLeakyReLU, VNStdFeature, edge_features, make_pool
 
 
 class VNDGCNN(nn.Module):

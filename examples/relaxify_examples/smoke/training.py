@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from relaxify import RelaxConfig, Triangle, penalty, project, relaxify
-from smoke.data import Windows
-from smoke.models import decays
+from relaxify_examples.smoke.data import Windows
+from relaxify_examples.smoke.models import decays
 
 Regulariser = Callable[[nn.Module], Tensor]
 

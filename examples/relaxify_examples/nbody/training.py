@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nbody.evaluate import Batch, equivariance_error, mean_square_error
 from relaxify import Triangle, penalty, relaxify, summary
+from relaxify_examples.nbody.evaluate import Batch, equivariance_error, mean_square_error
 
 UPDATE_NETS = ("layers.*.update*",)
 

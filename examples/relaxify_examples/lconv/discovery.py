@@ -1,21 +1,16 @@
 """Symmetries read out of what was trained: so(3) and so(1,3) from a network's gradients, a scrambled ring's from its flow.
 
-python examples/lconv/discovery.py
+python -m relaxify_examples.lconv.discovery
 """
 
 import argparse
 import itertools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-# as a script, its own folder is on the path and not the one that holds the package
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from relaxify import Group
 from relaxify.lconv import Dense, Flow, Symmetry, generators, symmetries_of_model

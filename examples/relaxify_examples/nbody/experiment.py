@@ -21,12 +21,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from models.segnn import SEGNN
-from nbody.evaluate import Batch, equivariance_error, mean_square_error, parameter_count, predict, tensors
-from nbody.simulate import ChargedParticles, Split, load
-from nbody.training import Budget, Epoch, Pair, Step, train_pair
 from relaxify import project
 from relaxify.output import write_whole
+from relaxify_examples.models.segnn import SEGNN
+from relaxify_examples.nbody.evaluate import Batch, equivariance_error, mean_square_error, parameter_count, predict, tensors
+from relaxify_examples.nbody.simulate import ChargedParticles, Split, load
+from relaxify_examples.nbody.training import Budget, Epoch, Pair, Step, train_pair
 
 RESULTS = "results.json"
 CHECKPOINT = re.compile(r"seed\d+-(plain|relaxed|projected)\.safetensors")
@@ -201,6 +201,6 @@ def _draw(result: Result, folder: Path) -> Iterator[Stage]:
     if find_spec("matplotlib") is None:
         yield Stage("curves.png is not drawn, for matplotlib is not installed: pip install 'relaxify[plot]'")
         return
-    from nbody.curves import draw
+    from relaxify_examples.nbody.curves import draw
 
     draw(result, folder / "curves.png")
