@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 
 import relaxify
 
@@ -49,5 +51,9 @@ def test_every_package_of_the_wheel_has_a_room_on_the_map() -> None:
     assert [str(room) for room in rooms if f"`{room}/`" not in architecture] == []
 
 
-def test_the_version_is_the_distribution_s() -> None:
-    assert relaxify.__version__ == version("relaxify")
+def test_every_file_names_the_same_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    released = re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert relaxify.__version__ == version("relaxify") == project["version"] == citation["version"] == released[0]
+    assert {reference["url"] for reference in citation["references"]} == set(project["urls"].values())

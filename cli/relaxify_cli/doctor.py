@@ -81,5 +81,5 @@ def _table(found: Mapping[str, Sequence[Need]]) -> Table:
     for name, needs in found.items():
         state = "; ".join(need.why for need in needs) or "works"
         fixes = dict.fromkeys(need.fix for need in needs)
-        table.add_row(shown(name), shown(state), shown("\n".join(fixes)))
+        table.add_row(shown(name), shown(state), "\n".join(map(shown, fixes)))
     return table
