@@ -1,4 +1,5 @@
-# Everything is installed into .venv and nowhere else.
+# Everything is installed into .venv and nowhere else, but for python3-venv: where that is missing, make asks, or is told by
+# SYSTEM_PACKAGES=yes (or no), of make or of the environment.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -74,13 +75,18 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
 	  fail "the pinned packages need Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is none of these: run make PYTHON=python3.12."
 	if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then
-	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
-	    root=$$([ "$$(id -u)" = 0 ] || echo sudo)
-	    echo "Installing python3-venv"
-	    $$root apt-get -qq update && $$root apt-get -qq install -y --no-install-recommends python3-venv >/dev/null || true
+	  missing="'$(PYTHON)' cannot make virtual environments"
+	  command -v apt-get >/dev/null || fail "$$missing: install your system's package for it."
+	  answer="$(SYSTEM_PACKAGES)"
+	  if [ -z "$$answer" ] && [ -t 0 ]; then
+	    read -rp "$$missing. Install python3-venv with apt-get? [y/N] " answer
 	  fi
-	  $(PYTHON) -c 'import ensurepip' 2>/dev/null ||
-	    fail "'$(PYTHON)' cannot make virtual environments: install your system's package for it (Debian: python3-venv)."
+	  [[ "$$answer" =~ ^[Yy] ]] ||
+	    fail "$$missing: install python3-venv (apt-get install python3-venv), or let make do it: make SYSTEM_PACKAGES=yes."
+	  root=$$([ "$$(id -u)" = 0 ] || echo sudo)
+	  echo "Installing python3-venv"
+	  $$root apt-get -qq update && $$root apt-get -qq install -y --no-install-recommends python3-venv >/dev/null || true
+	  $(PYTHON) -c 'import ensurepip' 2>/dev/null || fail "$$missing, with python3-venv either: make PYTHON=python3.12 takes another."
 	fi
 	echo "Installing into .venv (the first time takes some minutes)"
 	[ -e $@ ] || trap '[ -e $@ ] || rm -rf .venv' EXIT

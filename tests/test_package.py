@@ -1,4 +1,4 @@
-"""What is published works in an environment of its own: the wheel, the source distribution, and what both say of themselves."""
+"""What is published works in an environment of its own: the wheel, the source distribution, and what they say."""
 
 from __future__ import annotations
 
