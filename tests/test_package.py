@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import os
 import re
 import subprocess
@@ -15,6 +17,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 
 import pytest
+import readme
 from packaging.requirements import Requirement
 
 import relaxify
@@ -63,25 +66,25 @@ def test_the_wheel_holds_the_packages_and_a_readme_whose_links_lead_somewhere(wh
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command `relaxify` of a new environment, which has the wheel, and what the wheel asks for, without extras."""
+    """The command `relaxify` of a new environment, which has the wheel, and what the wheel and its extra e3nn ask for."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python),
                     "install", "--no-deps", "--no-index", "--no-compile", str(wheel)], check=True)  # fmt: skip
     (site,) = folder.glob("lib/python3*/site-packages")
-    for name in required("relaxify"):
+    for name in required("relaxify", "e3nn"):
         link(distribution(name), site)
     return folder / "bin" / "relaxify"
 
 
-def required(name: str) -> set[str]:
-    """The installed distributions that one needs, and those that these need."""
+def required(name: str, extra: str) -> set[str]:
+    """The installed distributions that one needs with an extra, and those that these need."""
     found: set[str] = set()
     asked = [Requirement(text) for text in requires(name) or ()]
     while asked:
         requirement = asked.pop()
-        if requirement.name in found or not (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+        if requirement.name in found or not (requirement.marker is None or requirement.marker.evaluate({"extra": extra})):
             continue
         with contextlib.suppress(PackageNotFoundError):
             asked += [Requirement(text) for text in requires(requirement.name) or ()]
@@ -96,22 +99,26 @@ def link(package: Distribution, site: Path) -> None:
             (site / name).symlink_to(package.locate_file(name))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--version"], relaxify.__version__),
-        (["plan", "relaxify_examples.models.vn_dgcnn:VNDGCNN", "--group", "SO3"], "15 sites: 7 VNLinearLeakyReLU"),
-        (["doctor"], "torch-geometric is not installed"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_the_wheel_works_in_an_environment_of_its_own(
-    arguments: list[str], expected: str, installed: Path, tmp_path: Path
-) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [installed, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+EVERY_COMMAND = """
+import functools, json, sys
+from relaxify_cli.main import run
+from relaxify_examples.nbody import experiment
+experiment.Settings = functools.partial(experiment.Settings, validation_size=20, test_size=20)
+print(json.dumps([command for command in json.load(sys.stdin) if run(command)]))
+"""
+
+
+def test_the_wheel_does_what_the_readme_says(installed: Path, tmp_path: Path) -> None:
+    """In an environment of its own and another folder; all in one process, but the first."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    start = functools.partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert start([installed, "--version"]).stdout == f"relaxify {relaxify.__version__}\n"
+    readme.write_files(tmp_path)
+    commands = [*(command for command, _ in readme.shown()), *readme.commands(), ["doctor"]]
+    program = [installed.with_name("python"), "-c", EVERY_COMMAND]
+    result = start(program, input=json.dumps(commands))
     assert result.returncode == 0, result.stderr
-    assert expected in result.stdout
+    assert "torch-geometric is not installed" in result.stdout
     assert "\\n" not in result.stdout
+    assert json.loads(result.stdout.splitlines()[-1]) == [], result.stderr

@@ -1,0 +1,58 @@
+"""The README's commands run as they are printed, in any folder, and show what it shows; its other names exist."""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import readme
+
+from relaxify_cli.main import COMMANDS, run
+from relaxify_examples.nbody import experiment
+
+ROOT = readme.README.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    few = functools.partial(experiment.Settings, validation_size=20, test_size=20)
+    monkeypatch.setattr(experiment, "Settings", few)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("arguments", "output"), readme.shown(), ids=lambda value: value[0] if isinstance(value, list) else ""
+)
+def test_a_command_prints_what_is_shown(arguments: list[str], output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """To the digits shown; errors of rounding are any machine's own."""
+    assert run(arguments) == 0
+    seen, expected = (re.sub(r"\de-1[4-7]", "ROUNDING", text) for text in (capsys.readouterr().out, output))
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.OutputChecker().check_output(expected, seen, flags), seen
+
+
+def test_the_commands_follow_one_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme.write_files(folder)
+    failed = {" ".join(arguments): capsys.readouterr().err for arguments in readme.commands() if run(arguments)}
+    assert failed == {}
+    assert len(readme.commands()) >= 9
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    rows = re.findall(r"^\| (`relaxify .*?) \|", readme.README.read_text(), re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`relaxify ([a-z-]+)`", row)}
+    assert named == set(COMMANDS)
+
+
+def test_what_is_to_be_installed_or_made_exists() -> None:
+    text, makefile = readme.README.read_text(), (ROOT / "Makefile").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"pip install \"\.\[([\w-]+)\]\"", text)) <= set(extras)
+    assert [name for name in re.findall(r"`make (\w+)`", text) if f"\n{name}:" not in makefile] == []
