@@ -23,7 +23,13 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "bar_width": _bar_width, "file_name": _file_name, "by_reason": _by_reason}
+    environment.filters |= {
+        "number": _number,
+        "bar_width": _bar_width,
+        "part": _part,
+        "file_name": _file_name,
+        "by_reason": _by_reason,
+    }
     return environment.get_template(f"{name}.html.j2")
 
 
@@ -56,6 +62,11 @@ def _number(value: float | None) -> str:
     if value == 0:
         return "0"
     return f"{value:.1e}" if math.isfinite(value) else str(value)
+
+
+def _part(value: float) -> str:
+    """How red a cell is: the logarithm of the error, from 1e-4 to 1."""
+    return f"{min(max(1 + math.log10(value) / 4, 0.0), 1.0) if value > 0 else 0.0:.2f}"
 
 
 def _bar_width(value: float) -> str:

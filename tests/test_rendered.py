@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import re
 import sys
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 
 from relaxify import RelaxConfig, diagnose, inspect, local_equivariance_error, plan, relaxify, summary
+from relaxify.figures import MOST_ROWS
 from relaxify.lconv import symmetries_of
 from relaxify.output import TargetExistsError
 from relaxify.rendered import LONGEST_REPR, Rendered
@@ -57,6 +60,7 @@ REPORTS: dict[str, tuple[Any, str]] = {
     ),
     "summary": (lambda: summary(trained()), "What the terms do"),
     "report": (lambda: inspect(vectors(), "SO(3)", points()), "No operation breaks the symmetry"),
+    "relaxed report": (lambda: inspect(trained(), "SO(3)", points()), "Terms by irrep and group element"),
     "images": (lambda: local_equivariance_error(cnn(), images(1)), "What each layer adds"),
     "diagnosis": (gradient, "Equivariant share of the gradient"),
     "symmetry": (lambda: symmetries_of(torch.randn(400, 2, generator=torch.Generator().manual_seed(0))), "Spectrum"),
@@ -133,7 +137,8 @@ def test_a_report_is_json(name: str, made: dict[str, Rendered]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("plan", 2), ("plan of nothing", 2), ("summary", 2), ("report", 2), ("diagnosis", 2)]
+    ("name", "rows"),
+    [("plan", 2), ("plan of nothing", 2), ("summary", 2), ("report", 2), ("relaxed report", 2), ("diagnosis", 2)],
 )
 def test_rows_are_layers(name: str, rows: int, made: dict[str, Rendered]) -> None:
     found = made[name].rows()
@@ -176,6 +181,62 @@ def test_a_report_is_saved_whole_by_what_its_file_is_named(made: dict[str, Rende
     with pytest.raises(ValueError, match=r"plan\.txt is neither \.html nor \.json"):
         report.save(tmp_path / "plan.txt")
     assert not (tmp_path / "plan.txt").exists()
+
+
+def test_the_errors_of_a_term_by_irrep_are_those_by_element_taken_together(made: dict[str, Rendered]) -> None:
+    for layer in made["relaxed report"].layers:  # type: ignore[attr-defined]
+        by_element = torch.tensor([error for _, error in layer.by_element])
+        by_irrep = torch.tensor([error for _, error in layer.by_irrep])
+        torch.testing.assert_close(by_irrep.square().sum(), by_element.square().mean())
+        assert len(by_element) == layer.error.count
+        assert float(by_element.mean()) == pytest.approx(layer.error.mean)
+        assert by_element.min() > 0
+
+
+# panels, and what is written on their axes
+FIGURES = {
+    "plan": (1, "parameters"),
+    "plan of nothing": (1, "parameters"),
+    "summary": (2, "|P W| / |W|"),
+    "report": (1, "relative equivariance error under SO(3)"),
+    "relaxed report": (3, "log10 of the error"),
+    "symmetry": (2, "direction (blue: kept)"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_report_is_a_figure_that_pyplot_knows_nothing_of(name: str, made: dict[str, Rendered]) -> None:
+    figure, (panels, label) = made[name].plot(), FIGURES[name]  # type: ignore[attr-defined]
+    figure.savefig(io.BytesIO(), dpi=20)
+    assert figure.canvas.manager is None
+    assert len(figure.axes) == panels
+    assert label in {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())}
+
+
+def test_without_matplotlib(made: dict[str, Rendered], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"relaxify\[plot\]"):
+        made["plan"].plot()  # type: ignore[attr-defined]
+
+
+def test_a_page_of_a_cnn_says_what_its_red_means() -> None:
+    page = Page(inspect(cnn(), "C4", images(1)).to_html()).text
+    assert "in an ordinary CNN all is red from the first convolution on" in page
+
+
+def test_a_thousand_terms_are_a_page_and_a_figure_of_bounded_size(made: dict[str, Any]) -> None:
+    one = made["relaxed report"]
+    layers = tuple(dataclasses.replace(one.layers[0], path=f"layer{number}") for number in range(1000))
+    many = dataclasses.replace(one, layers=layers)
+    page, few = many.to_html(), one.to_html()
+    assert Page(page).rows - Page(few).rows == 2 * 998
+    assert len(page) - len(few) < 1_800_000
+    figure = many.plot()
+    bars, heatmap, _ = figure.axes
+    assert len(bars.patches) == MOST_ROWS
+    assert heatmap.images[0].get_array().shape == (MOST_ROWS, 17)
+    assert bars.get_xlabel().endswith("(the 60 largest of 1,000)")
+    assert figure.get_size_inches()[1] < 16
 
 
 def test_a_thousand_layers_are_a_page_of_bounded_size() -> None:

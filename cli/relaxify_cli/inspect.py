@@ -78,9 +78,9 @@ def inspect(
     if html is not None:
         write_whole(html, report.to_html().encode(), inputs=read, force=force)
     if plot is not None:
-        from relaxify_cli.plots import errors_by_layer, save_figure
+        from relaxify_cli.plots import save_figure
 
-        save_figure(errors_by_layer(report), plot, inputs=read, force=force)
+        save_figure(report.plot(), plot, inputs=read, force=force)
     if as_json:
         say(report.to_json())
     else:

@@ -1,4 +1,4 @@
-"""Figures of a report: the error of each module's output, and what terms do over training (as CR fig. 3)."""
+"""What terms do over training (as CR fig. 3), as a figure, and figures as files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from relaxify.inspection import Report
+from relaxify.figures import figure_of
 
-FLOOR = 1e-17
 PANELS = {
     "theta": "theta",
     "share": "|theta W x| / |f(x)|",
@@ -31,24 +29,6 @@ Lines = dict[str, dict[int, float]]
 """{line: {step: value}}."""
 
 
-def errors_by_layer(report: Report) -> Any:
-    """Bars of the error of every site (of its own term), or of every module's value if there is no site, as a figure."""
-    if report.layers:
-        bars = [(layer.path, layer.error.mean) for layer in report.layers]
-    else:
-        bars = [(module.path or "(the model)", module.error) for module in report.modules]
-    figure, (axes,) = _figure(height=1.2 + 0.22 * len(bars), rows=1)
-    names, values = zip(*bars, strict=True) if bars else ((), ())
-    axes.barh(range(len(names)), [max(value, FLOOR) for value in values], left=FLOOR, color="#3b7dd8")
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlim(FLOOR, max(10.0, *values) if values else 10.0)
-    axes.set_xlabel(f"relative equivariance error under {report.group}")
-    axes.set_title(report.model)
-    return figure
-
-
 def history(log: Path, quantity: str | None = None) -> Any:
     """What a Monitor wrote to a CSV file, over the steps, as a figure (as CR fig. 3b): a panel for each quantity.
 
@@ -58,7 +38,8 @@ def history(log: Path, quantity: str | None = None) -> Any:
     names = [name for name in BY_DEFAULT if name in lines] if quantity is None else [quantity]
     if not names or names[0] not in lines:
         raise ValueError(f"{log} has no {quantity or 'theta'!r}; plot one of the quantities that its Monitor wrote.")
-    figure, panels = _figure(height=4 if len(names) == 1 else 2.2 * len(names), rows=len(names))
+    figure = figure_of(rows=12 if len(names) == 1 else 9 * len(names), width=7)
+    panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, names, strict=True):
         _draw(axes, name, lines[name])
     panels[-1].set_xlabel("step")
@@ -110,12 +91,3 @@ def save_figure(figure: Any, path: Path, *, inputs: Sequence[Path], force: bool,
         raise ValueError(f"{path} has the suffix {path.suffix!r}, which tells no format of pictures; use .png or .svg.")
     figure.savefig(content, dpi=dpi, format=form)
     write_whole(path, content.getvalue(), inputs=inputs, force=force)
-
-
-def _figure(height: float, rows: int) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'relaxify[plot]'") from error
-    figure = Figure(figsize=(7, height), layout="constrained")
-    return figure, figure.subplots(rows, sharex=True, squeeze=False)[:, 0]

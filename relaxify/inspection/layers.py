@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +14,13 @@ from torch import Tensor, fx
 from relaxify.evidence.analysis import Analysis
 from relaxify.graph.inputs import leaves_of
 from relaxify.grids.convolution import Geometry
+from relaxify.groups import Group
 from relaxify.inspection.report import LayerReport
 from relaxify.intertwiners import lie_derivative
 from relaxify.relaxation.terms.term import Term
+from relaxify.representations import Representation, slices
 from relaxify.sites import EquivariantMap, Features, Site
+from relaxify.verdicts.draws import Draw
 from relaxify.verdicts.verdict import Errors
 
 ELEMENTS = 16
@@ -37,6 +43,23 @@ def layer_report(site: Site, term: Term | None, analysis: Analysis) -> LayerRepo
     if term is None or rows is None or _features(term.map) != _features(map_):
         return plain
     return _with_term(plain, site, term, *rows)
+
+
+@functools.lru_cache(16)
+def _elements(group: Group) -> Sequence[Draw]:
+    """Elements drawn at random, the nearest to 1 first."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [Draw(group, (group.random(generator),)) for _ in range(ELEMENTS)]
+    return sorted(drawn, key=lambda g: float((g.matrix - torch.eye(len(g.matrix))).norm()))
+
+
+def _by_irrep(rep_out: Representation, differences: Sequence[Tensor]) -> dict[str, float]:
+    """The root mean square, over elements, of what differs within each irrep of the output."""
+    found: dict[str, float] = {}
+    for block, part in zip(rep_out.blocks, slices(rep_out.blocks), strict=True):
+        square = sum(float(difference[:, part].square().sum()) for difference in differences)
+        found[block.name] = found.get(block.name, 0.0) + square / len(differences)
+    return {name: math.sqrt(square) for name, square in found.items()}
 
 
 def _features(map_: EquivariantMap) -> tuple[Features, Features, tuple[int, int]]:
@@ -86,17 +109,17 @@ def _with_term(plain: LayerReport, site: Site, term: Term, x: Tensor, y_equivari
     def size(matrix: Tensor) -> float:
         return float((x @ matrix.mT).norm()) / scale
 
-    generator = torch.Generator().manual_seed(0)
-    errors = []
-    for _ in range(ELEMENTS):
-        g = rep_in.group.random(generator)
-        errors.append(size(weight @ rep_in.rho(g) - rep_out.rho(g) @ weight))
+    drawn = _elements(rep_in.group)
+    differences = [x @ (weight @ g.by(rep_in) - g.by(rep_out) @ weight).mT / scale for g in drawn]
+    errors = [float(difference.norm()) for difference in differences]
     norm = float(weight.norm())
     projection = term.equivariant_relaxation()
     return replace(
         plain,
         term_parameters=sum(parameter.numel() for parameter in term.parameters()),
         error=Errors.of(errors),
+        by_element=tuple(zip(map(str, drawn), errors, strict=True)),
+        by_irrep=tuple(_by_irrep(rep_out, differences).items()),
         lie=tuple(size(matrix) for matrix in lie_derivative(weight, rep_in, rep_out)),
         weight_error=float((weight - projection).norm()) / norm if norm else 0.0,
         share=size(weight),

@@ -9,12 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from relaxify.figures import errors_of
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.html import page_of
 from relaxify.rendered import Rendered
 from relaxify.verdicts.verdict import Errors, Verdict
+
+if TYPE_CHECKING:
+    from relaxify.figures import Figure
 
 FORMAT = "relaxify-report/1"
 
@@ -37,6 +41,7 @@ class LayerReport:
 
     `lie`: |L_A(theta W) x| / |y| for each generator A; `weight_error`: |W - P_H W| / |W|; `share`: |theta W x| / |y|;
     `drop` and `fold`: how much of its output a projection of this mode takes away. None without a term.
+    `by_element`: the errors, elements nearest to 1 first; `by_irrep`: their root mean square in each irrep of the output.
     """
 
     path: str
@@ -51,6 +56,8 @@ class LayerReport:
     share: float | None = None
     drop: float | None = None
     fold: float | None = None
+    by_element: tuple[tuple[str, float], ...] = ()
+    by_irrep: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,16 @@ class Report(Rendered):
         return [
             {**dataclasses.asdict(each), "error": each.error.mean, "largest": each.error.largest} for each in self.layers
         ]
+
+    def plot(self) -> Figure:
+        """The error of every layer, of terms by irrep and group element too; of modules if there is no layer."""
+        if self.layers:
+            errors = {layer.path: layer.error.mean for layer in self.layers}
+        else:
+            errors = {module.path or "(the model)": module.error for module in self.modules}
+        measured = [layer for layer in self.layers if layer.by_element]
+        heats = {each.path: (dict(each.by_irrep), [error for _, error in each.by_element]) for each in measured}
+        return errors_of(self.model, self.group, errors, heats)
 
     def diff(self, other: Report) -> Diff:
         """What changed from this report to a later one."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from relaxify.figures import parameters_of
 from relaxify.groups import Group
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.rendered import Rendered
 from relaxify.sites import Rejected, Site
 from relaxify.verdicts.verdict import Verdict
+
+if TYPE_CHECKING:
+    from relaxify.figures import Figure
 
 FORMAT = "relaxify-plan/1"
 
@@ -59,6 +63,12 @@ class Plan(Rendered):
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """Every site, and every candidate that is none with its reason, a row each."""
         return [*map(_site, self.sites), *({"path": r.path, "op": r.op, "reason": r.reason} for r in self.rejected)]
+
+    def plot(self) -> Figure:
+        """The parameters of every site, and what its term adds, as a figure."""
+        own = {site.path: site.parameters for site in self.sites}
+        added = {site.path: site.added_parameters for site in self.sites}
+        return parameters_of(f"{len(self.sites)} sites of {self.group.name}", own, added)
 
     def __str__(self) -> str:
         lines = [f"{len(self.sites)} sites of {self.group.name}"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from relaxify.figures import shares_of
 from relaxify.interrupts import completed
 from relaxify.relaxation.shares import relaxed_share
 from relaxify.relaxation.switching import projected, relaxed
@@ -17,6 +18,9 @@ from relaxify.relaxation.terms.copied import follow
 from relaxify.relaxation.terms.folded import FOLDS
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.rendered import Rendered
+
+if TYPE_CHECKING:
+    from relaxify.figures import Figure
 
 FORMAT = "relaxify-summary/1"
 
@@ -80,6 +84,12 @@ class Summary(Rendered):
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """The terms, a row each."""
         return [dataclasses.asdict(layer) for layer in self.layers.values()]
+
+    def plot(self) -> Figure:
+        """What every term does, and how much of it commutes with the group, as a figure."""
+        shares = {path: layer.share or 0.0 for path, layer in self.layers.items()}
+        equivariant = {path: layer.equivariant or 0.0 for path, layer in self.layers.items()}
+        return shares_of({"|theta W x| / |f(x)|": shares, "|P W| / |W|": equivariant})
 
     def __str__(self) -> str:
         head = f"{len(self.layers)} terms, {self.base_parameters:,} + {self.added_parameters:,} parameters"

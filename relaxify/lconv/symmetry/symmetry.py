@@ -9,13 +9,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.algebras import Signature, closure_residual, exponential, orthonormal, structure_constants
+from relaxify.figures import spectrum_of
 from relaxify.groups import Group
 from relaxify.lconv.operators import Dense, Generators
 from relaxify.lconv.symmetry.by_name import named
@@ -25,6 +26,9 @@ from relaxify.lconv.symmetry.page import page_of
 from relaxify.lconv.symmetry.subspaces import Overlap, overlap
 from relaxify.pages import finite
 from relaxify.rendered import Rendered
+
+if TYPE_CHECKING:
+    from relaxify.figures import Figure
 
 POWER = 0.95
 
@@ -219,6 +223,11 @@ class Symmetry(Rendered):
         True
         """
         return page_of(self, self.lines(known), samples, header)
+
+    def plot(self) -> Figure:
+        """The spectrum and the generators as a figure."""
+        values = [] if self.spectrum is None else self.spectrum.tolist()
+        return spectrum_of(self._title, values, list(self.generators.numpy()))
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
