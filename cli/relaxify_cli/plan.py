@@ -162,7 +162,7 @@ def _rejected(result: Plan) -> Table:
     for rejected in result.rejected:
         reasons.setdefault((rejected.op, on_the_command_line(rejected.reason)), []).append(rejected.path or "(the model)")
     for (op, reason), paths in reasons.items():
-        table.add_row(op, shown(reason), shown("\n".join(paths)))
+        table.add_row(op, shown(reason), "\n".join(map(shown, paths)))
     return table
 
 

@@ -161,6 +161,7 @@ def test_without_inputs_it_says_what_they_would_tell(file: Path, capsys: pytest.
     code, output = plan(capsys, f"{file}:Net", "-g", "O3")
     assert code == 2
     assert "its type proves nothing; give --inputs" in " ".join(output.split())
+    assert "\\n" not in output
     assert "No layer can be relaxed for O(3)." in output
 
 
