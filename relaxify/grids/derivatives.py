@@ -36,7 +36,8 @@ def spectral(value: Float[Tensor, "..."], axis: int) -> Float[Tensor, "..."]:
     if size % 2 == 0:
         # the highest wave has no real derivative on the grid
         frequency[-1] = 0
-    waves = torch.fft.rfft(value.movedim(axis, -1))
+    # MKL has refused values that are one in memory, as expanded ones are
+    waves = torch.fft.rfft(value.movedim(axis, -1).contiguous())
     return torch.fft.irfft(1j * frequency * waves, n=size).movedim(-1, axis)
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from relaxify.algebras import closure_residual
 from relaxify.lconv.operators import Dense, Generators
 from relaxify.lconv.operators.family import Space
+from relaxify.lconv.operators.grid import with_row
 
 # cosets that hold more than this share of all points are as fast to average by their matrix
 DENSE = 0.25
@@ -122,7 +123,7 @@ class CosetPool(nn.Module):
         if self.learnable or (self.form == "average" and self.points.shape[1] > DENSE * flat.shape[2]):
             return flat @ self.matrix.mT
         # (coarse, points of one, batch * channels): whole rows are what is read and added fast
-        rows = F.pad(flat.permute(2, 0, 1).flatten(1), (0, 0, 0, 1), value=-math.inf if self.form == "max" else 0.0)
+        rows = with_row(flat.permute(2, 0, 1).flatten(1), -math.inf if self.form == "max" else 0.0)
         held = F.embedding(self.points, rows)
         if self.form == "max":
             return held.amax(1).T.unflatten(0, flat.shape[:2])

@@ -15,7 +15,7 @@ from relaxify.groups import Group
 from relaxify.sites import Features
 from relaxify.verdicts.action_errors import ActionError, InputAction, Remedy
 from relaxify.verdicts.factors import FactorActions
-from relaxify.verdicts.known_inputs import POSITIONS, axes_by_name
+from relaxify.verdicts.known_inputs import EDGES, POSITIONS, axes_by_name
 
 
 def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) -> InputAction:
@@ -25,8 +25,9 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
     under translations T(n) an input that is alone, with an axis of size n, holds positions, x + t; under E(n), SE(n) and
     Aff(n) the only one with such an axis. Each factor of a product acts so. Inputs that are `named` move otherwise; so do
     one-hot codes beside vectors. What atomistic models call their inputs (positions, cell, shifts, stress) decides first.
-    ValueError if no input has such an axis or is an image, or one has several, or if codes may be vectors: then only the
-    user can say.
+    Under S(n) edges between the n, by the names that graph networks give them, are between the same as before.
+    ValueError if no input has such an axis or is an image, or one has several, or if codes may be vectors, or whole numbers
+    may number what is permuted: then only the user can say.
     """
     if group.factors:
         actions = tuple(default_action(factor, inputs, named) for factor in group.factors)
@@ -41,13 +42,14 @@ def default_action(group: Group, inputs: Inputs, named: Collection[str] = ()) ->
     others = [(name, tensor) for name, tensor in others if name not in known]
     axes = {name: found[0] for name, tensor in others if (found := _vector_axes(group, name, tensor))}
     axes = _without_codes(group, dict(others), axes)
-    _check_whole_numbers(group, inputs, axes)
+    numbering = _numbering(group, inputs) if axes else frozenset()
+    _check_whole_numbers(group, inputs, axes, numbering)
     if images:
         return MovePixels(axes)
     moved = {name: (axis,) for name, axis in axes.items()} | {name: of_name for name, of_name in known.items() if of_name}
     if not moved and not named:
         return _positions(group, others) or _refuse(group, inputs)
-    return OnAxes(moved)
+    return OnAxes(moved, numbering=numbering)
 
 
 def _without_codes(group: Group, tensors: Mapping[str, Tensor], axes: Mapping[str, int]) -> dict[str, int]:
@@ -64,14 +66,41 @@ def _without_codes(group: Group, tensors: Mapping[str, Tensor], axes: Mapping[st
     return {name: axis for name, axis in axes.items() if name not in codes}
 
 
-def _check_whole_numbers(group: Group, inputs: Inputs, axes: Mapping[str, int]) -> None:
+def _numbering(group: Group, inputs: Inputs) -> frozenset[str]:
+    """The inputs that are edges between what is permuted."""
+    if not _permutes_all(group):
+        return frozenset()
+    named = [(name, tensor) for name, tensor in tensors_of(inputs) if name.rpartition(".")[2] in EDGES]
+    return frozenset(name for name, tensor in named if _may_number(group, tensor))
+
+
+def _check_whole_numbers(group: Group, inputs: Inputs, axes: Mapping[str, int], numbering: Collection[str]) -> None:
     """ActionError for whole numbers beside vectors that permutations may move too: kinds of atoms, a mask, neighbours."""
-    n = group.dim
-    for name, tensor in tensors_of(inputs) if axes and n > 2 and group.name == f"S({n})" else ():
-        if not tensor.is_floating_point() and n in tensor.shape:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            why = f"{name} is {kind} {tuple(tensor.shape)}: whether {group.name} permutes its axis of size {n} is ambiguous"
+    if not axes or not _permutes_all(group):
+        return
+    for name, tensor in tensors_of(inputs):
+        if tensor.is_floating_point() or name in numbering:
+            continue
+        what = f"{name} is {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        if group.dim in tensor.shape:
+            why = f"{what}: whether {group.name} permutes its axis of size {group.dim} is ambiguous"
             raise ActionError(why, Remedy.FUNCTION, name)
+        if _may_number(group, tensor):
+            why = (
+                f"{what}, of numbers below {group.dim}: whether these are those of what {group.name} permutes is ambiguous "
+                "(edges are known by their name, as edge_index)"
+            )
+            raise ActionError(why, Remedy.FUNCTION, name)
+
+
+def _permutes_all(group: Group) -> bool:
+    return group.dim > 2 and group.name == f"S({group.dim})"
+
+
+def _may_number(group: Group, tensor: Tensor) -> bool:
+    """Whether these are several whole numbers from 0 to n - 1."""
+    is_whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return is_whole and tensor.numel() > 1 and int(tensor.min()) >= 0 and int(tensor.max()) < group.dim
 
 
 def _are_one_hot(rows: Float[Tensor, "*rows d"]) -> bool:
@@ -88,16 +117,22 @@ def _permutes(group: Group) -> bool:
 
 @dataclass(frozen=True)
 class OnAxes:
-    """g v on the axes that carry vectors, one after the other; x + t besides on what is `translated`, for g on (x, 1)."""
+    """g v on the axes that carry vectors, one after the other; x + t besides on what is `translated`, for g on (x, 1).
+
+    Entries of what is `numbering` are i where they were j, if the permutation g takes j to i.
+    """
 
     axes: Mapping[str, tuple[int, ...]]
     translated: frozenset[str] = frozenset()
     is_affine: bool = False
+    numbering: frozenset[str] = frozenset()
 
     def __call__(self, g: Float[Tensor, "d d"], inputs: Inputs) -> Inputs:
         linear, shift = (g[:-1, :-1], g[:-1, -1]) if self.is_affine else (g, None)
 
         def move(name: str, tensor: Tensor) -> Tensor:
+            if name in self.numbering:
+                return g.argmax(0)[tensor.long()].to(tensor)
             for axis in self.axes.get(name, ()):
                 features = Features((axis,))
                 if shift is None or name not in self.translated:
@@ -116,7 +151,7 @@ class OnAxes:
         for name, axes in self.axes.items():
             what = "positions" if name in self.translated else "vectors" if len(axes) == 1 else "matrices"
             words[name] = f"{what} on axis {' and '.join(map(str, axes))}"
-        return words
+        return words | dict.fromkeys(sorted(self.numbering), "numbers of what is permuted")
 
 
 def _positions(group: Group, floating: list[tuple[str, Tensor]]) -> InputAction | None:

@@ -12,6 +12,11 @@ from relaxify.groups import Group
 POSITIONS = frozenset({"pos", "positions", "_positions", "coords", "coordinates", "xyz"})
 """x -> R x + t."""
 
+EDGES = frozenset(
+    {"edge_index", "edges", "edge_src", "edge_dst", "senders", "receivers", "idx_i", "idx_j", "_idx_i", "_idx_j"}
+)
+"""Which node is joined to which."""
+
 _ROWS = frozenset(
     {"cell", "_cell", "lattice", "box", "shifts", "offsets", "_offsets", "edge_vec", "edge_vectors", "_Rij"}
     | {"forces", "_forces", "force", "velocities", "velocity", "vel", "dipole", "dipole_moment"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setitem(sys.modules, "relaxify_cli.probe", module)
     monkeypatch.setattr("relaxify_cli.main.COMMANDS", (*COMMANDS, "probe"))
     return module
+
+
+def returning(outcome: int | None) -> Callable[[], int | None]:
+    return lambda: outcome
 
 
 def raising(error: BaseException) -> object:
@@ -107,7 +112,7 @@ def test_a_wrong_command_line_is_bad_input(arguments: list[str], text: str, caps
 
 def test_what_a_command_returns_or_exits_with_is_the_exit_code(command: types.ModuleType) -> None:
     for outcome, code in ((None, 0), (1, 1)):
-        command.probe = lambda outcome=outcome: outcome  # type: ignore[attr-defined]
+        command.probe = returning(outcome)  # type: ignore[attr-defined]
         assert run(["probe"]) == code
     command.probe = raising(typer.Exit(1))  # type: ignore[attr-defined]
     assert run(["probe"]) == 1

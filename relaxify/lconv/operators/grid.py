@@ -80,7 +80,7 @@ class Grid(Generators):
 
         With points in front and samples behind, reads are whole rows, and no product needs to be laid out anew.
         """
-        rows = F.pad(self.flat(h).permute(2, 0, 1).flatten(1), (0, 0, 0, 1))
+        rows = with_row(self.flat(h).permute(2, 0, 1).flatten(1), 0.0)
         weights = self.taps.flatten(2).permute(2, 1, 0).contiguous()
         return (F.embedding(self.reads, rows).mT @ weights).unflatten(1, tuple(h.shape[:2]))
 
@@ -103,3 +103,8 @@ class Grid(Generators):
             return super().power(space)
         reached = self.stencil.power(space).to(self.taps)
         return (self.taps.detach().square() @ reached).to(torch.get_default_dtype())
+
+
+def with_row(rows: Float[Tensor, "rows columns"], value: float) -> Float[Tensor, "more columns"]:
+    """The rows, and one more of this value for what lies outside. F.pad takes no empty rows before torch 2.7."""
+    return torch.cat([rows, rows.new_full((1, rows.shape[1]), value)])
