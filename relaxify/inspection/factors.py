@@ -20,7 +20,7 @@ def report_of_product(verdict: Verdict, layers: Sequence[LayerReport], factors: 
         relaxed_error=_worst(each.relaxed_error for each in factors),
         lie=tuple(error for each in factors for error in each.lie),
         lie_method=", ".join(f"{each.group}: {each.lie_method}" for each in factors),
-        outputs=tuple(OutputReport(e.name, e.shape, e.transforms, e.error, e.response) for e in verdict.outputs),
+        outputs=tuple(map(OutputReport.of, verdict.outputs)),
         notes=tuple(note for each in factors for note in each.notes),
         layers=tuple(layers),
         modules=tuple(_modules(factors)),

@@ -125,9 +125,7 @@ class _Inspected:
             relaxed_error=with_terms,
             lie=lie,
             lie_method=method,
-            outputs=tuple(
-                OutputReport(each.name, each.shape, each.transforms, each.error, each.response) for each in verdict.outputs
-            ),
+            outputs=tuple(map(OutputReport.of, verdict.outputs)),
             fault=fault,
             notes=notes,
             undecided=tuple(_undecided(evidence, fault)) if verdict.elements and not verdict.is_sound else (),

@@ -15,7 +15,7 @@ from relaxify.figures import errors_of
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.html import page_of
 from relaxify.rendered import Rendered
-from relaxify.verdicts.verdict import Errors, Verdict
+from relaxify.verdicts.verdict import Errors, OutputVerdict, Verdict
 
 if TYPE_CHECKING:
     from relaxify.figures import Figure
@@ -33,6 +33,13 @@ class OutputReport:
     error: Errors
     response: float
     """|f(x + d) - f(x)| / |f(x)|: an output that does not respond proves nothing."""
+    by_element: tuple[tuple[str, float], ...] = ()
+    """The largest error at each group element, over inputs."""
+
+    @classmethod
+    def of(cls, found: OutputVerdict) -> OutputReport:
+        """What the verdict says of it."""
+        return cls(found.name, found.shape, found.transforms, found.error, found.response, found.by_element)
 
 
 @dataclass(frozen=True)

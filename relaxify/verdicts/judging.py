@@ -235,4 +235,13 @@ def output_verdict(found: Judged, orbits: Sequence[Orbit]) -> OutputVerdict:
         tolerance=max((run.tolerance for run in found.runs if not run.is_silent), default=0.0),
         response=response / size if size else 0.0,
         element="" if worst is None else str(worst.g),
+        by_element=() if found.reason is Reason.SILENT else tuple(_by_element(found).items()),
     )
+
+
+def _by_element(found: Judged) -> dict[str, float]:
+    """The largest error at elements that are told by the same words."""
+    errors: dict[str, list[float]] = {}
+    for run in found.runs:
+        errors.setdefault(str(run.g), []).append(run.error)
+    return {name: Errors.of(of_element).largest for name, of_element in errors.items()}

@@ -71,7 +71,7 @@ class OutputVerdict:
     """One tensor of the output: as what it transforms, or comes nearest to transforming, and with what error.
 
     `tolerance` is the largest of those that its errors were held to; `response`: how much the output varies, relative to
-    its size; `element`: the worst group element.
+    its size; `element`: the worst group element; `by_element`: the largest error at each of them, over inputs.
     """
 
     name: str
@@ -84,6 +84,7 @@ class OutputVerdict:
     tolerance: float
     response: float
     element: str
+    by_element: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,22 @@ def test_the_error_of_a_linear_map_is_that_of_its_definition() -> None:
     assert report.error_in_own_precision.mean == pytest.approx(report.error.mean, rel=0.5)
 
 
+class Turning(nn.Module):
+    """Every point crossed with the mean: right under turns, wrong under reflections."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.cross(x, x.square().sum(1, keepdim=True) * x.mean(0).expand_as(x))
+
+
+def test_the_error_at_each_element_tells_turns_from_reflections() -> None:
+    (output,) = inspect(Turning(), "O(3)", X, output_action=vectors).outputs
+    turns = [error for name, error in output.by_element if "inversion" not in name]
+    others = [error for name, error in output.by_element if "inversion" in name]
+    assert max(turns) < 1e-12
+    assert min(others) > 0.1
+    assert max(others) == output.error.largest
+
+
 # the quick ones of those that have forward derivatives
 QUICK = """
     EGNN; EGNN, sparse; GVP; GVP with three vectors; GVP package; MACE; PaiNN energy; PaiNN dipole; ViSNet;

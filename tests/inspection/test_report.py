@@ -88,7 +88,9 @@ def test_a_browser_opens_the_page_and_runs_its_script(broken: Report, tmp_path: 
     path.write_text(broken.to_html().replace("</body>", f"<script>{look}</script></body>"), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     result = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
-    rows = len(broken.nodes) + len(broken.outputs) + len(broken.layers) + 3
+    (output,) = broken.outputs
+    heads = 4
+    rows = heads + len(broken.nodes) + len(broken.layers) + len(broken.outputs) + len(output.by_element)
     assert f"<title>sorted {rows}</title>" in result.stdout
 
 
