@@ -54,7 +54,9 @@ def shares_of(panels: Mapping[str, Mapping[str, float]]) -> Figure:
     first = next(iter(panels.values()))
     shown = _largest(first)
     figure = figure_of(rows=len(shown), width=9)
-    for axes, (label, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (label, values) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
         _bars(axes, {path: values[path] for path in shown}, f"{label}{_left_out(shown, first)}", floor=0.0)
     return figure
 
