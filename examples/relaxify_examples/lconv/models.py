@@ -15,15 +15,24 @@ GAIN = 2**0.5
 Shape = tuple[int, int, int]
 
 
-def lconv(shape: Shape, classes: int, layers: int = 1, *, learnable: bool = True, rank: int | None = None) -> nn.Module:
-    """L-convs with low-rank generators, learned or random and frozen."""
+def lconv(
+    shape: Shape,
+    classes: int,
+    layers: int = 1,
+    *,
+    learnable: bool = True,
+    rank: int | None = None,
+    count: int = GENERATORS,
+    filters: int = FILTERS,
+) -> nn.Module:
+    """L-convs with `count` low-rank generators, learned or random and frozen."""
     channels, *space = shape
     rank = rank or (16 if layers == 1 else 8)
     hidden = []
     for layer in range(layers):
-        generators = LowRank.random(GENERATORS, tuple(space), rank=rank, learnable=learnable)
-        hidden.append(LConv(generators, FILTERS if layer else channels, FILTERS, activation=torch.relu, gain=GAIN))
-    return nn.Sequential(*hidden, *_readout(FILTERS, shape, classes))
+        generators = LowRank.random(count, tuple(space), rank=rank, learnable=learnable)
+        hidden.append(LConv(generators, filters if layer else channels, filters, activation=torch.relu, gain=GAIN))
+    return nn.Sequential(*hidden, *_readout(filters, shape, classes))
 
 
 def random_lconv(shape: Shape, classes: int, layers: int = 1) -> nn.Module:
@@ -31,12 +40,15 @@ def random_lconv(shape: Shape, classes: int, layers: int = 1) -> nn.Module:
     return lconv(shape, classes, layers, learnable=False)
 
 
-def cnn(shape: Shape, classes: int, layers: int = 1, *, filters: int = FILTERS) -> nn.Module:
-    """3 x 3 convolutions of as many filters."""
+def cnn(
+    shape: Shape, classes: int, layers: int = 1, *, filters: int = FILTERS, kernel: int = 3, padding: int = 1
+) -> nn.Module:
+    """Convolutions of as many filters."""
     hidden: list[nn.Module] = []
     for layer in range(layers):
-        hidden += [nn.Conv2d(filters if layer else shape[0], filters, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*hidden, *_readout(filters, shape, classes))
+        hidden += [nn.Conv2d(filters if layer else shape[0], filters, kernel, padding=padding), nn.ReLU()]
+    lost = layers * (kernel - 1 - 2 * padding)
+    return nn.Sequential(*hidden, *_readout(filters, (shape[0], shape[1] - lost, shape[2] - lost), classes))
 
 
 def wide_cnn(shape: Shape, classes: int, layers: int = 1) -> nn.Module:
@@ -51,29 +63,39 @@ def wide_cnn(shape: Shape, classes: int, layers: int = 1) -> nn.Module:
 class LikeLConv(nn.Module):
     """The L-conv's shapes without its sharing of weights: V down to n_L * rank numbers, then Z up to all outputs."""
 
-    def __init__(self, shape: Shape, inputs: int, rank: int) -> None:
+    def __init__(self, shape: Shape, inputs: int, rank: int, count: int = GENERATORS, filters: int = FILTERS) -> None:
         super().__init__()
         points = shape[1] * shape[2]
-        self.space = shape[1:]
-        self.down = nn.Linear(inputs * points, (GENERATORS + 1) * rank, bias=False)
-        self.up = nn.Linear((GENERATORS + 1) * rank, FILTERS * points)
+        self.outputs = (filters, *shape[1:])
+        self.down = nn.Linear(inputs * points, (count + 1) * rank, bias=False)
+        self.up = nn.Linear((count + 1) * rank, filters * points)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.up(self.down(h.flatten(1))).reshape(len(h), FILTERS, *self.space)
+        return self.up(self.down(h.flatten(1))).unflatten(1, self.outputs)
 
 
-def fc_like_lconv(shape: Shape, classes: int, layers: int = 1) -> nn.Module:
+def fc_like_lconv(
+    shape: Shape,
+    classes: int,
+    layers: int = 1,
+    *,
+    rank: int | None = None,
+    count: int = GENERATORS,
+    filters: int = FILTERS,
+) -> nn.Module:
     """Fully connected in the L-conv's manner, with many more parameters."""
+    rank = rank or (16 if layers == 1 else 8)
     hidden: list[nn.Module] = []
     for layer in range(layers):
-        hidden += [LikeLConv(shape, FILTERS if layer else shape[0], 16 if layers == 1 else 8), nn.ReLU()]
-    return nn.Sequential(*hidden, *_readout(FILTERS, shape, classes))
+        hidden += [LikeLConv(shape, filters if layer else shape[0], rank, count, filters), nn.ReLU()]
+    return nn.Sequential(*hidden, *_readout(filters, shape, classes))
 
 
-def fc_shallow(shape: Shape, classes: int, layers: int = 1) -> nn.Module:
-    """One hidden layer as wide as the L-conv's number of parameters allows."""
+def fc_shallow(shape: Shape, classes: int, layers: int = 1, *, target: int | None = None) -> nn.Module:
+    """One hidden layer as wide as the L-conv's number of parameters, or `target`, allows."""
     inputs = shape[0] * shape[1] * shape[2]
-    width = max(1, round((parameters(lconv(shape, classes, layers)) - classes) / (inputs + 1 + classes)))
+    target = target or parameters(lconv(shape, classes, layers))
+    width = max(1, round((target - classes) / (inputs + 1 + classes)))
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, classes))
 
 
