@@ -16,19 +16,22 @@ from torch import Tensor, nn
 
 from relaxify import ACE, RECM, Controller, RelaxConfig, Triangle, penalty, project, relaxify, summary
 from relaxify.modules.patterns import Pattern
+from relaxify.relaxation.projecting import Mode
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to train. `theta` makes the controller, if it is not plain; `relative` scales the penalty by the loss.
 
-    `start` is the fraction of the steps that are left out at the beginning: as if relaxed steps taught nothing.
+    `mode` is of `project`. `start` is the fraction of the steps that are left out at the beginning: as if relaxed steps
+    taught nothing.
     """
 
     theta: Callable[[nn.Module, int], Controller] | None = None
     relative: bool = True
     config: RelaxConfig = RelaxConfig()
     start: float = 0.0
+    mode: Mode = "drop"
 
 
 def triangle(until: float, share: float | None, refold_every: int | None = None, weight: float = 0.01) -> Arm:
@@ -109,7 +112,7 @@ def fitted(model: nn.Module, arm: Arm, budget: Budget, task: Task, seed: int) ->
             theta.step()
             if step % 20 == 0:
                 share = max(share, summary(model).share or 0.0)
-    return Fitted((model if theta is None else project(model)).eval(), loss.item(), share)
+    return Fitted((model if theta is None else project(model, mode=arm.mode)).eval(), loss.item(), share)
 
 
 def _batches(count: int, budget: Budget, seed: int) -> Sequence[Tensor]:

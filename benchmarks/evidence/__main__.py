@@ -1,0 +1,40 @@
+"""`python -m benchmarks.evidence [SYSTEM ...] [--seeds N] [--small]` trains what is missing; `--docs` writes the page."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from benchmarks.evidence.documents import written
+from benchmarks.evidence.runs import RESULTS, Runs
+from benchmarks.evidence.systems import SYSTEMS, small
+from benchmarks.evidence.ways import WAYS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trainings that tell whether relaxing helps; goes on where it was.")
+    parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(SYSTEMS)}; all if none is given")
+    parser.add_argument("--seeds", type=int, help="how many are tested, for other than the system's own number")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY")
+    parser.add_argument("--small", action="store_true", help="seconds instead of hours, of which nothing is kept")
+    parser.add_argument("--docs", action="store_true", help="write docs/evidence.md from what there is, and run nothing")
+    options = parser.parse_args()
+    if options.docs:
+        for path, text in written().items():
+            path.write_text(text)
+        return
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.systems or SYSTEMS:
+            system = small(SYSTEMS[name]) if options.small else SYSTEMS[name]
+            runs = Runs.read(system, Path(scratch) if options.small else RESULTS)
+            runs.complete(options.ways, options.seeds or system.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What the runs of a system say: for each way its mean, and how it compares with the plain ones it has to beat."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmarks.evidence.comparing import Comparison, Verdict, compared
+from benchmarks.evidence.runs import Runs
+from benchmarks.evidence.ways import TUNED, WAYS, rival
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A way's mean over its seeds; its differences to tuned plain training, of as many steps and of as much compute."""
+
+    way: str
+    rate: float
+    is_at_edge: bool
+    steps: int
+    seeds: int
+    mean: float
+    share: float
+    tuned: Comparison | None
+    compute: Comparison | None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Better or worse than both, or neither; None where one was not run."""
+        if self.tuned is None or self.compute is None:
+            return None
+        return self.tuned.verdict if self.tuned.verdict == self.compute.verdict else "no difference"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Of one system. `comparisons` is how many the page makes in all."""
+
+    runs: Runs
+    comparisons: int
+
+    @cached_property
+    def ways(self) -> tuple[Finding, ...]:
+        return tuple(found for way in WAYS if (found := self._finding(way)) is not None)
+
+    @property
+    def relaxed(self) -> tuple[Finding, ...]:
+        return tuple(found for found in self.ways if not WAYS[found.way].is_plain)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The ways that were not run to the end."""
+        return tuple(way for way in WAYS if way not in {found.way for found in self.ways})
+
+    @property
+    def cpu_hours(self) -> float:
+        return sum(float(group["cpu seconds"]) for group in self.runs.groups) / 3600
+
+    def _finding(self, way: str) -> Finding | None:
+        values = tested(self.runs, way)
+        rate = self.runs.rate(way) if values else None
+        if rate is None:
+            return None
+        steps, system = self.runs.steps(way), self.runs.system
+        is_at_edge = WAYS[way].is_swept and rate in (min(system.rates), max(system.rates))
+        tuned = None if way == TUNED else self._compared(way, TUNED)
+        compute = None if WAYS[way].is_plain else self._compared(way, rival(way))
+        shares = self.runs.shares(way, rate, steps)
+        return Finding(way, rate, is_at_edge, steps, len(values), statistics.fmean(values.values()), shares, tuned, compute)
+
+    def _compared(self, way: str, plain: str) -> Comparison | None:
+        higher = self.runs.system.higher_is_better
+        return compared(tested(self.runs, way), tested(self.runs, plain), self.comparisons, higher_is_better=higher)
+
+
+def tested(runs: Runs, way: str) -> dict[int, float]:
+    """The values of the seeds that are tested, at the way's own rate; none before all of them were run."""
+    if not runs.step_ratio or (rate := runs.rate(way)) is None:
+        return {}
+    values = runs.values(way, rate, runs.steps(way))
+    seeds = range(runs.system.seeds)
+    return {seed: values[seed] for seed in seeds} if all(seed in values for seed in seeds) else {}
+
+
+def all_findings(runs: Sequence[Runs]) -> list[Findings]:
+    """Of all systems of which something was run, each relaxed way with two comparisons."""
+    begun = [each for each in runs if each.groups]
+    relaxed = sum(bool(tested(each, way)) for each in begun for way in WAYS if not WAYS[way].is_plain)
+    return [Findings(each, 2 * relaxed) for each in begun]

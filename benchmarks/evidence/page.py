@@ -1,0 +1,173 @@
+"""docs/evidence.md, written from the results alone: a figure that is not in them cannot be on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from benchmarks.evidence.comparing import Comparison
+from benchmarks.evidence.findings import Finding, Findings
+from benchmarks.evidence.ways import WAYS
+
+HEAD = (
+    *("way", "rate", "steps", "seeds", "{column}", "minus tuned plain", "minus plain of equal compute"),
+    *("largest share", "verdict"),
+)
+
+RULES = """\
+## The rules
+
+- **Pairs.** The runs of a seed share their initial weights, data, and batches, in whatever way they are trained. Adam's
+  learning rate falls to 0 as a cosine. What is tested is the projected model after the last step: nothing is selected.
+- **Every way is tuned alike.** Its learning rate is the best of a sweep on other seeds ("edge": the best was the largest or
+  the smallest that was tried). "plain" alone is not tuned, and has the rate of earlier work.
+- **Equal compute.** The processor time of a relaxed step over that of a plain one is measured in relaxify's ordinary loop.
+  A plain way of equal compute takes as many more steps, and has a sweep of its own: one for terms that act over the first
+  half, one for terms that act to the last step.
+- **Batch norms** are recalibrated on the training inputs, after projecting, and so are those of plain training.
+- **Intervals** are t intervals of the mean paired difference, of 95 %. A verdict is "better" or "worse" if the difference to
+  *both*, tuned plain training and plain training of equal compute, has that sign by a wider interval, of
+  100 - 5/{comparisons} %: Bonferroni's correction for the {comparisons} comparisons of this page. "No difference" means that
+  none was shown, not that there is none.
+- Models of one way are trained side by side, by `torch.func.vmap` over stacked parameters; a test compares that with
+  relaxify's own loop, with which it agrees to rounding. "largest share" is the largest mean of |theta W x| / |f_e(x)|.
+"""
+
+NOT_RUN = """\
+Not run under these rules: N-body ([earlier runs](method.md#does-it)), the other controllers (ACE, RECM, RPP) and the
+projection penalty, wider networks than those
+above, the whole of VN-PointNet and VN-DGCNN, ModelNet40, molecules, and the sizes of the papers. In networks as small as
+these an operation costs more to start than to compute, so that a relaxed step is dearer beside a plain one than in
+[larger ones](performance.md), and equal compute is a stricter rival.
+
+`python -m benchmarks.evidence [SYSTEM] [--seeds N] [--small]` goes on where it was, and `--docs` writes this page.
+"""
+
+
+def page(systems: Sequence[Findings]) -> str:
+    """The whole page."""
+    return "\n".join(
+        [
+            "# Does relaxing help? The evidence\n",
+            "<!-- written by `python -m benchmarks.evidence --docs` from benchmarks/results/evidence -->\n",
+            headline(systems) + "\n",
+            RULES.format(comparisons=systems[0].comparisons if systems else 0),
+            *map(_section, systems),
+            _when(systems),
+            _was_not_run(systems),
+        ]
+    )
+
+
+def headline(systems: Sequence[Findings]) -> str:
+    """What is better than both plain ways, if anything, and how many are worse than which."""
+    judged = [(each, found) for each in systems for found in each.relaxed if found.verdict is not None]
+    if not judged:
+        return "No relaxed training has been run beside the plain ones yet."
+    wins = [_said(each, found) for each, found in judged if found.verdict == "better"]
+    count = _counted(len(judged), "relaxed training")
+    ways, places = {found.way for _, found in judged}, {each.runs.system.name for each, _ in judged}
+    scope = f"{_counted(len(ways), 'way')}, {_counted(len(places), 'system')}"
+    found = (
+        f"**Better than both tuned plain training and plain training of equal compute: {len(wins)} of {count} ({scope})**: "
+        f"{'; '.join(wins)}."
+        if wins
+        else f"**None of {count} ({scope}) is better than both tuned plain training and plain training of equal compute.**"
+    )
+    tuned = _tally(judged, lambda found: found.tuned)
+    compute = _tally(judged, lambda found: found.compute)
+    return f"{found} Beside tuned plain training of as many steps {tuned}; beside plain training of equal compute {compute}."
+
+
+def _tally(judged: Sequence[tuple[Findings, Finding]], of: Callable[[Finding], Comparison | None]) -> str:
+    found = Counter(comparison.verdict for _, finding in judged if (comparison := of(finding)) is not None)
+    return f"{found['better']} are better, {found['worse']} worse, and {found['no difference']} show no difference"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def _said(each: Findings, found: Finding) -> str:
+    system = each.runs.system
+    return (
+        f"{found.way} on {system.title.lower()}, by {found.tuned:{system.form}} of {system.column} beside tuned plain "
+        f"training and {found.compute:{system.form}} beside equal compute"
+    )
+
+
+def _section(each: Findings) -> str:
+    runs, system, ratio = each.runs, each.runs.system, each.runs.step_ratio
+    rates = ", ".join(f"{rate:g}" for rate in system.rates)
+    notes = [
+        f"A relaxed step took {ratio['relaxed']:.2f} of a plain one's {ratio['plain, ms']:.1f} ms.",
+        f"Rates were chosen among {rates}, on {system.sweep} seeds that are not tested.",
+        f"{each.cpu_hours:.2f} CPU-hours of {_machine(runs.machine)}.",
+        *([f"Not run here: {', '.join(each.missing)}."] if each.missing else []),
+    ]
+    best = "Higher is better." if system.higher_is_better else "Lower is better."
+    return f"## {system.title}\n\n{system.what} {best}\n\n{_table(each)}\n\n{chr(10).join(notes)}\n"
+
+
+def _machine(of: dict[str, object]) -> str:
+    return f"a shared {of['device']} machine ({of['threads']} thread, torch {of['torch']})"
+
+
+def _table(each: Findings) -> str:
+    head = [cell.format(column=each.runs.system.column) for cell in HEAD]
+    rows = [head, ["---"] * len(head), *(_row(each, found) for found in each.ways)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _row(each: Findings, found: Finding) -> list[str]:
+    form = each.runs.system.form
+    relaxed = not WAYS[found.way].is_plain
+    return [
+        found.way,
+        f"{found.rate:g}" + (" (edge)" if found.is_at_edge else ""),
+        f"{found.steps:,}",
+        f"{found.seeds}",
+        f"{found.mean:{form}}",
+        "" if found.tuned is None else f"{found.tuned:{form}}",
+        "" if found.compute is None else f"{found.compute:{form}}",
+        f"{found.share:.2f}" if relaxed else "",
+        _verdict(found) if relaxed else "",
+    ]
+
+
+def _verdict(found: Finding) -> str:
+    if found.verdict is None:
+        return "not judged: a plain way is missing"
+    if found.verdict != "no difference":
+        return f"**{found.verdict}**"
+    apart = {"tuned": found.tuned, "equal compute": found.compute}
+    shown = [f"{each.verdict} than {name}" for name, each in apart.items() if each and each.verdict != "no difference"]
+    return "; ".join(shown) or "no difference"
+
+
+def _when(systems: Sequence[Findings]) -> str:
+    """What each way came to on all systems together, in words that are chosen by the intervals."""
+    lines = []
+    for way in WAYS:
+        said = [f"{s.runs.system.title.lower()}, {_verdict(f)}" for s in systems for f in s.relaxed if f.way == way]
+        lines += [f"- **{way}**: {'; '.join(said)}."] if said else []
+    conclusion = _conclusion([found for each in systems for found in each.relaxed])
+    return "\n".join(["## When to expect a gain\n", *lines, "", conclusion, ""])
+
+
+def _conclusion(relaxed: Sequence[Finding]) -> str:
+    if wins := sorted({found.way for found in relaxed if found.verdict == "better"}):
+        return f"A gain over both plain ways was shown with {', '.join(wins)}, where the tables say so, and nowhere else."
+    if better := sorted({found.way for found in relaxed if found.tuned and found.tuned.verdict == "better"}):
+        return (
+            f"Over as many steps, {', '.join(better)} did better than tuned plain training where the tables say so; over as "
+            "much compute nothing did. So a gain may be had where steps are what is short, and none is to be expected where "
+            "time is."
+        )
+    return "No gain was shown anywhere, so expect none from relaxing models and data of these kinds and sizes."
+
+
+def _was_not_run(systems: Sequence[Findings]) -> str:
+    hours = sum(each.cpu_hours for each in systems)
+    ways = "\n".join(f"- {name}: {how.what}" for name, how in WAYS.items())
+    return f"## The ways, and what was not run\n\n{ways}\n\nAll of it took {hours:.2f} CPU-hours.\n\n{NOT_RUN}"

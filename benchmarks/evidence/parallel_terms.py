@@ -1,0 +1,109 @@
+"""A network beside whose layers the terms of CR eq. 4 stand as functions of tensors alone, so that `vmap` can go over it.
+
+relaxify's own terms keep a sketch of their inputs from step to step. Here the penalty of a step is a function of the step:
+the same rows, drawn by the same hash, and the same sums as in `relaxify.penalty`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from relaxify import RelaxConfig, plan
+from relaxify.modules.patterns import Pattern
+from relaxify.relaxation.sketch import hashed_integers
+from relaxify.relaxation.terms.merged import MergedTerm
+from relaxify.representations import Representation
+
+
+@dataclass(frozen=True)
+class Regularised:
+    """What a layer adds to the penalty, and its term's share of its output at theta = 1."""
+
+    penalty: Float[Tensor, ""]
+    share: Float[Tensor, ""]
+
+
+class ParallelTerms(nn.Module):
+    """`model` with theta W x beside its sites: the prediction, the sum of the penalties, and the mean share.
+
+    `forward(weights, theta, step, *inputs)` takes one W and one theta a site.
+    """
+
+    def __init__(self, model: nn.Module, group: str, include: Sequence[Pattern], config: RelaxConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.sites = plan(model, group, include=include).sites
+        self._now: tuple[Sequence[Tensor], Tensor, Int[Tensor, ""]] | None = None
+        self._found: dict[int, Regularised] = {}
+        like = next(model.parameters())
+        self.generators = [(dense(site.map.rep_in, like), dense(site.map.rep_out, like)) for site in self.sites]
+        # a layer whose matrix is known is measured on the rows of the sketch, any other on all that it puts out
+        self.is_known = [MergedTerm.takes(site, config) for site in self.sites]
+        for index, site in enumerate(self.sites):
+            site.module.register_forward_hook(partial(self._relax, index))
+
+    def forward(
+        self, weights: Sequence[Tensor], theta: Float[Tensor, " sites"], step: Int[Tensor, ""], *inputs: Tensor
+    ) -> tuple[Tensor, Float[Tensor, ""], Float[Tensor, ""]]:
+        self._now, self._found = (weights, theta, step), {}
+        try:
+            output = self.model(*inputs)
+        finally:
+            self._now = None
+        found = self._found.values()
+        share = torch.stack([theta[index] * each.share for index, each in self._found.items()]).mean()
+        return output, torch.stack([each.penalty for each in found]).sum(), share
+
+    def _relax(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if self._now is None:
+            return output
+        weights, theta, step = self._now
+        site, weight = self.sites[index], weights[index]
+        x = site.map.features_in.rows(args[0])
+        self._found[index] = self._regularised(index, weight, x.detach(), site.map.features_out.rows(output).detach(), step)
+        return output + site.map.features_out.restore(F.linear(x, theta[index] * weight), like=output)
+
+    def _regularised(self, index: int, weight: Tensor, x: Tensor, output: Tensor, step: Int[Tensor, ""]) -> Regularised:
+        x, output = x.flatten(0, -2), output.flatten(0, -2)
+        kept, is_sample = self.config.rows, False
+        if kept is not None and len(x) > kept:
+            rows, is_sample = hashed_integers(step, kept, len(x), x.device), True
+            x, output = x[rows], output[rows] if self.is_known[index] else output
+        before, after = self.generators[index]
+        lie = shared(x, len(before), is_sample) @ (weight @ before - after @ weight).mT
+        norm = root(F.linear(x, weight).square().sum(-1).mean())
+        size = output.square().sum(-1).mean()
+        share = norm * torch.where(size > 0, size, torch.inf).rsqrt()
+        first = self.config.weight * norm if self.config.share is None else excess(share, self.config.share)
+        return Regularised(first + self.config.weight * root(lie.square().sum(-1).mean(1)).sum(), share.detach())
+
+
+def dense(rep: Representation, like: Tensor) -> Float[Tensor, "actions n n"]:
+    """Each generator's matrix."""
+    return rep.act(torch.eye(rep.dim, dtype=torch.float64)).mT.to(like)
+
+
+def shared(rows: Float[Tensor, "rows n"], count: int, is_sample: bool) -> Float[Tensor, "shares some_rows n"]:
+    """For each of so many generators its own share of a sample; all rows if they are no sample."""
+    share = len(rows) // count if is_sample else 0
+    return rows[: count * share].unflatten(0, (count, share)) if share else rows[None]
+
+
+def excess(share: Float[Tensor, ""], bound: float) -> Float[Tensor, ""]:
+    """e^2 of e = share / bound - 1 above 0, and linear from 1 on."""
+    over = (share / bound - 1).clamp(min=0)
+    return torch.where(over < 1, over.square(), 2 * over - 1)
+
+
+def root(squares: Tensor) -> Tensor:
+    """sqrt, with gradient 0 at 0."""
+    positive = squares > 0
+    return torch.where(positive, squares, 1).sqrt() * positive

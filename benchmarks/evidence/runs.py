@@ -1,0 +1,137 @@
+"""The runs of a system in a file that can be gone on with: what is missing is trained, and written after each group."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.evidence.compute import step_ratio
+from benchmarks.evidence.side_by_side import Member, SideBySide
+from benchmarks.evidence.system import System, tested
+from benchmarks.evidence.ways import WAYS, Way
+
+RESULTS = Path(__file__).parent.parent / "results" / "evidence"
+
+
+def this_machine() -> dict[str, Any]:
+    return {"device": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+@dataclass
+class Runs:
+    """All that was run of a system: for each way, number of steps and rate, a value a seed."""
+
+    system: System
+    path: Path
+    step_ratio: Mapping[str, float] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    machine: Mapping[str, Any] = field(default_factory=this_machine)
+
+    @classmethod
+    def read(cls, system: System, folder: Path = RESULTS) -> Runs:
+        path = folder / f"{system.name}.json"
+        if not path.exists():
+            return cls(system, path)
+        found = json.loads(path.read_text())
+        return cls(system, path, found["step ratio"], found["groups"], found["machine"])
+
+    def values(self, way: str, rate: float, steps: int) -> dict[int, float]:
+        """The measured value of each seed; one that is not finite is the worst there is."""
+        worst = -math.inf if self.system.higher_is_better else math.inf
+        found: dict[int, float] = {}
+        for group in self.groups:
+            if (group["way"], group["rate"], group["steps"]) == (way, rate, steps):
+                values = (worst if value is None else value for value in group["values"])
+                found |= dict(zip(group["seeds"], values, strict=True))
+        return found
+
+    def shares(self, way: str, rate: float, steps: int) -> float:
+        """The mean over runs of the largest share that terms had of their layers' outputs."""
+        key = (way, rate, steps)
+        found = [share for g in self.groups if (g["way"], g["rate"], g["steps"]) == key for share in g["shares"]]
+        return math.fsum(found) / len(found)
+
+    def steps(self, way: str) -> int:
+        """How many steps a way takes."""
+        how = WAYS[way]
+        more = how.relaxed * (self.step_ratio["relaxed"] - 1) if how.is_plain else 0.0
+        return round(self.system.steps * (1 + more))
+
+    def rate(self, way: str) -> float | None:
+        """The way's learning rate: the best mean of the sweep, or None before that is complete."""
+        if not WAYS[way].is_swept:
+            return self.system.rate
+        sweep = {rate: self.values(way, rate, self.steps(way)) for rate in self.system.rates}
+        if any(seed not in values for values in sweep.values() for seed in self.system.sweep_seeds):
+            return None
+        means = {r: math.fsum(v[s] for s in self.system.sweep_seeds) / self.system.sweep for r, v in sweep.items()}
+        return (max if self.system.higher_is_better else min)(means, key=lambda rate: means[rate])
+
+    def complete(self, ways: Sequence[str], seeds: int) -> None:
+        """Train what is missing: for each way its sweep, then the seeds that are tested."""
+        if not self.step_ratio:
+            self.step_ratio = step_ratio(self.system)
+            self.save()
+        for way in ways:
+            if WAYS[way].is_swept:
+                wanted = [Member(seed, rate) for rate in self.system.rates for seed in self.system.sweep_seeds]
+                self._train(way, wanted, "sweep")
+            rate = self.rate(way)
+            assert rate is not None
+            self._train(way, [Member(seed, rate) for seed in range(seeds)], "test")
+
+    def _train(self, way: str, wanted: Sequence[Member], purpose: str) -> None:
+        steps = self.steps(way)
+        missing = [each for each in wanted if each.seed not in self.values(way, each.rate, steps)]
+        for start in range(0, len(missing), self.system.side_by_side):
+            members = missing[start : start + self.system.side_by_side]
+            self._train_group(way, WAYS[way], members, steps)
+            print(
+                f"{self.system.name}: {way}, {purpose}, {len(members)} runs: {self._said(way, members, steps)}", flush=True
+            )
+
+    def _said(self, way: str, members: Sequence[Member], steps: int) -> str:
+        rates = dict.fromkeys(member.rate for member in members)
+        means = {rate: self.values(way, rate, steps).values() for rate in rates}
+        seconds = sum(group["cpu seconds"] for group in self.groups[-len(rates) :])
+        said = ", ".join(f"{math.fsum(v) / len(v):{self.system.form}} at {rate:g}" for rate, v in means.items())
+        return f"{said} ({seconds:.0f} CPU-s)"
+
+    def _train_group(self, way: str, how: Way, members: Sequence[Member], steps: int) -> None:
+        start = time.process_time()
+        data = {seed: self.system.data(seed) for seed in dict.fromkeys(member.seed for member in members)}
+        found = SideBySide(self.system, how.arm(steps), members, steps, [data[each.seed] for each in members]).run()
+        values = [tested(self.system, each.model, data[m.seed]) for m, each in zip(members, found, strict=True)]
+        seconds = time.process_time() - start
+        for rate in dict.fromkeys(member.rate for member in members):
+            chosen = [k for k, member in enumerate(members) if member.rate == rate]
+            self.groups.append(
+                {
+                    "way": way,
+                    "rate": rate,
+                    "steps": steps,
+                    "seeds": [members[k].seed for k in chosen],
+                    "values": [float(f"{values[k]:.6g}") if math.isfinite(values[k]) else None for k in chosen],
+                    "shares": [float(f"{found[k].share:.3g}") for k in chosen],
+                    "cpu seconds": round(seconds * len(chosen) / len(members), 2),
+                }
+            )
+        self.save()
+
+    def save(self) -> None:
+        """One line a group."""
+        head = {"system": self.system.name, "machine": self.machine, "step ratio": self.step_ratio}
+        lines = ",\n  ".join(map(json.dumps, self.groups))
+        text = json.dumps(head, indent=1)[:-2] + f',\n "groups": [\n  {lines}\n ]\n}}\n'
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(text)
+        part.replace(self.path)

@@ -1,0 +1,96 @@
+"""What a system is: the network, the data of a seed, what is measured, and what its trainings may cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from relaxify.modules.patterns import Pattern
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs and targets of training, and of what is tested once."""
+
+    inputs: tuple[Tensor, ...]
+    targets: Tensor
+    test_inputs: tuple[Tensor, ...]
+    test_targets: Tensor
+
+
+@dataclass(frozen=True)
+class System:
+    """What is trained, and how often.
+
+    - `what` describes it in a sentence or two.
+    - `samples(seed, size)` makes the data, so many of them to learn from.
+    - `rates` are swept for each way, on `sweep` seeds of which none is tested; `rate` is the one of untuned ways.
+    - `measure(output, targets)` is a number of the test's predictions, `column` its name and unit, `form` how it is printed.
+    - `side_by_side` is how many are trained at a time, and `timed` how many pairs of steps the cost is measured on.
+    """
+
+    name: str
+    title: str
+    what: str
+    make: Callable[[], nn.Module]
+    samples: Callable[[int, int], Data]
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    measure: Callable[[Tensor, Tensor], float]
+    column: str
+    higher_is_better: bool
+    group: str
+    size: int
+    steps: int
+    batch: int
+    rate: float
+    rates: tuple[float, ...]
+    include: tuple[Pattern, ...] = ()
+    seeds: int = 20
+    sweep: int = 8
+    side_by_side: int = 100
+    timed: int = 60
+    form: str = ".3f"
+
+    def data(self, seed: int) -> Data:
+        """What a seed learns from and is tested on."""
+        return self.samples(seed, self.size)
+
+    @property
+    def sweep_seeds(self) -> range:
+        return range(1_000, 1_000 + self.sweep)
+
+
+def batches(count: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps batch"]:
+    """The rows of each step's batch: epoch after epoch, each in an order of its own."""
+    order = torch.Generator().manual_seed(seed)
+    epochs = math.ceil(steps * batch / count) + 1
+    rows = torch.cat([torch.randperm(count, generator=order) for _ in range(epochs)])
+    return rows[: steps * batch].unflatten(0, (steps, batch))
+
+
+@torch.no_grad()
+def tested(system: System, model: nn.Module, data: Data) -> float:
+    """What a projected model is measured to be, its batch norms recalibrated on the training inputs."""
+    _recalibrate(model, data, system.batch)
+    model.eval()
+    parts = zip(*(x.split(500) for x in data.test_inputs), strict=True)
+    return system.measure(torch.cat([model(*part) for part in parts]), data.test_targets)
+
+
+def _recalibrate(model: nn.Module, data: Data, batch: int) -> None:
+    """As `torch.optim.swa_utils.update_bn`, which takes one input a batch alone."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    for norm in norms:
+        norm.track_running_stats = True
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    for rows in batches(len(data.targets), -(-len(data.targets) // batch), batch, seed=0):
+        model(*(x[rows] for x in data.inputs))

@@ -1,0 +1,16 @@
+"""All systems, in the order of the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.evidence.clouds import ALIGNED, ROTATED
+from benchmarks.evidence.system import System
+from benchmarks.evidence.teacher import TEACHER
+
+SYSTEMS: dict[str, System] = {system.name: system for system in (TEACHER, ALIGNED, ROTATED)}
+
+
+def small(system: System) -> System:
+    """The same in seconds: two seeds, few data, a few steps, and two rates to choose from."""
+    return replace(system, size=32, batch=8, steps=4, timed=3, seeds=2, sweep=2, rates=system.rates[:2])

@@ -1,0 +1,133 @@
+"""Evidence is what it says: models side by side are those of the ordinary loop, and the page follows from the results."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.arms import Budget, Task, fitted
+from benchmarks.evidence.clouds import ALIGNED
+from benchmarks.evidence.comparing import compared
+from benchmarks.evidence.documents import written
+from benchmarks.evidence.findings import all_findings
+from benchmarks.evidence.page import headline, page
+from benchmarks.evidence.runs import Runs
+from benchmarks.evidence.side_by_side import Member, SideBySide
+from benchmarks.evidence.system import Data, System
+from benchmarks.evidence.systems import SYSTEMS, small
+from benchmarks.evidence.teacher import TEACHER
+from benchmarks.evidence.ways import WAYS
+
+PLAIN = ("plain, tuned", "plain, compute of half")
+MEMBERS = (Member(0, 1e-2), Member(1, 3e-2))
+
+
+def few(system: System) -> System:
+    """In double precision, on few data: rounding then stays rounding."""
+
+    def samples(seed: int, size: int) -> Data:
+        data = system.samples(seed, size)
+        x, test = (tuple(part.double() for part in parts) for parts in (data.inputs, data.test_inputs))
+        y = data.targets
+        return Data(x, y.double() if y.is_floating_point() else y, test, data.test_targets)
+
+    return replace(system, steps=8, batch=8, size=30, make=lambda: system.make().double(), samples=samples)
+
+
+def by_the_ordinary_loop(system: System, way: str, member: Member) -> nn.Module:
+    data = system.data(member.seed)
+    torch.manual_seed(member.seed)
+    task = Task(data.inputs, data.targets, system.criterion, system.group, tuple(system.include))
+    budget = Budget(system.steps, system.batch, member.rate)
+    return fitted(system.make(), WAYS[way].arm(system.steps), budget, task, member.seed).model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("whole", "way"),
+    [
+        *((TEACHER, way) for way in ("plain", "as printed", "refold", "constant, folded")),
+        *((ALIGNED, way) for way in ("as printed", "default")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_models_side_by_side_are_those_of_the_ordinary_loop(whole: System, way: str) -> None:
+    """Of each member the projected model says the same, whatever its seed and rate."""
+    system = few(whole)
+    data = [system.data(member.seed) for member in MEMBERS]
+    found = SideBySide(system, WAYS[way].arm(system.steps), MEMBERS, system.steps, data).run()
+    for member, each, of in zip(MEMBERS, found, data, strict=True):
+        ordinary = by_the_ordinary_loop(system, way, member)
+        torch.testing.assert_close(each.model.train()(*of.inputs), ordinary.train()(*of.inputs), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_small_version_of_each_system_runs_goes_on_and_is_written_up(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = replace(small(SYSTEMS[name]), seeds=3)
+    Runs.read(system, tmp_path).complete(PLAIN, 3)
+    Runs.read(system, tmp_path).complete(["default"], 2)
+    monkeypatch.setattr(SideBySide, "run", lambda self: pytest.fail("what is there is trained again"))
+    runs = Runs.read(system, tmp_path)
+    runs.complete(PLAIN, 3)
+    monkeypatch.undo()
+    runs.complete(["default"], 3)
+    text = page(all_findings([Runs.read(system, tmp_path)]))
+    (found,) = all_findings([runs])[0].relaxed
+    assert f"| {found.mean:{system.form}} | {found.tuned:{system.form}} | {found.compute:{system.form}} |" in text
+    assert "Not run here: plain, plain, compute of all, as printed" in text
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    """`python -m benchmarks.evidence --docs` writes it."""
+    for path, text in written().items():
+        assert path.read_text() == text, f"{path.name} is out of date: run python -m benchmarks.evidence --docs"
+
+
+def made_up(tuned: float, compute: float) -> Runs:
+    """A way that is so much better than each plain one, in every seed but for a little."""
+    runs = Runs(replace(TEACHER, seeds=4, sweep=1, rates=(0.1,)), Path(), {"relaxed": 3.0, "plain, ms": 1.0})
+    levels = {"plain, tuned": (1_000, tuned), "plain, compute of half": (2_000, compute), "default": (1_000, 0.0)}
+    for way, (steps, level) in levels.items():
+        values = [level + (0.01 * seed if way == "default" else 0) for seed in range(4)]
+        one = {"way": way, "rate": 0.1, "steps": steps, "shares": [0.0] * 5, "cpu seconds": 1.0}
+        runs.groups.append({**one, "seeds": [0, 1, 2, 3, 1_000], "values": [*values, 0.0]})
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("tuned", "compute", "verdict", "says"),
+    [
+        (1.0, 1.0, "better", "Better than both"),
+        (1.0, 0.0, "no difference", "None of 1 relaxed training"),
+        (
+            1.0,
+            -1.0,
+            "no difference",
+            "1 are better, 0 worse, and 0 show no difference; beside plain training of equal compute 0",
+        ),
+        (-1.0, -1.0, "worse", "None of 1 relaxed training"),
+    ],
+)
+def test_only_what_is_better_than_both_plain_ways_is_a_gain(tuned: float, compute: float, verdict: str, says: str) -> None:
+    (findings,) = all_findings([made_up(tuned, compute)])
+    (found,) = findings.relaxed
+    assert found.verdict == verdict
+    assert says in headline([findings])
+    assert ("A gain over both plain ways was shown with default" in page([findings])) == (verdict == "better")
+
+
+def test_more_comparisons_ask_for_a_wider_interval() -> None:
+    plain, way = dict.fromkeys(range(10), 0.0), {seed: 1.0 + (-1) ** seed for seed in range(10)}
+    once, often = (compared(way, plain, count, higher_is_better=True) for count in (1, 50))
+    assert once is not None
+    assert often is not None
+    assert (once.verdict, often.verdict) == ("better", "no difference")
+    assert once.half_width == often.half_width == once.corrected < often.corrected
+    assert compared({0: 1.0, 1: 1.0}, plain, 1, higher_is_better=True) is None
