@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,10 @@ from benchmarks.evidence.ways import TUNED, WAYS, rival
 
 @dataclass(frozen=True)
 class Finding:
-    """A way's mean over its seeds; its differences to tuned plain training, of as many steps and of as much compute."""
+    """A way's mean over its seeds; its differences to tuned plain training, of as many steps and of as much compute.
+
+    `untuned` is the difference to plain training at the rate of earlier work, which may happen to be the better rival.
+    """
 
     way: str
     rate: float
@@ -25,13 +28,21 @@ class Finding:
     share: float
     tuned: Comparison | None
     compute: Comparison | None
+    untuned: Comparison | None
+
+    @property
+    def apart(self) -> Mapping[str, Verdict]:
+        """The verdict beside each plain way that was run."""
+        found = {"untuned": self.untuned, "tuned": self.tuned, "equal compute": self.compute}
+        return {name: each.verdict for name, each in found.items() if each is not None}
 
     @property
     def verdict(self) -> Verdict | None:
-        """Better or worse than both, or neither; None where one was not run."""
+        """Better or worse than every plain way, or neither; None where the tuned one or that of equal compute is missing."""
         if self.tuned is None or self.compute is None:
             return None
-        return self.tuned.verdict if self.tuned.verdict == self.compute.verdict else "no difference"
+        verdicts = set(self.apart.values())
+        return verdicts.pop() if len(verdicts) == 1 else "no difference"
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,11 @@ class Findings:
         steps, system = self.runs.steps(way), self.runs.system
         is_at_edge = WAYS[way].is_swept and rate in (min(system.rates), max(system.rates))
         tuned = None if way == TUNED else self._compared(way, TUNED)
-        compute = None if WAYS[way].is_plain else self._compared(way, rival(way))
+        compute, untuned = (None if WAYS[way].is_plain else self._compared(way, other) for other in (rival(way), "plain"))
         shares = self.runs.shares(way, rate, steps)
-        return Finding(way, rate, is_at_edge, steps, len(values), statistics.fmean(values.values()), shares, tuned, compute)
+        return Finding(
+            way, rate, is_at_edge, steps, len(values), statistics.fmean(values.values()), shares, tuned, compute, untuned
+        )
 
     def _compared(self, way: str, plain: str) -> Comparison | None:
         higher = self.runs.system.higher_is_better
@@ -85,7 +98,7 @@ def tested(runs: Runs, way: str) -> dict[int, float]:
 
 
 def all_findings(runs: Sequence[Runs]) -> list[Findings]:
-    """Of all systems of which something was run, each relaxed way with two comparisons."""
+    """Of all systems of which something was run, each relaxed way with three comparisons."""
     begun = [each for each in runs if each.groups]
     relaxed = sum(bool(tested(each, way)) for each in begun for way in WAYS if not WAYS[way].is_plain)
-    return [Findings(each, 2 * relaxed) for each in begun]
+    return [Findings(each, 3 * relaxed) for each in begun]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from benchmarks.evidence.system import Data, System
-from models.vector_neurons import VNLeakyReLU, VNLinear
+from relaxify_examples.models.vector_neurons import VNLeakyReLU, VNLinear
 
 CLOUDS, POINTS, WIDTH = 512, 4, 4
 
