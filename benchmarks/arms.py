@@ -6,14 +6,14 @@ step. A pair shares its seed: weights, data and batches.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.evidence.system import batches
 from relaxify import ACE, RECM, Controller, RelaxConfig, Triangle, penalty, project, relaxify, summary
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.projecting import Mode
@@ -96,7 +96,7 @@ def fitted(model: nn.Module, arm: Arm, budget: Budget, task: Task, seed: int) ->
     optimizer = torch.optim.Adam(model.parameters(), budget.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
     share, loss = 0.0, torch.zeros(())
-    for step, rows in enumerate(_batches(len(task.targets), budget, seed)):
+    for step, rows in enumerate(batches(len(task.targets), budget.steps, budget.batch, seed)):
         if step < arm.start * budget.steps:
             schedule.step()
             continue
@@ -113,10 +113,3 @@ def fitted(model: nn.Module, arm: Arm, budget: Budget, task: Task, seed: int) ->
             if step % 20 == 0:
                 share = max(share, summary(model).share or 0.0)
     return Fitted((model if theta is None else project(model, mode=arm.mode)).eval(), loss.item(), share)
-
-
-def _batches(count: int, budget: Budget, seed: int) -> Sequence[Tensor]:
-    order = torch.Generator().manual_seed(seed)
-    epochs = math.ceil(budget.steps * budget.batch / count) + 1
-    rows = torch.cat([torch.randperm(count, generator=order) for _ in range(epochs)])
-    return rows[: budget.steps * budget.batch].split(budget.batch)

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from benchmarks.arms import ARMS, Budget, Task, fitted
+from benchmarks.evidence.teacher import VectorNet
 from benchmarks.pairs import arguments, completed, table
-from relaxify_examples.models.vector_neurons import VNLeakyReLU, VNLinear
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,6 @@ class Vectors(Budget):
 
 
 BUDGET = Vectors()
-
-
-class VectorNet(nn.Module):
-    """Vectors [B, C, 3] to vectors [B, 2, 3]."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.first, self.act, self.second = VNLinear(channels, width), VNLeakyReLU(width), VNLinear(width, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.second(self.act(self.first(x)))
-        return out
 
 
 def train(name: str, seed: int) -> dict[str, Any]:
