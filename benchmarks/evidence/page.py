@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.evidence.comparing import Comparison
 from benchmarks.evidence.findings import Finding, Findings
+from benchmarks.evidence.systems import SYSTEMS
 from benchmarks.evidence.ways import WAYS
 
 HEAD = (
@@ -27,7 +28,7 @@ RULES = """\
 - **Batch norms** are recalibrated on the training inputs, after projecting, and so are those of plain training.
 - **Intervals** are t intervals of the mean paired difference, of 95 %. A verdict is "better" or "worse" if the difference to
   *each* plain training (tuned, of equal compute, and untuned where that was run: a sweep is noisy, and may choose a worse
-  rate) has that sign by a wider interval, of 100 - 5/{comparisons} %: Bonferroni's correction for the {comparisons}
+  rate) has that sign by a wider interval, of {level:.2f} %: Bonferroni's correction for the {comparisons}
   comparisons of this page. "No difference" means that none was shown, not that there is none.
 - Models of one way are trained side by side, by `torch.func.vmap` over stacked parameters; a test compares that with
   relaxify's own loop, with which it agrees to rounding. "largest share" is the largest mean of |theta W x| / |f_e(x)|.
@@ -35,10 +36,9 @@ RULES = """\
 
 NOT_RUN = """\
 Not run under these rules: N-body ([earlier runs](method.md#does-it)), the other controllers (ACE, RECM, RPP) and the
-projection penalty, wider networks than those
-above, the whole of VN-PointNet and VN-DGCNN, ModelNet40, molecules, and the sizes of the papers. In networks as small as
-these an operation costs more to start than to compute, so that a relaxed step is dearer beside a plain one than in
-[larger ones](performance.md), and equal compute is a stricter rival.
+projection penalty, wider networks than those above, the whole of VN-PointNet and VN-DGCNN, ModelNet40, molecules, and the
+sizes of the papers. In networks as small as these an operation costs more to start than to compute, so that a relaxed step
+is dearer beside a plain one than in [larger ones](performance.md), and equal compute is a stricter rival.
 
 `python -m benchmarks.evidence [SYSTEM] [--seeds N] [--small]` goes on where it was, and `--docs` writes this page.
 """
@@ -51,12 +51,16 @@ def page(systems: Sequence[Findings]) -> str:
             "# Does relaxing help? The evidence\n",
             "<!-- written by `python -m benchmarks.evidence --docs` from benchmarks/results/evidence -->\n",
             headline(systems) + "\n",
-            RULES.format(comparisons=systems[0].comparisons if systems else 0),
+            _rules(max((each.comparisons for each in systems), default=1) or 1),
             *map(_section, systems),
             _when(systems),
             _was_not_run(systems),
         ]
     )
+
+
+def _rules(comparisons: int) -> str:
+    return RULES.format(comparisons=comparisons, level=100 - 5 / comparisons)
 
 
 def headline(systems: Sequence[Findings]) -> str:
@@ -163,10 +167,19 @@ def _conclusion(relaxed: Sequence[Finding]) -> str:
             "much compute nothing did. So a gain may be had where steps are what is short, and none is to be expected where "
             "time is."
         )
-    return "No gain was shown anywhere, so expect none from relaxing models and data of these kinds and sizes."
+    count = _counted(len(relaxed), "relaxed training")
+    return f"No gain was shown in {count}: no reason is seen to expect one from models and data of these kinds and sizes."
 
 
 def _was_not_run(systems: Sequence[Findings]) -> str:
+    """Ways in words, the cost of all runs, and systems and ways that are not on the page."""
     hours = sum(each.cpu_hours for each in systems)
+    rest = _not_begun(systems)
     ways = "\n".join(f"- {name}: {how.what}" for name, how in WAYS.items())
-    return f"## The ways, and what was not run\n\n{ways}\n\nAll of it took {hours:.2f} CPU-hours.\n\n{NOT_RUN}"
+    return f"## The ways, and what was not run\n\n{ways}\n\nAll of it took {hours:.2f} CPU-hours.{rest}\n\n{NOT_RUN}"
+
+
+def _not_begun(systems: Sequence[Findings]) -> str:
+    begun = {each.runs.system.name for each in systems}
+    rest = [system.title.lower() for name, system in SYSTEMS.items() if name not in begun]
+    return f" Not begun: {', '.join(rest)}." if rest else ""
