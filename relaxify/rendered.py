@@ -45,13 +45,17 @@ class Rendered:
         """What it says of each layer or part, as rows of a table."""
         raise NotImplementedError
 
+    def about(self) -> dict[str, str]:
+        """What it was made of, for the header of its page: inputs, precision."""
+        return {}
+
     def to_json(self) -> str:
         """`to_dict` as JSON, with null in the place of what is not finite."""
         return json.dumps(finite(self.to_dict()), indent=1)
 
     def to_html(self) -> str:
         """A page that needs no network, light or dark as the reader's system is."""
-        return template(self.page).render(report=self.to_dict(), header=made_with())
+        return template(self.page).render(report=self.to_dict(), header=made_with() | self.about())
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the page (.html) or the data (.json), whole or not at all.
@@ -83,6 +87,15 @@ class Rendered:
         # in a frame of its own, so that the page's style is not the notebook's
         page, style = html.escape(self.to_html(), quote=True), "width: 100%; height: 32em; border: 1px solid #8886"
         return f'<iframe title="{type(self).__name__}" style="{style}" srcdoc="{page}"></iframe>'
+
+
+def about_inputs(inputs: Mapping[str, str]) -> dict[str, str]:
+    """An entry of `about`, if there is anything to say.
+
+    >>> about_inputs({"x": "vectors on axis 1", "cell": "vectors on axis 1"})
+    {'inputs': 'x: vectors on axis 1; cell: vectors on axis 1'}
+    """
+    return {"inputs": "; ".join(f"{name}: {what}" for name, what in inputs.items())} if inputs else {}
 
 
 def made_with() -> dict[str, str]:

@@ -9,9 +9,9 @@ from relaxify.pages import template
 from relaxify.rendered import made_with
 
 
-def page_of(report: Mapping[str, Any]) -> str:
-    """The whole page, of what `Report.to_dict` returns."""
-    return template("inspection").render(report=report, header=made_with(), tree=_tree(report["modules"]))
+def page_of(report: Mapping[str, Any], about: Mapping[str, str]) -> str:
+    """The whole page, of what `Report.to_dict` and `about` return."""
+    return template("inspection").render(report=report, header=made_with() | dict(about), tree=_tree(report["modules"]))
 
 
 def _tree(modules: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
@@ -27,7 +27,8 @@ from relaxify.relaxation.planning import Examined, plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
 from relaxify.verdicts.action_errors import InputAction, OutputAction
-from relaxify.verdicts.actions import action_on
+from relaxify.verdicts.actions import action_on, described
+from relaxify.verdicts.default_action import default_action
 from relaxify.verdicts.factors import of_factor
 from relaxify.verdicts.features import IrrepsOf
 from relaxify.verdicts.measuring import Measurement
@@ -82,10 +83,13 @@ def inspect(
     )
     assert examined is not None
     inspected = _Inspected(model, given, training)
+    known = acting or default_action(planned.group, given)
+    seen = tuple(described(given, known, planned.group).items())
     if not examined.factors:
-        return inspected.report(planned, examined, acting, output_action)
+        return replace(inspected.report(planned, examined, acting, output_action), inputs=seen)
     layers, verdict = tuple(inspected.layers(planned, examined)), examined.measured.verdict
-    return report_of_product(verdict, layers, list(inspected.under_factors(planned.group, examined, acting, output_action)))
+    factors = list(inspected.under_factors(planned.group, examined, acting, output_action))
+    return replace(report_of_product(verdict, layers, factors), inputs=seen)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from relaxify.figures import errors_of
 from relaxify.inspection.cause import Cause, CauseKind
 from relaxify.inspection.html import page_of
-from relaxify.rendered import Rendered
-from relaxify.verdicts.verdict import Errors, OutputVerdict, Verdict
+from relaxify.rendered import Rendered, about_inputs
+from relaxify.verdicts.verdict import Errors, OutputVerdict, Verdict, name_of
 
 if TYPE_CHECKING:
     from relaxify.figures import Figure
@@ -125,7 +125,8 @@ class Report(Rendered):
 
     `fault` is the operation to which the error is traced back; `notes` are those that look odd in a model that is sound as a
     whole; `undecided`, of a model that is not, the first operations before the fault that the runs tell too little of.
-    `factors`, of a product of groups, are the reports under each: `error` and `fault` are those of the worst.
+    `factors`, of a product of groups, are the reports under each: `error` and `fault` are those of the worst. `inputs` are
+    the names of the inputs and what each is: its precision, shape, and how the group moves it.
     """
 
     group: str
@@ -146,6 +147,7 @@ class Report(Rendered):
     diverged: str | None
     forward_passes: int
     factors: tuple[Report, ...] = ()
+    inputs: tuple[tuple[str, str], ...] = ()
 
     @property
     def faults(self) -> Mapping[str, Fault]:
@@ -172,7 +174,11 @@ class Report(Rendered):
 
     def to_html(self) -> str:
         """A page that needs no network, light or dark as the reader's system is."""
-        return page_of(self.to_dict())
+        return page_of(self.to_dict(), self.about())
+
+    def about(self) -> dict[str, str]:
+        """The inputs that it was inspected on, and the precision."""
+        return {"measured in": name_of(self.verdict.precision)} | about_inputs(dict(self.inputs))
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """The sites, a row each."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from relaxify.figures import parameters_of
 from relaxify.groups import Group
 from relaxify.relaxation.config import RelaxConfig
-from relaxify.rendered import Rendered
+from relaxify.rendered import Rendered, about_inputs
 from relaxify.sites import Rejected, Site
-from relaxify.verdicts.verdict import Verdict
+from relaxify.verdicts.verdict import Verdict, name_of
 
 if TYPE_CHECKING:
     from relaxify.figures import Figure
@@ -59,6 +59,11 @@ class Plan(Rendered):
             "moved": dict(self.moved),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
+
+    def about(self) -> dict[str, str]:
+        """How the group moves the example inputs, and in what precision they were."""
+        precision = {} if self.verdict is None else {"measured in": name_of(self.verdict.precision)}
+        return precision | about_inputs(self.moved)
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """Every site, and every candidate that is none with its reason, a row each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from relaxify.verdicts.draws import draws
 from relaxify.verdicts.factors import FactorActions, check_commuting, doubled
 from relaxify.verdicts.features import IrrepsOf, MoveFeatures, features_of
 from relaxify.verdicts.nearby import tensors_in
+from relaxify.verdicts.verdict import name_of
+
+T = TypeVar("T")
 
 
 def action_on(
@@ -162,7 +165,21 @@ def told(action: InputAction, group: Group) -> dict[str, str]:
     return _short(action.told()) if isinstance(action, OnAxes) else {}
 
 
-def _short(words: Mapping[str, str]) -> dict[str, str]:
+def described(inputs: Inputs, action: InputAction, group: Group) -> dict[str, str]:
+    """Every tensor of the inputs by its name: precision, shape, and how it is moved where that is known.
+
+    >>> rotations, inputs = Group.parse("SO(3)"), (torch.randn(7, 3), torch.arange(7))
+    >>> described(inputs, default_action(rotations, inputs), rotations)
+    {'0': 'float32 (7, 3), vectors on axis 1', '1': 'int64 (7,)'}
+    """
+    words = told(action, group)
+    kinds = {
+        name: f"{name_of(value.dtype)} {tuple(value.shape)}" for name, value in _short(dict(tensors_of(inputs))).items()
+    }
+    return {name: ", ".join(filter(None, (kind, words.get(name)))) for name, kind in kinds.items()}
+
+
+def _short(words: Mapping[str, T]) -> dict[str, T]:
     return {name.removeprefix("input."): what for name, what in words.items()}
 
 

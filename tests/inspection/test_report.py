@@ -115,3 +115,18 @@ def test_an_output_without_tensors_is_reported_with_how_to_return_them_and_raise
         assert_equivariant(Policy(), "SO(3)", x)
     with pytest.raises(ValueError, match=r"Policy cannot be told .*: no tensor is found, in output of type Normal; return"):
         relaxify(Policy(), "SO(3)", example_inputs=x)
+
+
+def test_a_page_says_on_what_it_was_measured_and_in_what_precision() -> None:
+    report = inspect(nn.Linear(4, 4, bias=False), "SO(3)", keywords={"input": torch.randn(9, 3, 4)})
+    assert report.about() == {"measured in": "float64", "inputs": "input: float32 (9, 3, 4), vectors on axis 1"}
+    assert "measured in float64 · inputs input: float32 (9, 3, 4), vectors on axis 1" in report.to_html()
+    assert report.to_dict()["inputs"] == (("input", "float32 (9, 3, 4), vectors on axis 1"),)
+
+
+def test_a_page_says_of_products_and_own_actions_what_is_known() -> None:
+    x = torch.randn(5, 3)
+    of_product = inspect(nn.Identity(), "O(3) x S(5)", x)
+    assert dict(of_product.inputs) == {"0": "float32 (5, 3), O(3): vectors on axis 1; S(5): vectors on axis 0"}
+    own = inspect(nn.Identity(), "SO(3)", x, input_action=lambda g, inputs: (inputs[0] @ g.mT.to(inputs[0]),))
+    assert dict(own.inputs) == {"0": "float32 (5, 3)"}
