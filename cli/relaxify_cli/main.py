@@ -15,7 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, printable, sentence
+from relaxify_cli.errors import FINE, INTERRUPTED, exit_code, on_the_command_line, printable, sentence
 from relaxify_cli.reporting import reporting
 
 # the function `convert` of relaxify_cli.convert is `relaxify convert`, and EXAMPLE there a line that one could type; a dash
@@ -114,7 +114,7 @@ def _warnings_in_a_sentence() -> Iterator[None]:
                 show(message, category, filename, *more, **named)
             elif str(message) not in said:
                 said.add(str(message))
-                sys.stderr.write(f"relaxify: {printable(str(message)).rstrip('.')}.\n")
+                sys.stderr.write(f"relaxify: {printable(on_the_command_line(str(message))).rstrip('.')}.\n")
 
         warnings.showwarning = told
         yield

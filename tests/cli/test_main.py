@@ -15,6 +15,7 @@ import torch
 import typer
 from relaxed_states import relaxed_layer, save
 
+from relaxify import UncheckedWarning
 from relaxify.checkpoint import TargetExistsError
 from relaxify.graph.inputs import InputsError
 from relaxify_cli.errors import ThresholdError
@@ -159,3 +160,14 @@ def test_what_is_warned_of_is_said_once_in_a_sentence(
         assert run(["convert", str(save(state, tmp_path / "in.pt")), "-o", str(tmp_path / "out.pt")]) == 0
     said = capsys.readouterr().err
     assert said == "relaxify: records have format 'relaxify/1.3': what it adds is ignored; upgrade relaxify.\n"
+
+
+def test_warnings_are_in_the_command_line_s_words(command: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    def probe() -> None:
+        warnings.warn(UncheckedWarning("only layers one by one; pass example_inputs=(...)"), stacklevel=1)
+
+    command.probe = probe  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run(["probe"]) == 0
+    assert capsys.readouterr().err == "relaxify: only layers one by one; give --inputs.\n"
