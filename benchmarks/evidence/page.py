@@ -161,7 +161,8 @@ def _when(systems: Sequence[Findings]) -> str:
 def _conclusion(relaxed: Sequence[Finding]) -> str:
     if wins := sorted({found.way for found in relaxed if found.verdict == "better"}):
         return f"A gain over both plain ways was shown with {', '.join(wins)}, where the tables say so, and nowhere else."
-    if better := sorted({found.way for found in relaxed if found.tuned and found.tuned.verdict == "better"}):
+    as_many = [{found.apart.get(name, "better") for name in ("tuned", "untuned")} for found in relaxed]
+    if better := sorted({found.way for found, apart in zip(relaxed, as_many, strict=True) if apart == {"better"}}):
         return (
             f"Over as many steps, {', '.join(better)} did better than tuned plain training where the tables say so; over as "
             "much compute nothing did. So a gain may be had where steps are what is short, and none is to be expected where "
