@@ -13,6 +13,7 @@ from benchmarks.evidence.findings import Findings
 from benchmarks.evidence.page import headline
 
 BEGIN, END = "<!-- figures: python -m benchmarks.evidence --docs -->\n", "<!-- end of figures -->\n"
+SHORT = "<!-- in short: python -m benchmarks.evidence --docs -->\n"
 ARMS_OF_CLOUDS = ("plain", "until=0.5", "as printed")
 FIRST_FRESH_SEED = 20
 EARLIER = Path(__file__).parent.parent / "results"
@@ -20,10 +21,28 @@ EARLIER = Path(__file__).parent.parent / "results"
 
 def with_figures(readme: str, systems: Sequence[Findings]) -> str:
     """The same text with the figures as the results have them."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
     demo = _demo(json.loads((EARLIER / "nbody.json").read_text()))
-    return f"{before}{BEGIN}{demo}\n{_clouds()}\n{headline(systems)}\n{END}{after}"
+    readme = _between(SHORT, readme, in_short(systems))
+    return _between(BEGIN, readme, f"{demo}\n{_clouds()}\n{headline(systems)}\n")
+
+
+def _between(begin: str, text: str, new: str) -> str:
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(END)
+    return f"{before}{begin}{new}{END}{after}"
+
+
+def in_short(systems: Sequence[Findings]) -> str:
+    """Whether relaxing helps, in a reader's first minute."""
+    judged = [(each.runs.system, found) for each in systems for found in each.relaxed if found.verdict is not None]
+    wins = [f"{found.way} on {system.title.lower()}" for system, found in judged if found.verdict == "better"]
+    found = (
+        f"Better than plain training that is tuned, and than plain training of equal compute: {'; '.join(wins)}."
+        if wins
+        else f"Not in what was measured here: none of {len(judged)} relaxed trainings is shown to be better than plain training "
+        "that is tuned and\nhas as much compute. The paper's gains are at sizes that were not run."
+    )
+    return f"**Does it help?** {found} [The evidence](docs/evidence.md).\n"
 
 
 def _demo(found: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from benchmarks.evidence.comparing import compared
 from benchmarks.evidence.documents import written
 from benchmarks.evidence.findings import all_findings
 from benchmarks.evidence.page import headline, page
+from benchmarks.evidence.readme import in_short
 from benchmarks.evidence.runs import Runs
 from benchmarks.evidence.side_by_side import Member, SideBySide
 from benchmarks.evidence.system import Data, System
@@ -120,6 +121,7 @@ def test_only_what_is_better_than_both_plain_ways_is_a_gain(tuned: float, comput
     (found,) = findings.relaxed
     assert found.verdict == verdict
     assert says in headline([findings])
+    assert in_short([findings]).startswith("**Does it help?** Better") == (verdict == "better")
     assert ("A gain over both plain ways was shown with default" in page([findings])) == (verdict == "better")
 
 
