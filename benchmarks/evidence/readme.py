@@ -39,8 +39,8 @@ def in_short(systems: Sequence[Findings]) -> str:
     found = (
         f"Better than plain training that is tuned, and than plain training of equal compute: {'; '.join(wins)}."
         if wins
-        else f"Not in what was measured here: none of {len(judged)} relaxed trainings is shown to be better than plain training "
-        "that is tuned and\nhas as much compute. The paper's gains are at sizes that were not run."
+        else f"Not in what was measured here: none of {len(judged)} relaxed trainings is shown to be better than plain\n"
+        "training that is tuned and has as much compute. The paper's gains are at sizes that were not run."
     )
     return f"**Does it help?** {found} [The evidence](docs/evidence.md).\n"
 
