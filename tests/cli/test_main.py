@@ -133,7 +133,7 @@ def test_convert_needs_no_library_but_torch_and_no_other_command() -> None:
         "for name in ('e3nn', 'escnn', 'matplotlib', 'relaxify_cli.demo', 'relaxify_cli.plan'): sys.modules[name] = None\n"
         "import relaxify.checkpoint\n"
         "from relaxify_cli.main import run\n"
-        "sys.exit(run(['convert', '--help']) or run(['doctor']))"
+        "sys.exit(run(['convert', '--help']) or run(['diff', '--help']))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
