@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import readme
@@ -13,6 +16,13 @@ import readme
 from relaxify_cli.main import COMMANDS, run
 
 ROOT = readme.README.parent
+
+
+@pytest.fixture(autouse=True)
+def _environment_stays() -> Iterator[None]:
+    """What doctor imports sets variables: MACE lets torch.load unpickle anything."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
