@@ -22,8 +22,9 @@ from relaxify.inspection.lie_derivatives import lie_derivatives
 from relaxify.inspection.report import Fault, LayerReport, ModuleReport, NodeReport, OutputReport, Report
 from relaxify.interrupts import undisturbed
 from relaxify.modules.checks import check_is_module, unwrapped
+from relaxify.relaxation.examining import Examined
 from relaxify.relaxation.plan import Plan
-from relaxify.relaxation.planning import Examined, plan_and_analysis
+from relaxify.relaxation.planning import plan_and_analysis
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
 from relaxify.verdicts.action_errors import InputAction, OutputAction

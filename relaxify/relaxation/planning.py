@@ -7,39 +7,35 @@ believed without proof.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from relaxify.evidence.analysis import Analysis, analyse, analyse_nothing, analyse_verdict, asked_of, symmetrise
+from relaxify.evidence.analysis import Analysis
 from relaxify.evidence.judging import judge_by_data_flow
-from relaxify.evidence.silence import is_sound_until_silent
-from relaxify.evidence.verdict_runs import Tape
 from relaxify.graph.exported import AnyModel, opened
 from relaxify.graph.inputs import Inputs
-from relaxify.grids.convolution import CONVOLUTIONS
 from relaxify.groups import Group
 from relaxify.interrupts import undisturbed
 from relaxify.modules.checks import check_has_values, check_model
-from relaxify.modules.hanging import CHILD, hung
+from relaxify.modules.hanging import hung
 from relaxify.modules.patterns import Pattern, patterns_of
 from relaxify.modules.selection import Selection
-from relaxify.registry import claims_on
+from relaxify.relaxation.claims import alone, claims_of, united, unjudged
 from relaxify.relaxation.config import RelaxConfig
+from relaxify.relaxation.examining import Examined, as_a_whole, examine
 from relaxify.relaxation.factors import Product, UnderFactor
 from relaxify.relaxation.plan import Plan
-from relaxify.sites import Rejected, RejectionKind, Site
+from relaxify.sites import Rejected, Site
 from relaxify.verdicts.action_errors import InputAction, OutputAction
 from relaxify.verdicts.actions import action_on, told
 from relaxify.verdicts.default_action import default_action
 from relaxify.verdicts.factors import of_one_factor
 from relaxify.verdicts.features import IrrepsOf
-from relaxify.verdicts.measuring import Measurement, measurement, spoilt
-from relaxify.verdicts.verdict import Reason, Status, Verdict, of_product
+from relaxify.verdicts.measuring import Measurement
+from relaxify.verdicts.verdict import of_product
 
 
 class UncheckedWarning(UserWarning):
@@ -80,6 +76,7 @@ def plan(
     ValueError for an unknown group, a model that cannot be changed (compiled, wrapped, lazy, half precision, NaN weights),
     or a pattern that matches nothing. The model is not changed.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
     >>> found = plan(model, "SO(3)", example_inputs=torch.randn(16, 3, 4))
     >>> [(site.path, str(site.map.rep_in), str(site.map.rep_out)) for site in found.sites]
@@ -130,16 +127,16 @@ def plan_and_analysis(
     check_model(model) if changes else check_has_values(model)
     selection = Selection(model, include, exclude, to_be_trained=changes)
     symmetrises = changes or next(hung(model), None) is not None
-    claims = selection.decide(_alone(model, _claims(model, group), symmetrise=symmetrises))
+    claims = selection.decide(alone(model, claims_of(model, group), symmetrise=symmetrises))
     if example_inputs is None:
-        examined, decided = None, [*claims, *selection.decide(_unjudged(model, claims))]
+        examined, decided = None, [*claims, *selection.decide(unjudged(model, claims))]
     else:
         settled = [claim for claim in claims if not _is_open(claim)]
         actions = {"input_action": input_action, "output_action": output_action}
         actions |= {"training": training, "own": not changes, "whole": factor or not changes}
-        examined = _examine(model, group, _inputs(example_inputs), settled, **actions)
+        examined = examine(model, group, _inputs(example_inputs), settled, **actions)
         judged = _judged(model, selection, claims, examined.analysis)
-        decided = _as_a_whole(model, claims, judged, examined)
+        decided = as_a_whole(model, claims, judged, examined)
     if not factor:
         selection.check({"include": include, "exclude": exclude, "overrides": patterns_of("overrides", overrides)})
     return _put_together(model, group, decided, examined, selection, overrides, config), examined
@@ -192,110 +189,13 @@ def _plan_of_product(
     return _put_together(model, group, decided, examined, selection, overrides, config), examined
 
 
-@dataclass(frozen=True)
-class Examined:
-    """A model on example inputs: the verdict on it as a whole, and how each of its values transforms.
-
-    `factors`: under a product of groups, what is planned under each factor and what that rests on.
-    """
-
-    measured: Measurement
-    analysis: Analysis
-    factors: tuple[tuple[Plan, Examined], ...] = ()
-
-
-def _examine(
-    model: nn.Module,
-    group: Group,
-    inputs: Inputs,
-    settled: Sequence[Site | Rejected],
-    *,
-    own: bool,
-    whole: bool,
-    training: bool,
-    input_action: InputAction | None,
-    output_action: OutputAction | None,
-) -> Examined:
-    """The verdict first; what each value does explains it, and never overrules it.
-
-    If `own`, also in the model's own precision; if `whole`, each value of it.
-    """
-    if where := spoilt(model, inputs):
-        raise ValueError(f"{where} has NaN or infinite values, of which nothing can be told; restore or replace them.")
-    sites = [entry for entry in settled if isinstance(entry, Site)]
-    options: dict[str, Any] = {"training": training, "prepare": partial(symmetrise, sites=sites)}
-    actions: dict[str, Any] = {"input_action": input_action, "output_action": output_action}
-    tape = Tape(None if whole else partial(asked_of, model, group, settled))
-    measured = measurement(model, group, inputs, own=own, runner=tape, **actions, **options)
-    if found := analyse_verdict(model, group, inputs, input_action, settled, measured, tape.runs, whole=whole):
-        return Examined(measured, found)
-    if measured.subject is not None and measured.twin is None:
-        found = analyse_nothing(model, group, inputs, input_action, settled, twin=measured.subject.twin)
-        return Examined(measured, found)
-    # where a sign flips is looked for as if it were wrong
-    status = Status.BROKEN if measured.verdict.reason is Reason.SIGN else measured.verdict.status
-    options |= {"status": status, "worst": measured.worst, "twin": measured.twin, "whole": whole}
-    return Examined(measured, analyse(model, group, inputs, input_action, settled, **options))
-
-
-def _as_a_whole(
-    model: nn.Module, claims: Sequence[Site | Rejected], decided: list[Site | Rejected], examined: Examined
-) -> list[Site | Rejected]:
-    """What was decided of each operation, held to the verdict on the model."""
-    verdict = examined.measured.verdict
-    if verdict.is_sound:
-        return [_harmless(entry) for entry in _upheld(claims, decided)]
-    is_blamed = any(isinstance(entry, Rejected) and entry.unsound for entry in decided)
-    if verdict.status is Status.BROKEN and is_blamed:
-        return decided
-    # a constant is no proof; but no fault either, of values that transform up to there
-    is_harmless = verdict.reason is Reason.SILENT and not is_blamed and is_sound_until_silent(examined.analysis.evidence)
-    if is_harmless:
-        decided = _upheld(claims, decided)
-    return [*decided, *_of_the_model(model, verdict, RejectionKind.undecided if is_harmless else RejectionKind.unsound)]
-
-
-def _upheld(claims: Sequence[Site | Rejected], decided: Sequence[Site | Rejected]) -> list[Site | Rejected]:
-    """Claims are proved, and where nothing is broken, a layer that reads another basis or order of axes is no less right."""
-    proved = {claim.path: claim for claim in claims if isinstance(claim, Site)}
-    return [proved.get(entry.path, entry) if isinstance(entry, Rejected) and entry.spoilt else entry for entry in decided]
-
-
-def _harmless(entry: Site | Rejected) -> Site | Rejected:
-    if isinstance(entry, Rejected) and entry.unsound:
-        return replace(entry, kind=RejectionKind.harmless)
-    return entry
-
-
-def _of_the_model(model: nn.Module, verdict: Verdict, kind: RejectionKind) -> Iterator[Rejected]:
-    """What speaks against a model where no operation does."""
-    if verdict.status is Status.LATENT:
-        for name in verdict.parameters:
-            reason = f"it will break {verdict.group} once trained: {name} is harmless only while it is exactly 0 or 1"
-            path = name.rpartition(".")[0]
-            yield Rejected(path, type(model.get_submodule(path)).__name__, reason, RejectionKind.unsound)
-        return
-    told = "no single operation could be named" if verdict.status is Status.BROKEN else "it cannot be told to be equivariant"
-    error = f", error {verdict.error.mean:.1e}" if verdict.elements else ""
-    reason = f"{verdict.why}{error}; {told}"
-    yield Rejected("", type(model).__name__, reason, kind)
-
-
-def _claims(model: nn.Module, group: Group) -> list[Site | Rejected]:
-    """What the adapters say about each module, once if it has several names."""
-    first: dict[int, tuple[str, nn.Module]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        first.setdefault(id(module), (path, module))
-    return _united(claim for path, module in first.values() for claim in claims_on(path, module, group))
-
-
 def _judged(
     model: nn.Module, selection: Selection, claims: Sequence[Site | Rejected], analysis: Analysis
 ) -> list[Site | Rejected]:
     """The claims held to the evidence, and what evidence says where there is no claim, or one that it can replace."""
     flow = judge_by_data_flow(model, analysis, [claim for claim in claims if not _is_open(claim)])
     left = [claim for claim in claims if _is_open(claim) and not _is_covered(claim, flow.judged)]
-    return [*flow.claimed, *left, *selection.decide(_united(flow.judged))]
+    return [*flow.claimed, *left, *selection.decide(united(flow.judged))]
 
 
 def _is_open(claim: Site | Rejected) -> bool:
@@ -306,89 +206,6 @@ def _is_open(claim: Site | Rejected) -> bool:
 def _is_covered(entry: Site | Rejected, judged: Iterable[Site | Rejected]) -> bool:
     """Whether something at this path, or below it, has been judged by evidence."""
     return any(f"{other.path}.".startswith(f"{entry.path}.".lstrip(".")) for other in judged)
-
-
-def _unjudged(model: nn.Module, claims: Sequence[Site | Rejected]) -> Iterator[Rejected]:
-    """What only example inputs could tell about: torch's linear layers, and the weights that other modules hold themselves.
-
-    A weight that mixes channels has two axes or more; parameters of fewer are taken for biases and scales.
-    """
-    claimed = {claim.path for claim in claims}
-    for path, module in model.named_modules():
-        if type(module) is nn.Linear and path not in claimed:
-            yield Rejected(path, "Linear", kind=RejectionKind.unjudged)
-        if _is_torchs_own(module) or CHILD in path.split("."):
-            continue
-        for name, parameter in module.named_parameters(path, recurse=False):
-            if parameter.ndim > 1 and not any(f"{name}.".startswith(f"{above}.".lstrip(".")) for above in claimed):
-                yield Rejected(name, type(module).__name__, kind=RejectionKind.unjudged)
-
-
-def _is_torchs_own(module: nn.Module) -> bool:
-    """Whether a module is a layer of torch's, or TorchScript, whose operations no run shows."""
-    if isinstance(module, nn.ParameterList | nn.ParameterDict):
-        return False
-    is_layer = type(module).__module__.startswith("torch.nn.modules.") and type(module) is not nn.Module
-    return is_layer or isinstance(module, torch.jit.ScriptModule)
-
-
-def _united(found: Iterable[Site | Rejected]) -> list[Site | Rejected]:
-    """Each op once: a module reached twice, or a weight shared by two modules, is one site."""
-    entries: list[Site | Rejected] = []
-    claimed: set[Hashable] = set()
-    first_with: dict[Hashable, int] = {}
-    for entry in found:
-        if isinstance(entry, Site):
-            op = (id(entry.module), entry.map.intercepts)
-            if op in claimed:
-                continue
-            claimed.add(op)
-            index = first_with.setdefault(_identity(entry), len(entries))
-            if index < len(entries):
-                entries[index] = _tied(entries[index], entry)
-                continue
-        entries.append(entry)
-    return entries
-
-
-def _alone(model: nn.Module, found: Sequence[Site | Rejected], *, symmetrise: bool) -> list[Site | Rejected]:
-    """Ordinary convolutions are sites only in a model without other layers, whose outputs may carry anything."""
-    ordinary = {path for path, module in model.named_modules(remove_duplicate=False) if type(module) in CONVOLUTIONS}
-    others = sorted({entry.map.op if isinstance(entry, Site) else entry.op for entry in found if entry.path not in ordinary})
-    reason = f"next to {', '.join(others)} its channels may carry anything"
-    result: list[Site | Rejected] = []
-    for entry in found:
-        if not (isinstance(entry, Site) and _is_symmetrised(entry)) or (symmetrise and not others):
-            result.append(entry)
-        elif symmetrise:
-            result.append(Rejected(entry.path, entry.map.op, reason))
-    return result
-
-
-def _is_symmetrised(site: Site) -> bool:
-    return site.map.convolution is not None and site.map.convolution.kernel.symmetriser is not None
-
-
-def _identity(site: Site) -> Hashable:
-    """Equal for two sites that are one: they share the weight, if not the bias, and use it in the same way."""
-    map_, module = site.map, site.module
-    own = {name for name, _ in module.named_parameters(recurse=False)}
-    linear = set() if map_.convolution is None else {map_.convolution.kernel.parameter}
-    parameters = {path.parameter for path in map_.paths} or set(map_.intercepts) or linear or own
-    weights = tuple(id(module.get_parameter(name)) for name in sorted(parameters))
-    use = (map_.rep_in.blocks, map_.rep_out.blocks, map_.features_in, map_.features_out, map_.argument, map_.paths)
-    return (weights or id(module), use)
-
-
-def _tied(first: Site | Rejected, other: Site) -> Site:
-    assert isinstance(first, Site)
-    aliases = (*first.aliases, (other.path, other.module))
-    return replace(first, aliases=aliases, error=partial(_worst, first.error, other.error))
-
-
-def _worst(*errors: Callable[[], float]) -> float:
-    """The largest, or NaN if one is."""
-    return float(torch.tensor([error() for error in errors], dtype=torch.float64).max())
 
 
 def _check_configs(config: RelaxConfig, overrides: Mapping[Pattern, RelaxConfig]) -> None:
