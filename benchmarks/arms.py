@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.evidence.system import batches
-from relaxify import ACE, RECM, Controller, RelaxConfig, Triangle, penalty, project, relaxify, summary
+from relaxify import ACE, RECM, RPP, Controller, RelaxConfig, Triangle, penalty, project, relaxify, summary
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.projecting import Mode
 
@@ -104,6 +104,8 @@ def fitted(model: nn.Module, arm: Arm, budget: Budget, task: Task, seed: int) ->
         total = loss
         if theta is not None:
             total = loss + (penalty(model, relative_to=loss) if arm.relative else penalty(model))
+        if isinstance(theta, RPP):
+            total = total + theta.loss_term()
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

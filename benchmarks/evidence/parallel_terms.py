@@ -7,9 +7,8 @@ the same rows, drawn by the same hash, and the same sums as in `relaxify.penalty
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,26 +22,37 @@ from relaxify.relaxation.terms.merged import MergedTerm
 from relaxify.representations import Representation
 
 
-@dataclass(frozen=True)
-class Regularised:
-    """What a layer adds to the penalty, and its term's share of its output at theta = 1."""
+class Found(NamedTuple):
+    """Of each site its penalty, its term's share of its output, E|f_e(x)|^2, and if asked for its inputs' second moment."""
 
+    penalty: Float[Tensor, " sites"]
+    share: Float[Tensor, " sites"]
+    square: Float[Tensor, " sites"]
+    moments: list[Float[Tensor, "n_in n_in"]]
+
+
+class _OfSite(NamedTuple):
     penalty: Float[Tensor, ""]
     share: Float[Tensor, ""]
+    square: Float[Tensor, ""]
+    moment: Float[Tensor, "n_in n_in"] | None
 
 
 class ParallelTerms(nn.Module):
-    """`model` with theta W x beside its sites: the prediction, the sum of the penalties, and the mean share.
+    """`model` with theta W x beside its sites.
 
-    `forward(weights, theta, step, *inputs)` takes one W and one theta a site.
+    `forward(weights, theta, nearest, step, *inputs)` takes one W and one theta a site, and for the penalty by projection
+    P_H W; it gives the prediction, and what was found.
     """
 
-    def __init__(self, model: nn.Module, group: str, include: Sequence[Pattern], config: RelaxConfig) -> None:
+    def __init__(
+        self, model: nn.Module, group: str, include: Sequence[Pattern], config: RelaxConfig, *, moments: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.moments = model, config, moments
         self.sites = plan(model, group, include=include).sites
-        self._now: tuple[Sequence[Tensor], Tensor, Int[Tensor, ""]] | None = None
-        self._found: dict[int, Regularised] = {}
+        self._now: tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Int[Tensor, ""]] | None = None
+        self._found: dict[int, _OfSite] = {}
         like = next(model.parameters())
         self.generators = [(dense(site.map.rep_in, like), dense(site.map.rep_out, like)) for site in self.sites]
         # a layer whose matrix is known is measured on the rows of the sketch, any other on all that it puts out
@@ -51,39 +61,58 @@ class ParallelTerms(nn.Module):
             site.module.register_forward_hook(partial(self._relax, index))
 
     def forward(
-        self, weights: Sequence[Tensor], theta: Float[Tensor, " sites"], step: Int[Tensor, ""], *inputs: Tensor
-    ) -> tuple[Tensor, Float[Tensor, ""], Float[Tensor, ""]]:
-        self._now, self._found = (weights, theta, step), {}
+        self,
+        weights: Sequence[Tensor],
+        theta: Float[Tensor, " sites"],
+        nearest: Sequence[Tensor],
+        step: Int[Tensor, ""],
+        *inputs: Tensor,
+    ) -> tuple[Tensor, Found]:
+        self._now, self._found = (weights, theta, nearest, step), {}
         try:
             output = self.model(*inputs)
         finally:
             self._now = None
-        found = self._found.values()
-        share = torch.stack([theta[index] * each.share for index, each in self._found.items()]).mean()
-        return output, torch.stack([each.penalty for each in found]).sum(), share
+        found = [self._found[index] for index in range(len(self.sites))]
+        moments = [each.moment for each in found if each.moment is not None]
+        penalty, share, square = (torch.stack(parts) for parts in zip(*(each[:3] for each in found), strict=True))
+        return output, Found(penalty, theta.detach() * share, square, moments)
 
     def _relax(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if self._now is None:
             return output
-        weights, theta, step = self._now
+        weights, theta, nearest, step = self._now
         site, weight = self.sites[index], weights[index]
         x = site.map.features_in.rows(args[0])
-        self._found[index] = self._regularised(index, weight, x.detach(), site.map.features_out.rows(output).detach(), step)
+        near = nearest[index] if len(nearest) else None
+        own = site.map.features_out.rows(output).detach()
+        self._found[index] = self._regularised(index, weight, near, x.detach(), own, step)
         return output + site.map.features_out.restore(F.linear(x, theta[index] * weight), like=output)
 
-    def _regularised(self, index: int, weight: Tensor, x: Tensor, output: Tensor, step: Int[Tensor, ""]) -> Regularised:
+    def _regularised(
+        self, index: int, weight: Tensor, nearest: Tensor | None, x: Tensor, output: Tensor, step: Int[Tensor, ""]
+    ) -> _OfSite:
         x, output = x.flatten(0, -2), output.flatten(0, -2)
         kept, is_sample = self.config.rows, False
         if kept is not None and len(x) > kept:
             rows, is_sample = hashed_integers(step, kept, len(x), x.device), True
             x, output = x[rows], output[rows] if self.is_known[index] else output
+        norm, size = root(F.linear(x, weight).square().sum(-1).mean()), output.square().sum(-1).mean()
+        share = norm.detach() * torch.where(size > 0, size, torch.inf).rsqrt()
+        moment = x.mT @ x / len(x) if self.moments else None
+        if nearest is not None:
+            return _OfSite(self.config.weight * to_intertwiners(weight, nearest), share, size, moment)
         before, after = self.generators[index]
         lie = shared(x, len(before), is_sample) @ (weight @ before - after @ weight).mT
-        norm = root(F.linear(x, weight).square().sum(-1).mean())
-        size = output.square().sum(-1).mean()
-        share = norm * torch.where(size > 0, size, torch.inf).rsqrt()
-        first = self.config.weight * norm if self.config.share is None else excess(share, self.config.share)
-        return Regularised(first + self.config.weight * root(lie.square().sum(-1).mean(1)).sum(), share.detach())
+        first = self.config.weight * norm if self.config.share is None else excess(norm, size, self.config.share)
+        penalty = first + self.config.weight * root(lie.square().sum(-1).mean(1)).sum()
+        return _OfSite(penalty, share, size, moment)
+
+
+def to_intertwiners(weight: Float[Tensor, "n_out n_in"], nearest: Float[Tensor, "n_out n_in"]) -> Float[Tensor, ""]:
+    """|W| + |W - P_H W|, where the gradient of |W - P_H W|^2 is twice W - P_H W."""
+    rest = weight.detach() - nearest
+    return root(weight.square().sum()) + root(2 * (rest * weight).sum() - rest.square().sum())
 
 
 def dense(rep: Representation, like: Tensor) -> Float[Tensor, "actions n n"]:
@@ -97,9 +126,9 @@ def shared(rows: Float[Tensor, "rows n"], count: int, is_sample: bool) -> Float[
     return rows[: count * share].unflatten(0, (count, share)) if share else rows[None]
 
 
-def excess(share: Float[Tensor, ""], bound: float) -> Float[Tensor, ""]:
+def excess(norm: Float[Tensor, ""], square: Float[Tensor, ""], bound: float) -> Float[Tensor, ""]:
     """e^2 of e = share / bound - 1 above 0, and linear from 1 on."""
-    over = (share / bound - 1).clamp(min=0)
+    over = (norm * torch.where(square > 0, square, torch.inf).rsqrt() / bound - 1).clamp(min=0)
     return torch.where(over < 1, over.square(), 2 * over - 1)
 
 

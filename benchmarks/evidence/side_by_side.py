@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from benchmarks.arms import Arm
-from benchmarks.evidence.parallel_terms import ParallelTerms
+from benchmarks.evidence.controls import Stepped, Weights, control_of
+from benchmarks.evidence.parallel_terms import Found, ParallelTerms
 from benchmarks.evidence.system import Data, System, batches
-from relaxify import project, refold, relaxify
-from relaxify.relaxation.controllers.schedules import Schedule
+from relaxify import RECM, RPP, project, refold, relaxify
+from relaxify.relaxation.controllers.rpp import own_weights
+from relaxify.relaxation.switching import end_terms
 from relaxify.relaxation.terms.term import terms_of
 
 Stack = dict[str, Tensor]
@@ -48,24 +50,28 @@ class SideBySide:
         self.system, self.arm, self.members, self.steps = system, arm, members, steps
         made = [_made(system, member.seed) for member in members]
         self.template = made[0] if arm.theta is None else relaxify(_made(system, 0), system.group, **_options(system, arm))
-        self.theta = None if arm.theta is None else arm.theta(self.template, steps)
-        assert self.theta is None or isinstance(self.theta, Schedule)
+        controller = None if arm.theta is None else arm.theta(self.template, steps)
         self.terms = terms_of(self.template)
         self.stack = {
             name: torch.stack([dict(model.named_parameters())[name].detach() for model in made])
             for name, _ in made[0].named_parameters()
         }
-        self.weights = {
-            path: term.weight.detach().expand(len(made), *term.weight.shape).clone() for path, term in self.terms.items()
-        }
+        self.weights = [term.weight.detach().expand(len(made), *term.weight.shape).clone() for term in self.terms.values()]
         self.rates = next(iter(self.stack.values())).new_tensor([member.rate for member in members])
+        like = self.rates[:, None].expand(-1, len(self.terms))
+        self.control = controller and control_of(controller, like, refold=self._refold, nearest=self._nearest)
+        self.prior = _Prior(controller, self.template) if isinstance(controller, RPP) else None
         self.bare = _without_statistics(_made(system, 0))
-        self.parallel = ParallelTerms(self.bare, system.group, system.include, arm.config) if self.terms else None
+        self.parallel = (
+            ParallelTerms(self.bare, system.group, system.include, arm.config, moments=isinstance(controller, RECM))
+            if self.terms
+            else None
+        )
         self.inputs = [torch.stack(parts) for parts in zip(*(each.inputs for each in data), strict=True)]
         self.targets = torch.stack([each.targets for each in data])
         rows = [batches(self.targets.shape[1], steps, system.batch, member.seed) for member in members]
         self.rows = torch.stack(rows, dim=1)
-        self.optimizer = StackedAdam([*self.stack.values(), *self.weights.values()])
+        self.optimizer = StackedAdam([*self.stack.values(), *self.weights])
         self.share = torch.zeros(len(members))
 
     def run(self) -> list[Trained]:
@@ -76,71 +82,114 @@ class SideBySide:
     def step(self, step: int) -> None:
         """One step of every member, and of theta."""
         falling = (1 + math.cos(math.pi * step / self.steps)) / 2
+        told = None
         if step >= self.arm.start * self.steps:
-            trained = [*self.stack.values(), *(self.weights.values() if self._acts() else ())]
-            for parameter in trained:
+            acts = self.control is not None and self.control.acts
+            trained = [*self.stack.values(), *(self.weights if acts else ())]
+            thetas = [self.control.theta] if self.control is not None and acts else []
+            for parameter in (*trained, *thetas):
                 parameter.requires_grad_()
-            gradients = torch.autograd.grad(self._losses(step).sum(), trained)
-            self.optimizer.step([parameter.detach_() for parameter in trained], gradients, falling * self.rates)
-        if self.theta is not None:
-            self._move_theta()
+            losses, found = self._relaxed_losses(step) if acts else (self._losses(step), None)
+            gradients = torch.autograd.grad(losses.sum(), [*trained, *thetas])
+            for theta in thetas:
+                theta.detach_()
+            self.optimizer.step([p.detach_() for p in trained], gradients[: len(trained)], falling * self.rates)
+            told = found and Stepped(gradients[-1], found.moments, found.square.detach())
+        if self.control is not None:
+            self.control.step(told, self.weights)
 
-    def _acts(self) -> bool:
-        return self.theta is not None and self.theta.steps < self.theta.end
+    def _batch(self, step: int) -> tuple[list[Tensor], Tensor]:
+        rows, each = self.rows[step], torch.arange(len(self.members))[:, None]
+        return [x[each, rows] for x in self.inputs], self.targets[each, rows]
 
     def _losses(self, step: int) -> Tensor:
-        """Of each member, its penalty included."""
-        rows, each = self.rows[step], torch.arange(len(self.members))[:, None]
-        inputs, targets = [x[each, rows] for x in self.inputs], self.targets[each, rows]
-        if not self._acts():
-            outputs = vmap(lambda stack, *x: functional_call(self.bare, stack, x, tie_weights=False))(self.stack, *inputs)
-            return vmap(self.system.criterion)(outputs, targets)
-        theta = self.rates.new_full((len(self.terms),), self.theta.theta)
-        losses, penalties, share = vmap(self._relaxed_loss, in_dims=(0, 0, 0, 0, None, None))(
-            self.stack, list(self.weights.values()), inputs, targets, theta, torch.tensor(step)
+        """Of each member, where no term acts."""
+        inputs, targets = self._batch(step)
+        outputs = vmap(lambda stack, *x: functional_call(self.bare, stack, x, tie_weights=False))(self.stack, *inputs)
+        return vmap(self.system.criterion)(outputs, targets)
+
+    def _relaxed_losses(self, step: int) -> tuple[Tensor, Found]:
+        """Of each member, penalty and priors included."""
+        assert self.control is not None
+        inputs, targets = self._batch(step)
+        nearest = self._nearest(self.weights) if self.arm.config.reduction == "projection" else []
+        losses, found = vmap(self._relaxed_loss, in_dims=(0, 0, 0, 0, 0, 0, None))(
+            self.stack, self.weights, self.control.theta, inputs, targets, nearest, torch.tensor(step)
         )
-        self.share = torch.maximum(self.share, share.detach())
-        return losses + (losses.detach().abs() * penalties if self.arm.relative else penalties)
+        self.share = torch.maximum(self.share, found.share.mean(1).detach())
+        penalties = found.penalty.sum(1)
+        losses = losses + (losses.detach().abs() * penalties if self.arm.relative else penalties)
+        return losses if self.prior is None else losses + self.prior(self.stack, self.weights), found
 
     def _relaxed_loss(
-        self, stack: Stack, weights: list[Tensor], inputs: list[Tensor], targets: Tensor, theta: Tensor, step: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        stack: Stack,
+        weights: list[Tensor],
+        theta: Tensor,
+        inputs: list[Tensor],
+        targets: Tensor,
+        nearest: list[Tensor],
+        step: Tensor,
+    ) -> tuple[Tensor, Found]:
         named = {f"model.{name}": value for name, value in stack.items()}
-        output, penalty, share = functional_call(self.parallel, named, (weights, theta, step, *inputs), tie_weights=False)
-        return self.system.criterion(output, targets), penalty, share
-
-    def _move_theta(self) -> None:
-        """As a schedule does, but that it refolds each member."""
-        every, steps = self.theta.refold_every, self.theta.steps + 1
-        self.theta.refold_every = None
-        if every is not None and steps % every == 0 and steps < self.theta.end:
-            for k in range(len(self.members)):
-                self._refold(k)
-        self.theta.step()
-        self.theta.refold_every = every
+        output, found = functional_call(self.parallel, named, (weights, theta, nearest, step, *inputs), tie_weights=False)
+        return self.system.criterion(output, targets), found
 
     @torch.no_grad()
-    def _refold(self, k: int) -> None:
-        model = self.member(k)
-        refold(model)
-        for name, value in self.stack.items():
-            value[k] = model.get_parameter(name)
-        for path, term in terms_of(model).items():
-            self.weights[path][k] = term.weight
+    def _nearest(self, weights: Weights) -> Weights:
+        """P_H W of each member and site."""
+        found = []
+        for term, weight in zip(self.terms.values(), weights, strict=True):
+            parts = []
+            for each in weight:
+                term.weight.copy_(each)
+                parts.append(term.equivariant_part().to(weight))
+            found.append(torch.stack(parts))
+        return found
+
+    @torch.no_grad()
+    def _refold(self) -> None:
+        for k in range(len(self.members)):
+            model = self.member(k)
+            refold(model)
+            for name, value in self.stack.items():
+                value[k] = model.get_parameter(name)
+            for weight, term in zip(self.weights, self.terms.values(), strict=True):
+                weight[k] = term.weight
 
     @torch.no_grad()
     def member(self, k: int) -> nn.Module:
-        """The template with the parameters of one member."""
+        """The template with the parameters of one member, and its theta."""
         for name, value in self.stack.items():
             self.template.get_parameter(name).copy_(value[k])
-        for path, term in self.terms.items():
-            term.weight.copy_(self.weights[path][k])
+        for site, (weight, term) in enumerate(zip(self.weights, self.terms.values(), strict=True)):
+            term.weight.copy_(weight[k])
+            if self.control is not None and self.control.acts:
+                term.theta.copy_(self.control.theta[k, site])
+        if self.control is not None and not self.control.acts:
+            end_terms(self.template)
         return self.template
 
     def projected(self, k: int) -> nn.Module:
         """The model of one member, without terms."""
         source = self.member(k)
-        return copy.deepcopy(source) if self.theta is None else project(source, mode=self.arm.mode)
+        return copy.deepcopy(source) if self.control is None else project(source, mode=self.arm.mode)
+
+
+class _Prior:
+    """RPP's loss term of every member."""
+
+    def __init__(self, rpp: RPP, model: nn.Module) -> None:
+        self.rpp = rpp
+        own = {id(weight) for weight in own_weights(model)}
+        self.names = [name for name, weight in model.named_parameters() if id(weight) in own]
+
+    def __call__(self, stack: Stack, weights: Weights) -> Tensor:
+        basic, own = (
+            torch.stack([weight.flatten(1).square().sum(1) for weight in each]).sum(0)
+            for each in (weights, [stack[name] for name in self.names])
+        )
+        return self.rpp.basic_wd * basic + self.rpp.equiv_wd * own
 
 
 class StackedAdam:

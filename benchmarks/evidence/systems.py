@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.evidence.clouds import ALIGNED, ROTATED
+from benchmarks.evidence.nbody import NBODY
 from benchmarks.evidence.system import System
 from benchmarks.evidence.teacher import TEACHER
 
-SYSTEMS: dict[str, System] = {system.name: system for system in (TEACHER, ALIGNED, ROTATED)}
+SYSTEMS: dict[str, System] = {system.name: system for system in (TEACHER, ALIGNED, ROTATED, NBODY)}
 
 
 def small(system: System) -> System:

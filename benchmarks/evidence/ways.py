@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from benchmarks.arms import Arm
-from relaxify import Constant, Controller, Cosine, RelaxConfig, Triangle
+from relaxify import ACE, RECM, RPP, Constant, Controller, Cosine, RelaxConfig, Triangle
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,13 @@ def _refolding(steps: int) -> Arm:
     return Arm(partial(Triangle, until=0.5, refold_every=max(1, steps // 20)), config=RelaxConfig())
 
 
+def _priors(steps: int) -> Arm:
+    return Arm(lambda model, total: RPP(model, basic_wd=1e-2, equiv_wd=1e-5), config=FREE, mode="fold")
+
+
 FREE = RelaxConfig(weight=0.0, share=None)
 PRINTED = RelaxConfig(share=None)
+PROJECTION = RelaxConfig(share=None, reduction="projection")
 
 WAYS: dict[str, Way] = {
     "plain": Way(lambda steps: Arm(), "plain training, at the learning rate of earlier work", is_swept=False),
@@ -61,6 +66,18 @@ WAYS: dict[str, Way] = {
     ),
     "refold": Way(_refolding, "the default, and refolded ten times", relaxed=0.5),
     "Cosine": Way(scheduled(Cosine, 0.5, RelaxConfig()), "the default with Cosine in the place of Triangle", relaxed=0.5),
+    "ACE": Way(
+        scheduled(ACE, 0.5, RelaxConfig()), "the default with ACE, a theta of each layer as a constraint", relaxed=0.5
+    ),
+    "RECM": Way(
+        scheduled(RECM, 0.5, RelaxConfig()), "the default with RECM, a theta of each layer by its symmetry gap", relaxed=0.5
+    ),
+    "projection": Way(
+        scheduled(Triangle, 0.5, PROJECTION),
+        "Triangle over the first half, with the distance from the intertwiners as penalty, relative to the loss",
+        relaxed=0.5,
+    ),
+    "RPP": Way(_priors, "theta = 1 throughout, with priors of 0.01 |W|^2 and 0.00001 |w_e|^2, then folded", relaxed=1.0),
     "no penalty": Way(scheduled(Triangle, 0.5, FREE), "Triangle over the first half, no penalty", relaxed=0.5),
     "no share": Way(
         scheduled(Triangle, 0.5, PRINTED), "Triangle over the first half, eq. 5 relative to the loss", relaxed=0.5

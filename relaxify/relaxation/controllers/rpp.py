@@ -44,7 +44,7 @@ class RPP(Attachable):
     def loss_term(self) -> Float[Tensor, ""]:
         """basic_wd sum |W|^2 + equiv_wd sum |w_e|^2."""
         basic = torch.stack([term.matrix.square().sum() for term in terms_of(self.model).values()]).sum()
-        equivariant = torch.stack([weight.square().sum() for weight in _own_weights(self.model)]).sum()
+        equivariant = torch.stack([weight.square().sum() for weight in own_weights(self.model)]).sum()
         return self.basic_wd * basic + self.equiv_wd * equivariant
 
     def _step(self) -> None:
@@ -77,7 +77,7 @@ class RPP(Attachable):
         set_theta(self.model, theta)
 
 
-def _own_weights(model: nn.Module) -> list[nn.Parameter]:
+def own_weights(model: nn.Module) -> list[nn.Parameter]:
     """The weights that the relaxed layers' equivariant maps are made of, each once."""
     found: dict[int, nn.Parameter] = {}
     for owner, term in owned_terms(model):
