@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import cache, partial
 
 import e3nn
-import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -53,7 +52,8 @@ def _system(name: str, title: str, width: int, size: int) -> System:
         title=title,
         what=(
             f"A SEGNN of {LAYERS} layers and {width} channels of each degree, with terms in its update nets (CR sec. 4.2), "
-            f"learns from {size:,} trajectories of five charged particles where they will be, and is tested on {TESTED} others."
+            f"learns from {size:,} trajectories of five charged particles where they will be, and is tested on {TESTED} "
+            "others."
         ),
         make=partial(segnn, width),
         samples=samples,
@@ -67,7 +67,7 @@ def _system(name: str, title: str, width: int, size: int) -> System:
         steps=1_000,
         batch=20,
         rate=1e-2,
-        rates=(3e-3, 1e-2, 3e-2),
+        rates=(1e-2, 3e-2, 1e-1),
         sweep=4,
         side_by_side=16,
         form=".2f",

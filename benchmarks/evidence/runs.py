@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.evidence.compute import step_ratio
+from benchmarks.evidence.diagnosed import diagnosed
+from benchmarks.evidence.one_by_one import one_by_one
 from benchmarks.evidence.side_by_side import Member, SideBySide
 from benchmarks.evidence.system import System, tested
 from benchmarks.evidence.ways import WAYS, Way
@@ -27,13 +29,14 @@ def this_machine() -> dict[str, Any]:
 
 @dataclass
 class Runs:
-    """All that was run of a system: for each way, number of steps and rate, a value a seed."""
+    """All that was run of a system: for each way, number of steps and rate, a value a seed; and the diagnosis before it."""
 
     system: System
     path: Path
     step_ratio: Mapping[str, float] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
     machine: Mapping[str, Any] = field(default_factory=this_machine)
+    diagnosis: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def read(cls, system: System, folder: Path = RESULTS) -> Runs:
@@ -41,7 +44,7 @@ class Runs:
         if not path.exists():
             return cls(system, path)
         found = json.loads(path.read_text())
-        return cls(system, path, found["step ratio"], found["groups"], found["machine"])
+        return cls(system, path, found["step ratio"], found["groups"], found["machine"], found.get("diagnosis", []))
 
     def values(self, way: str, rate: float, steps: int) -> dict[int, float]:
         """The measured value of each seed; one that is not finite is the worst there is."""
@@ -80,6 +83,9 @@ class Runs:
         if not self.step_ratio:
             self.step_ratio = step_ratio(self.system)
             self.save()
+        if not self.diagnosis:
+            self.diagnosis = diagnosed(self.system)
+            self.save()
         for way in ways:
             if WAYS[way].is_swept:
                 wanted = [Member(seed, rate) for rate in self.system.rates for seed in self.system.sweep_seeds]
@@ -108,7 +114,11 @@ class Runs:
     def _train_group(self, way: str, how: Way, members: Sequence[Member], steps: int) -> None:
         start = time.process_time()
         data = {seed: self.system.data(seed) for seed in dict.fromkeys(member.seed for member in members)}
-        found = SideBySide(self.system, how.arm(steps), members, steps, [data[each.seed] for each in members]).run()
+        parts = [data[each.seed] for each in members]
+        if self.system.is_stacked:
+            found = SideBySide(self.system, how.arm(steps), members, steps, parts).run()
+        else:
+            found = one_by_one(self.system, how.arm(steps), members, steps, parts)
         values = [tested(self.system, each.model, data[m.seed]) for m, each in zip(members, found, strict=True)]
         seconds = time.process_time() - start
         for rate in dict.fromkeys(member.rate for member in members):
@@ -128,7 +138,12 @@ class Runs:
 
     def save(self) -> None:
         """One line a group."""
-        head = {"system": self.system.name, "machine": self.machine, "step ratio": self.step_ratio}
+        head = {
+            "system": self.system.name,
+            "machine": self.machine,
+            "step ratio": self.step_ratio,
+            "diagnosis": self.diagnosis,
+        }
         lines = ",\n  ".join(map(json.dumps, self.groups))
         text = json.dumps(head, indent=1)[:-2] + f',\n "groups": [\n  {lines}\n ]\n}}\n'
         self.path.parent.mkdir(parents=True, exist_ok=True)
