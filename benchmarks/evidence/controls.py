@@ -37,7 +37,7 @@ class Control(Protocol):
     def acts(self) -> bool: ...
 
     def step(self, told: Stepped | None, weights: Weights) -> None:
-        """After the optimizer's step; `told` is None where nothing was trained."""
+        """After the optimizer's step; `told` is None where no term acts."""
 
 
 class Scheduled:

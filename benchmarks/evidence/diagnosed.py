@@ -13,18 +13,18 @@ from relaxify import diagnose
 SEEDS = 3
 
 
-def diagnosed(system: System, count: int = 128) -> list[dict[str, Any]]:
+def diagnosed(system: System) -> list[dict[str, Any]]:
     """Of fresh networks of some seeds the equivariant share of the gradient, its error and its chance.
 
-    From so many batches, in one pass through as much data: what comes twice would count its noise as gradient.
+    In one pass through data that are drawn for it: of what comes twice, the noise would count as gradient.
     """
-    return [_diagnosed(system, seed, count) for seed in range(SEEDS)]
+    return [_diagnosed(system, seed) for seed in range(SEEDS)]
 
 
-def _diagnosed(system: System, seed: int, count: int) -> dict[str, Any]:
+def _diagnosed(system: System, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
-    model, data = system.make(), system.samples(seed, count * system.batch)
-    rows = batches(len(data.targets), count, system.batch, seed)
+    model, data = system.make(), system.samples(seed, system.diagnosed * system.batch)
+    rows = batches(len(data.targets), system.diagnosed, system.batch, seed)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return system.criterion(model(*(x[batch] for x in data.inputs)), data.targets[batch])

@@ -44,6 +44,12 @@ class Finding:
         verdicts = set(self.apart.values())
         return verdicts.pop() if len(verdicts) == 1 else "no difference"
 
+    @property
+    def is_better_over_as_many_steps(self) -> bool:
+        """Than tuned plain training, and than the untuned one where that was run."""
+        others = [each.verdict for each in (self.tuned, self.untuned) if each is not None]
+        return self.tuned is not None and set(others) == {"better"}
+
 
 @dataclass(frozen=True)
 class Findings:

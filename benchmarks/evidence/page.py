@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from benchmarks.evidence.comparing import Comparison
 from benchmarks.evidence.findings import Finding, Findings
 from benchmarks.evidence.systems import SYSTEMS
+from benchmarks.evidence.verdicts import counted, verdict
 from benchmarks.evidence.ways import WAYS
+from benchmarks.evidence.when import when
 
 HEAD = (
     *("way", "rate", "steps", "seeds", "{column}", "minus tuned plain", "minus plain of equal compute"),
@@ -53,7 +56,7 @@ def page(systems: Sequence[Findings]) -> str:
             headline(systems) + "\n",
             _rules(max((each.comparisons for each in systems), default=1) or 1),
             *map(_section, systems),
-            _when(systems),
+            when(systems),
             _was_not_run(systems),
         ]
     )
@@ -69,9 +72,9 @@ def headline(systems: Sequence[Findings]) -> str:
     if not judged:
         return "No relaxed training has been run beside the plain ones yet."
     wins = [_said(each, found) for each, found in judged if found.verdict == "better"]
-    count = _counted(len(judged), "relaxed training")
+    count = counted(len(judged), "relaxed training")
     ways, places = {found.way for _, found in judged}, {each.runs.system.name for each, _ in judged}
-    scope = f"{_counted(len(ways), 'way')}, {_counted(len(places), 'system')}"
+    scope = f"{counted(len(ways), 'way')}, {counted(len(places), 'system')}"
     found = (
         f"**Better than both tuned plain training and plain training of equal compute: {len(wins)} of {count} ({scope})**: "
         f"{'; '.join(wins)}."
@@ -86,10 +89,6 @@ def headline(systems: Sequence[Findings]) -> str:
 def _tally(judged: Sequence[tuple[Findings, Finding]], of: Callable[[Finding], Comparison | None]) -> str:
     found = Counter(comparison.verdict for _, finding in judged if (comparison := of(finding)) is not None)
     return f"{found['better']} are better, {found['worse']} worse, and {found['no difference']} show no difference"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _said(each: Findings, found: Finding) -> str:
@@ -107,13 +106,28 @@ def _section(each: Findings) -> str:
         f"A relaxed step took {ratio['relaxed']:.2f} of a plain one's {ratio['plain, ms']:.1f} ms.",
         f"Rates were chosen among {rates}, on {system.sweep} seeds that are not tested.",
         f"{each.cpu_hours:.2f} CPU-hours of {_machine(runs.machine)}.",
+        *_diagnosis(runs.diagnosis),
         *([f"Not run here: {', '.join(each.missing)}."] if each.missing else []),
     ]
     best = "Higher is better." if system.higher_is_better else "Lower is better."
     return f"## {system.title}\n\n{system.what} {best}\n\n{_table(each)}\n\n{chr(10).join(notes)}\n"
 
 
-def _machine(of: dict[str, object]) -> str:
+def _diagnosis(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `diagnose` said of the networks before they were trained."""
+    if not found:
+        return []
+    shares = "; ".join(
+        "no gradient" if each["equivariant"] is None else f"{each['equivariant']:.2f} ± {each['error'] or 0:.2f}"
+        for each in found
+    )
+    advice = Counter(each["advice"] for each in found)
+    said = "; ".join(f'{count} of {len(found)}: "{each}"' for each, count in advice.items())
+    head = f"`relaxify.diagnose` of {len(found)} fresh networks: the equivariant share of the gradient by a term is "
+    return [f"{head}{shares} (chance {found[0]['chance']:.2f}). {said}"]
+
+
+def _machine(of: Mapping[str, Any]) -> str:
     return f"a shared {of['device']} machine ({of['threads']} thread, torch {of['torch']})"
 
 
@@ -135,41 +149,8 @@ def _row(each: Findings, found: Finding) -> list[str]:
         "" if found.tuned is None else f"{found.tuned:{form}}",
         "" if found.compute is None else f"{found.compute:{form}}",
         f"{found.share:.2f}" if relaxed else "",
-        _verdict(found) if relaxed else "",
+        verdict(found) if relaxed else "",
     ]
-
-
-def _verdict(found: Finding) -> str:
-    if found.verdict is None:
-        return "not judged: a plain way is missing"
-    if found.verdict != "no difference":
-        return f"**{found.verdict}**"
-    shown = [f"{verdict} than {name}" for name, verdict in found.apart.items() if verdict != "no difference"]
-    return "; ".join(shown) or "no difference"
-
-
-def _when(systems: Sequence[Findings]) -> str:
-    """What each way came to on all systems together, in words that are chosen by the intervals."""
-    lines = []
-    for way in WAYS:
-        said = [f"{s.runs.system.title.lower()}, {_verdict(f)}" for s in systems for f in s.relaxed if f.way == way]
-        lines += [f"- **{way}**: {'; '.join(said)}."] if said else []
-    conclusion = _conclusion([found for each in systems for found in each.relaxed])
-    return "\n".join(["## When to expect a gain\n", *lines, "", conclusion, ""])
-
-
-def _conclusion(relaxed: Sequence[Finding]) -> str:
-    if wins := sorted({found.way for found in relaxed if found.verdict == "better"}):
-        return f"A gain over both plain ways was shown with {', '.join(wins)}, where the tables say so, and nowhere else."
-    as_many = [{found.apart.get(name, "better") for name in ("tuned", "untuned")} for found in relaxed]
-    if better := sorted({found.way for found, apart in zip(relaxed, as_many, strict=True) if apart == {"better"}}):
-        return (
-            f"Over as many steps, {', '.join(better)} did better than tuned plain training where the tables say so; over as "
-            "much compute nothing did. So a gain may be had where steps are what is short, and none is to be expected where "
-            "time is."
-        )
-    count = _counted(len(relaxed), "relaxed training")
-    return f"No gain was shown in {count}: no reason is seen to expect one from models and data of these kinds and sizes."
 
 
 def _was_not_run(systems: Sequence[Findings]) -> str:

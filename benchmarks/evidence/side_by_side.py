@@ -82,20 +82,18 @@ class SideBySide:
     def step(self, step: int) -> None:
         """One step of every member, and of theta."""
         falling = (1 + math.cos(math.pi * step / self.steps)) / 2
-        told = None
-        if step >= self.arm.start * self.steps:
-            acts = self.control is not None and self.control.acts
-            trained = [*self.stack.values(), *(self.weights if acts else ())]
-            thetas = [self.control.theta] if self.control is not None and acts else []
-            for parameter in (*trained, *thetas):
-                parameter.requires_grad_()
-            losses, found = self._relaxed_losses(step) if acts else (self._losses(step), None)
-            gradients = torch.autograd.grad(losses.sum(), [*trained, *thetas])
-            for theta in thetas:
-                theta.detach_()
-            self.optimizer.step([p.detach_() for p in trained], gradients[: len(trained)], falling * self.rates)
-            told = found and Stepped(gradients[-1], found.moments, found.square.detach())
+        acts = self.control is not None and self.control.acts
+        trained = [*self.stack.values(), *(self.weights if acts else ())]
+        thetas = [self.control.theta] if self.control is not None and acts else []
+        for parameter in (*trained, *thetas):
+            parameter.requires_grad_()
+        losses, found = self._relaxed_losses(step) if acts else (self._losses(step), None)
+        gradients = torch.autograd.grad(losses.sum(), [*trained, *thetas])
+        for theta in thetas:
+            theta.detach_()
+        self.optimizer.step([p.detach_() for p in trained], gradients[: len(trained)], falling * self.rates)
         if self.control is not None:
+            told = found and Stepped(gradients[-1], found.moments, found.square.detach())
             self.control.step(told, self.weights)
 
     def _batch(self, step: int) -> tuple[list[Tensor], Tensor]:

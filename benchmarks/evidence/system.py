@@ -32,6 +32,7 @@ class System:
     - `rates` are swept for each way, on `sweep` seeds of which none is tested; `rate` is the one of untuned ways.
     - `measure(output, targets)` is a number of the test's predictions, `column` its name and unit, `form` how it is printed.
     - `side_by_side` is how many are trained at a time, and `timed` how many pairs of steps the cost is measured on.
+    - `diagnosed` is how many batches `diagnose` reads.
     - `is_stacked`: by `vmap` over stacked parameters; else one after the other.
     """
 
@@ -56,6 +57,7 @@ class System:
     side_by_side: int = 100
     timed: int = 60
     form: str = ".3f"
+    diagnosed: int = 128
     is_stacked: bool = True
 
     def data(self, seed: int) -> Data:

@@ -93,7 +93,7 @@ WAYS: dict[str, Way] = {
     ),
 }
 
-TUNED = "plain, tuned"
+TUNED, DEFAULT = "plain, tuned", "default"
 
 
 def rival(way: str) -> str:

@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.lconv_evidence import learned, page, side_by_side
 from benchmarks.lconv_evidence.arms import ARMS
+from benchmarks.lconv_evidence.runs import Run, completed
 from benchmarks.lconv_evidence.setting import PROTOCOLS, Protocol, Setting
 from benchmarks.lconv_evidence.training import train
-from benchmarks.pairs import Run, completed
 from relaxify_examples.lconv.data import VARIANTS, Images, Variant, digits, idx, mnist, npz
 
 RATES = (5e-4, 1.5e-3, 4.5e-3)

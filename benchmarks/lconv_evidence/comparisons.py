@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
+from benchmarks.lconv_evidence.runs import Run
 from benchmarks.lconv_evidence.setting import Protocol
-from benchmarks.pairs import Run
 from relaxify_examples.lconv import experiment
 from relaxify_examples.lconv.experiment import Paired, paired
 

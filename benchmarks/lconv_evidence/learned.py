@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lconv_evidence.runs import completed
 from benchmarks.lconv_evidence.setting import machine
-from benchmarks.pairs import completed
 from relaxify_examples.lconv.turning import Learned, classify, learn
 
 

@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.lconv_evidence.arms import ARMS
 from benchmarks.lconv_evidence.comparisons import OURS, RANDOM, differences, interval, mean, of, said, values, wins
+from benchmarks.lconv_evidence.runs import RESULTS, Run
 from benchmarks.lconv_evidence.setting import PROTOCOLS, Protocol
-from benchmarks.pairs import RESULTS, Run
 from relaxify_examples.lconv.data import VARIANTS
 from relaxify_examples.lconv.turning import rotation
 

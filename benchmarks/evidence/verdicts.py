@@ -1,0 +1,18 @@
+"""Verdicts and counts in words."""
+
+from __future__ import annotations
+
+from benchmarks.evidence.findings import Finding
+
+
+def verdict(found: Finding) -> str:
+    if found.verdict is None:
+        return "not judged: a plain way is missing"
+    if found.verdict != "no difference":
+        return f"**{found.verdict}**"
+    shown = [f"{verdict} than {name}" for name, verdict in found.apart.items() if verdict != "no difference"]
+    return "; ".join(shown) or "no difference"
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
