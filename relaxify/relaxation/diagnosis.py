@@ -22,6 +22,7 @@ from relaxify.graph.exported import AnyModel, opened
 from relaxify.groups import Group
 from relaxify.intertwiners import intertwiner_basis
 from relaxify.relaxation.attach import relaxify
+from relaxify.relaxation.repeats import Repeats
 from relaxify.relaxation.terms.term import Term, terms_of
 from relaxify.rendered import Rendered
 from relaxify.representations import slices
@@ -31,6 +32,8 @@ _BETWEEN = (1 / 4, 3 / 4)
 # with a larger error, two of which are the distance between the bounds, nothing is said
 _UNSURE = 1 / 4
 _FEWEST = 3
+# a last batch that is filled up from the first ones is no second pass
+_MOST_REPEATED = 0.05
 _PROBES = 4
 
 
@@ -76,6 +79,8 @@ class Diagnosis(Rendered):
     layers: dict[str, Gradient]
     total: Gradient
     carried: dict[str, tuple[Carried, ...]]
+    repeated: float = 0.0
+    """How much of the samples came before, in an earlier batch."""
 
     @property
     def still(self) -> tuple[str, ...]:
@@ -88,6 +93,11 @@ class Diagnosis(Rendered):
         total = self.total
         if total.equivariant is None or total.excess is None:
             return "No gradient reaches any term: relaxing these layers does nothing."
+        if self.repeated > _MOST_REPEATED:
+            return (
+                f"{self.repeated:.0%} of the samples had come before, and their noise counts as gradient: diagnose with "
+                "batches of one pass, in which each sample comes once."
+            )
         if total.error is not None and total.error > _UNSURE * (1 - total.chance):
             return "The gradient is too noisy to tell: diagnose with more or larger batches."
         if total.excess > _BETWEEN[1]:
@@ -130,6 +140,7 @@ def diagnose(
 
     - `model`: a relaxed model, at any time of its training; or a plain one, which with `group` (and further `options` of
       `relaxify`) is relaxed for this. A copy is worked on: nothing of the model changes.
+    - `batches`: samples drawn independently, each once: one pass through a data set, or fresh data.
     - `loss(model, batch)`: a single number; forward and backward run once for each of the `batches`, in training mode. With
       a few of them this takes less than as many training steps, and a projection of every layer for each.
 
@@ -154,7 +165,8 @@ def diagnose(
     if low := [path for path, term in terms.items() if term.config.rank is not None]:
         raise ValueError(f"the terms of {', '.join(map(repr, low[:3]))} are of low rank; diagnose dense ones (rank=None).")
     _switch_on(twin, terms)
-    samples = list(_gradients(twin, terms, loss, batches))
+    repeats = Repeats()
+    samples = list(_gradients(twin, terms, loss, batches, repeats))
     if len(samples) < _FEWEST:
         raise ValueError("diagnose needs at least three batches, to tell a gradient from its noise.")
     chances = {path: _chance(term) for path, term in terms.items()}
@@ -162,7 +174,7 @@ def diagnose(
     split = {path: _parts(term, torch.stack([sample[path] for sample in samples])) for path, term in terms.items()}
     layers = {path: _gradient([parts], chances[path][0] / chances[path][1]) for path, parts in split.items()}
     chance = sum(inside for inside, _ in chances.values()) / sum(size for _, size in chances.values())
-    return Diagnosis(layers, _gradient(list(split.values()), chance), carried)
+    return Diagnosis(layers, _gradient(list(split.values()), chance), carried, repeats.part)
 
 
 @torch.no_grad()
@@ -177,11 +189,16 @@ def _switch_on(model: nn.Module, terms: dict[str, Term]) -> None:
 
 
 def _gradients(
-    model: nn.Module, terms: dict[str, Term], loss: Callable[[nn.Module, Any], Any], batches: Iterable[Any]
+    model: nn.Module,
+    terms: dict[str, Term],
+    loss: Callable[[nn.Module, Any], Any],
+    batches: Iterable[Any],
+    repeats: Repeats,
 ) -> Iterable[dict[str, Tensor]]:
     """dL/d(theta W) of each batch."""
     weights = [term.weight for term in terms.values()]
     for batch in batches:
+        repeats.add(batch)
         value = loss(model, batch)
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise ValueError("diagnose: the loss of a batch is a tensor with a single number; take its mean.")

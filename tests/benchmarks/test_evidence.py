@@ -89,6 +89,25 @@ def test_a_small_version_of_each_system_runs_goes_on_and_is_written_up(
     (found,) = all_findings([runs])[0].relaxed
     assert f"| {found.mean:{system.form}} | {found.tuned:{system.form}} | {found.compute:{system.form}} |" in text
     assert "Not run here: plain, plain, compute of all, as printed" in text
+    assert (
+        f"`relaxify.diagnose` of 3 fresh networks: the equivariant share of the gradient by a term is {shares(runs)}" in text
+    )
+
+
+def shares(runs: Runs) -> str:
+    return "; ".join(f"{each['equivariant']:.2f} ± {each['error']:.2f}" for each in runs.diagnosis)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_by_one_comes_to_the_same_as_side_by_side(tmp_path: Path) -> None:
+    values = {}
+    for is_stacked in (True, False):
+        system = replace(few(TEACHER, 8), is_stacked=is_stacked, sweep=2, rates=(1e-2, 3e-2), timed=2, diagnosed=3)
+        runs = Runs.read(system, tmp_path / str(is_stacked))
+        runs.complete(["plain, tuned", "default"], 2)
+        values[is_stacked] = [value for group in runs.groups for value in group["values"]]
+    assert values[True] == pytest.approx(values[False], rel=1e-5)
+    assert len(set(values[True])) == len(values[True]) == 12
 
 
 def test_the_page_is_what_the_results_say() -> None:
@@ -129,6 +148,24 @@ def test_only_what_is_better_than_both_plain_ways_is_a_gain(tuned: float, comput
     assert says in headline([findings])
     assert in_short([findings]).startswith("**Does it help?** Better") == (verdict == "better")
     assert ("A gain over both plain ways was shown with default" in page([findings])) == (verdict == "better")
+
+
+def test_without_tuned_plain_training_nothing_is_said_to_be_better() -> None:
+    runs = made_up(1.0, 1.0)
+    runs.groups = [group for group in runs.groups if group["way"] != "plain, tuned"]
+    (findings,) = all_findings([runs])
+    (found,) = findings.relaxed
+    assert found.verdict is None
+    assert not found.is_better_over_as_many_steps
+    assert "No gain was shown" in page([findings])
+    assert "The defaults were not run beside tuned plain training." in page([findings])
+
+
+@pytest.mark.parametrize(("tuned", "worse"), [(1.0, 0), (0.0, 0), (-1.0, 1)])
+def test_whether_the_defaults_do_harm_is_said(tuned: float, worse: int) -> None:
+    text = page(all_findings([made_up(tuned, 0.0)]))
+    assert f"relaxify's defaults are worse than tuned plain training of as many steps on {worse} of 1 systems." in text
+    assert ("worse on none: default" in text) == (not worse)
 
 
 def test_more_comparisons_ask_for_a_wider_interval() -> None:

@@ -68,6 +68,30 @@ def test_in_all_poses_the_gradient_is_equivariant_and_in_one_pose_at_chance_or_b
     assert "poses are not uniform" in found[False].advice or "some effect" in found[False].advice
 
 
+@pytest.mark.parametrize("by", ["samples", "numbers"])
+def test_samples_that_come_twice_are_no_evidence_of_poses(by: str) -> None:
+    """Few clouds in all poses, read again and again: what a term would learn of them is their noise."""
+    torch.manual_seed(1)
+    model, (x, y) = Pool(), clouds(turned=True, batches=1)[0]
+    epochs = [torch.randperm(len(x)).split(8) for _ in range(8)]
+    numbers = [rows for epoch in epochs for rows in epoch]
+
+    def of(model: nn.Module, batch: Any) -> Tensor:
+        return loss(model, batch if by == "samples" else (x[batch], y[batch]))
+
+    passes = numbers if by == "numbers" else [(x[rows], y[rows]) for rows in numbers]
+    found = diagnose(model, of, passes, group="SO(3)")
+    assert found.repeated == pytest.approx(7 / 8)
+    assert found.advice.startswith("88% of the samples had come before")
+    assert diagnose(model, of, passes[:4], group="SO(3)").repeated == 0
+
+
+def test_labels_and_types_that_are_alike_are_no_samples_that_come_twice() -> None:
+    kinds = torch.eye(4)[torch.randint(4, (12, 32))]
+    batches = [{"x": x, "y": y, "kinds": kind} for (x, y), kind in zip(clouds(turned=True, batches=12), kinds, strict=True)]
+    assert diagnose(Pool(), lambda m, batch: loss(m, (batch["x"], batch["y"])), batches, group="SO(3)").repeated == 0
+
+
 def squared_error(net: nn.Module, values: Any) -> Tensor:
     *inputs, target = values
     return (net(*inputs) - target).square().mean()
