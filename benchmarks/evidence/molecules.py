@@ -115,6 +115,7 @@ def _system(molecule: str, irreps: str, depth: int, cutoff: float, sites: int) -
         seeds=10,
         sweep=3,
         side_by_side=1,
+        is_stacked=False,
         timed=30,
         form=".1f",
     )
