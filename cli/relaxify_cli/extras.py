@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 # what relaxify imports of a distribution, by its canonical name; of others, nothing is known
 MODULES = {
+    "ase": "ase.md.langevin",
     "cuequivariance-torch": "cuequivariance_torch",
     "e2cnn": "e2cnn.nn",
     "e3nn": "e3nn.o3",
@@ -22,6 +23,7 @@ MODULES = {
     "mace-torch": "mace.cli.run_train",
     "matplotlib": "matplotlib.figure",
     "phiflow": "phi.flow",
+    "tblite": "tblite.ase",
     "torch-geometric": "torch_geometric.nn",
 }
 
