@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from functools import cache, partial
 
-import e3nn
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from benchmarks.evidence.python_only import as_python
 from benchmarks.evidence.system import Data, System
 from relaxify_examples.models.segnn import SEGNN
 from relaxify_examples.nbody.evaluate import Batch, tensors
@@ -20,13 +20,8 @@ LAYERS, TESTED = 2, 500
 
 
 def segnn(width: int) -> SEGNN:
-    """As Python, which `vmap` can go over: e3nn would script it."""
-    defaults = e3nn.get_optimization_defaults()
-    e3nn.set_optimization_defaults(jit_script_fx=False)
-    try:
+    with as_python():
         return SEGNN(width, LAYERS)
-    finally:
-        e3nn.set_optimization_defaults(**defaults)
 
 
 @cache

@@ -57,6 +57,20 @@ def is_mapped(tensor: Tensor) -> bool:
     return any(map(functorch.is_batchedtensor, _layers(tensor)))
 
 
+def unwrapped(tensor: Tensor) -> Tensor:
+    """Its values without what torch.func's transforms wrapped it in, the axes that vmap maps over first.
+
+    For use where these transforms are disabled.
+    """
+    layers = _layers(tensor)
+    values = layers[-1]
+    # from the innermost on, whose axis is counted among those of the values
+    mapped = [functorch.maybe_get_bdim(layer) for layer in reversed(layers[:-1]) if functorch.is_batchedtensor(layer)]
+    for count, axis in enumerate(mapped):
+        values = values.movedim(axis + count, 0)
+    return values
+
+
 def _layers(tensor: Tensor) -> list[Tensor]:
     """A tensor, and what it wraps within the transformations of torch.func."""
     layers = [tensor]

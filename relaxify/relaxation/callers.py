@@ -5,7 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
+
+import torch
+from torch._functorch import apis, eager_transforms, vmap
+
+# where torch.func.grad, vjp, jvp, jacrev, jacfwd, hessian, linearize, functionalize and vmap are
+_TRANSFORMS = frozenset(module.__file__ for module in (apis, eager_transforms, vmap))
 
 
 def is_within(function: Callable[..., Any]) -> bool:
@@ -29,6 +35,25 @@ def argument_of_caller(function: Callable[..., Any], name: str) -> Any:
     """
     frame = _frame_of(function, sys._getframe(1))
     return None if frame is None else frame.f_locals[name]
+
+
+def is_transform_of_a_module() -> bool:
+    """Whether torch.func's transforms that are running now were begun by a module's forward, and not around the module.
+
+    >>> class Slope(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return torch.func.grad(lambda x: x * is_transform_of_a_module())(x)
+    >>> Slope()(torch.ones(())), torch.func.grad(Slope())(torch.ones(()))
+    (tensor(1.), tensor(0.))
+    """
+    outermost_is_module, frame = False, cast(FrameType | None, sys._getframe(1))
+    while frame is not None:
+        if frame.f_code is torch.nn.Module._call_impl.__code__:
+            outermost_is_module = True
+        elif frame.f_code.co_filename in _TRANSFORMS:
+            outermost_is_module = False
+        frame = frame.f_back
+    return outermost_is_module
 
 
 def _frame_of(function: Callable[..., Any], frame: FrameType | None) -> FrameType | None:

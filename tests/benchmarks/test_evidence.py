@@ -14,6 +14,7 @@ from benchmarks.evidence.clouds import ALIGNED
 from benchmarks.evidence.comparing import compared
 from benchmarks.evidence.documents import written
 from benchmarks.evidence.findings import all_findings
+from benchmarks.evidence.molecules import ETHANOL
 from benchmarks.evidence.nbody import NBODY
 from benchmarks.evidence.page import headline, page
 from benchmarks.evidence.readme import in_short
@@ -56,6 +57,7 @@ def by_the_ordinary_loop(system: System, way: str, member: Member) -> nn.Module:
         *((TEACHER, way) for way in ("ACE", "RECM", "RPP", "projection")),
         *((ALIGNED, way) for way in ("as printed", "default")),
         *((NBODY, way) for way in ("default", "ACE")),
+        (ETHANOL, "default"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )

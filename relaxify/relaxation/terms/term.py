@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from relaxify.graph.complex_values import on_parts
+from relaxify.graph.storages import unwrapped
 from relaxify.grids.convolution import Patches
 from relaxify.interrupts import aside
 from relaxify.modules.hanging import attach, copy_without, hung
@@ -38,6 +39,7 @@ from relaxify.relaxation.terms.commutant import Commutant
 from relaxify.relaxation.terms.copied import note_copy
 from relaxify.relaxation.terms.folded import FoldedTerm
 from relaxify.relaxation.terms.held import held
+from relaxify.relaxation.transformed import bare, is_transformed
 from relaxify.representations import Representation
 from relaxify.sites import EquivariantMap, Site
 from relaxify.subgroups import restricted, subgroup
@@ -267,7 +269,12 @@ class Term(FoldedTerm):
 
     def learn(self, rows: Tensor | Patches, output: Tensor | None, attribute: Tensor | None) -> None:
         """Keep what an observer was shown, once it has values."""
-        aside(rows.device.type, self._learn_aside, rows, output, attribute)
+        if not is_transformed():
+            aside(rows.device.type, self._learn_aside, rows, output, attribute)
+            return
+        with torch._C._DisableFuncTorch():
+            values = (None if each is None else unwrapped(each) for each in (output, attribute))
+            aside(rows.device.type, self._learn_aside, bare(rows), *values)
 
     def _learn_aside(self, rows: Tensor | Patches, output: Tensor | None, attribute: Tensor | None) -> None:
         self.sketch.update(rows, output)

@@ -194,6 +194,49 @@ def test_function_transforms_compute_what_they_should() -> None:
     torch.testing.assert_close(with_grad_of_parameters(layer, x), torch.autograd.grad(energy(layer, x), term.weight)[0])
 
 
+class Transforming(nn.Module):
+    """A model that transforms its layer itself, in its forward."""
+
+    def __init__(self, layer: nn.Module, transform: Callable) -> None:
+        super().__init__()
+        self.layer, self.transform = layer, transform
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transform(self.layer, x)
+
+
+def mapped_twice(layer: nn.Module, x: Tensor) -> Tensor:
+    """By vmap over vmap, the axes that are mapped in places of their own."""
+    return torch.func.vmap(torch.func.vmap(layer, in_dims=1), in_dims=2)(x.T.unflatten(1, (2, -1)))
+
+
+def mapped_slopes(layer: nn.Module, x: Tensor) -> Tensor:
+    return torch.func.vmap(torch.func.grad(lambda each: energy(layer, each)))(x)
+
+
+@SKETCHES
+@pytest.mark.parametrize("transform", [with_grad, with_vmap, with_jvp, mapped_twice, mapped_slopes])
+def test_transforms_that_a_model_makes_are_a_part_of_its_pass(transform: Callable, config: RelaxConfig) -> None:
+    """The terms see each row once, as in a pass without a transform; and can be trained."""
+    layer, term = relaxed_linear(config)
+    plain, x = copy.deepcopy(layer), torch.randn(6, 13)
+    Transforming(layer, transform)(x).square().sum().backward()
+    plain(x)
+    assert term.sketch.seen == plain.relaxation.sketch.seen == len(x)
+    assert all(parameter.grad.isfinite().all() for parameter in term.parameters())
+    torch.testing.assert_close(penalty(layer), penalty(plain))
+    penalty(layer).backward()
+
+
+def test_images_that_a_model_maps_over_are_seen_like_a_batch() -> None:
+    layer = relaxify(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1)), "C(4)")
+    plain, x = copy.deepcopy(layer), torch.randn(4, 5, 2, 6, 6)
+    Transforming(layer, with_vmap)(x)
+    plain(x.flatten(0, 1))
+    assert layer[0].relaxation.sketch.seen == plain[0].relaxation.sketch.seen == 4 * 5 * 36
+    torch.testing.assert_close(penalty(layer), penalty(plain))
+
+
 @SKETCHES
 def test_forward_mode_derivatives_go_through(config: RelaxConfig) -> None:
     """And leave no tangents in the sketch."""
