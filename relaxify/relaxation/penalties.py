@@ -123,8 +123,8 @@ def _seen_terms(model: nn.Module) -> dict[str, Term]:
     if waiting and all(term.sketch.is_empty for term in waiting):
         raise RuntimeError(
             "no relaxed layer has seen a training batch, so there is nothing to penalise; "
-            "call penalty(model) after a forward pass in train() mode with gradients on, and not within torch.func's transforms "
-            "of the whole model."
+            "call penalty(model) after a forward pass in train() mode with gradients on, and not within torch.func's "
+            "transforms of the whole model."
         )
     return terms
 
