@@ -10,7 +10,9 @@ def verdict(found: Finding) -> str:
         return "not judged: a plain way is missing"
     if found.verdict != "no difference":
         return f"**{found.verdict}**"
-    shown = [f"{verdict} than {name}" for name, verdict in found.apart.items() if verdict != "no difference"]
+    # to be better than an untuned rate is nothing to be told
+    told = {name: each for name, each in found.apart.items() if (name, each) != ("untuned", "better")}
+    shown = [f"{each} than {name}" for name, each in told.items() if each != "no difference"]
     return "; ".join(shown) or "no difference"
 
 
