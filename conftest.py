@@ -6,7 +6,7 @@ import pytest
 import shown_output  # noqa: F401
 import torch
 from hypothesis import HealthCheck, settings
-from type_checks import checked
+from type_checks import begin, checked
 
 torch.set_num_threads(1)
 jaxtyping.jaxtyped = checked
@@ -18,6 +18,7 @@ settings.load_profile("relaxify")
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    begin()
     # of the CPU's stream alone: torch.manual_seed writes down the stack for every kind of device
     torch.default_generator.manual_seed(0)
     # escnn's searches start anywhere

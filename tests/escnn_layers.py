@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from escnn_search import hasten
 from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ with warnings.catch_warnings():
 
 # without it, escnn's layers over SO(3) cannot be copied
 share_groups()
+hasten()
 
 PLANAR = {
     "C(4)": lambda: gspaces.rot2dOnR2(4),

@@ -12,7 +12,7 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float, TypeCheckError
 from networks import unchecked
 from torch import Tensor
-from type_checks import checked, has_shapes
+from type_checks import EVERY, FIRST, begin, checked, has_shapes
 
 from relaxify.evidence.fitting import layouts
 from relaxify.intertwiners import intertwiner_basis
@@ -23,6 +23,9 @@ Pairs = Sequence[tuple[Tensor, Mapping[str, Rows]]]
 
 def plain(x: Tensor, names: Sequence[str], count: int = 1) -> dict[str, Any]:
     return {}
+
+
+def plain_of_one(x: str) -> None: ...
 
 
 def shaped(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> None: ...
@@ -63,6 +66,23 @@ def test_wrong_types_are_seen_without_shapes() -> None:
 def test_checks_can_be_left_out() -> None:
     with unchecked():
         assert checked(plain, typechecker=beartype)(torch.ones(3), [1]) == {}
+
+
+@pytest.mark.parametrize("function", [plain_of_one, aliased])
+def test_the_first_calls_of_a_test_are_checked_and_then_one_in_many(function: Any) -> None:
+    called = checked(function, typechecker=beartype)
+
+    def is_seen() -> bool:
+        try:
+            called(1)
+        except (BeartypeCallHintViolation, TypeCheckError):
+            return True
+        return False
+
+    for _ in range(2):
+        begin()
+        seen = [is_seen() for _ in range(2 * EVERY)]
+        assert [k for k, one in enumerate(seen, 1) if one] == [*range(1, FIRST + 1), EVERY, 2 * EVERY]
 
 
 def test_relaxify_is_checked_both_ways() -> None:

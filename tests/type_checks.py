@@ -3,6 +3,9 @@
 jaxtyping binds each call's arguments before it looks at them, which takes 13 us. Most functions, and those called most, have
 no shapes in their signature, so that there is nothing to bind; without this their checks are most of what inspection costs.
 Functions within functions are not checked: beartype would write and compile its checks again in every call of the outer one.
+
+Of each function the first calls of a test are checked, and then one in many: one inspection calls the same functions very
+often, with arguments of the same few types, and checks of every call are a fifth or more of what it costs.
 """
 
 from __future__ import annotations
@@ -18,7 +21,16 @@ from typing import Any, ForwardRef, Literal, ParamSpec, get_args, get_origin
 import jaxtyping
 from jaxtyping import AbstractArray
 
+FIRST, EVERY = 20, 50
+"""How many calls of a function are checked in each test, and of those after them one in how many."""
+
 _with_shapes = jaxtyping.jaxtyped
+_calls: dict[FunctionType, int] = {}
+
+
+def begin() -> None:
+    """A test begins: which calls are checked in it does not depend on those before."""
+    _calls.clear()
 
 
 def checked(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
@@ -27,14 +39,17 @@ def checked(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
         return partial(checked, typechecker=typechecker)
     if "<locals>" in getattr(function, "__qualname__", ""):
         return function
-    if not isinstance(function, FunctionType) or has_shapes(function):
+    if not isinstance(function, FunctionType):
         return _with_shapes(function, typechecker=typechecker)
-    with_types = typechecker(function)
+    with_types = _with_shapes(function, typechecker=typechecker) if has_shapes(function) else typechecker(function)
 
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        # `networks.unchecked` turns off both
-        return (function if jaxtyping.config.jaxtyping_disable else with_types)(*args, **kwargs)
+        # first, for what is compiled without checks must not depend on how often it was called
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        calls = _calls[function] = _calls.get(function, 0) + 1
+        return (with_types if calls <= FIRST or not calls % EVERY else function)(*args, **kwargs)
 
     # where the code of a model stands is read off the stack, from which the frames of jaxtyping are left out
     called.__code__ = called.__code__.replace(co_filename=jaxtyping.__file__)

@@ -80,22 +80,22 @@ class Toy:
 
 
 CONSTRAINING = {
-    "ACE": lambda model: ACE(model, 2000, primal_rate=0.02, dual_rate=0.02, until=None),
-    "RECM": lambda model: RECM(model, 2000, every=10, rate=0.2, until=None),
+    "ACE": lambda model: ACE(model, 600, primal_rate=0.02, dual_rate=0.02, until=None),
+    "RECM": lambda model: RECM(model, 600, every=10, rate=0.2, until=None),
 }
 
 
 @pytest.mark.parametrize("make_controller", CONSTRAINING.values(), ids=list(CONSTRAINING))
 def test_a_symmetric_target_is_learned_by_the_layer_alone(make_controller: Callable[[nn.Module], Controller]) -> None:
     toy = Toy(symmetric=True)
-    toy.train(make_controller(toy.layer), 2000, weight=1.0)
+    toy.train(make_controller(toy.layer), 600, weight=1.0)
     assert abs(toy.theta) < 1e-2
     assert toy.distance() < 0.01
 
 
 def test_of_another_target_the_strict_constraint_leaves_the_best_equivariant_map() -> None:
     toy = Toy(symmetric=False)
-    toy.train(ACE(toy.layer, 3000, primal_rate=0.02, dual_rate=0.02, until=None), 3000)
+    toy.train(ACE(toy.layer, 1000, primal_rate=0.02, dual_rate=0.02, until=None), 1000)
     assert abs(toy.theta) < 1e-2
     assert toy.distance() < 0.01
 
@@ -103,7 +103,7 @@ def test_of_another_target_the_strict_constraint_leaves_the_best_equivariant_map
 def test_of_another_target_recm_comes_to_the_gap() -> None:
     """theta (W - P_H W) is what the target has beside its symmetric part."""
     toy = Toy(symmetric=False)
-    toy.train(RECM(toy.layer, 3000, every=10, rate=0.2, until=None), 3000)
+    toy.train(RECM(toy.layer, 1000, every=10, rate=0.2, until=None), 1000)
     gap = float((toy.target - toy.optimum).norm() / toy.optimum.norm())
     # here larger than the part that is symmetric, so that it is bounded by 1
     assert toy.theta == pytest.approx(min(gap, 1.0), rel=0.05)
@@ -117,8 +117,8 @@ def test_the_partial_constraint_comes_to_where_slack_costs_what_it_gives(slack_c
         toy.layer.map_to_feat.weight.copy_(toy.optimum[:2, :2])
         toy.term.weight.copy_(toy.target - toy.optimum)
     a = float(toy.term.weight.detach().square().sum())
-    theta = ACE(toy.layer, 4000, form="partial", slack_cost=slack_cost, until=None, normalise=False, primal_rate=0.02)
-    for _ in range(4000):
+    theta = ACE(toy.layer, 1500, form="partial", slack_cost=slack_cost, until=None, normalise=False, primal_rate=0.02)
+    for _ in range(1500):
         toy.loss().backward()
         theta.step()
     assert toy.theta == pytest.approx(a / (a + slack_cost), rel=1e-2)
@@ -193,7 +193,7 @@ def test_residual_pathway_priors_are_ridge_regression() -> None:
     """The optimum of |(w_e (x) 1 + W) - A|^2 / 2 + b |W|^2 + e |w_e|^2: the symmetric part is shared as the priors say."""
     toy, b, e = Toy(symmetric=False), 0.05, 0.01
     rpp = RPP(toy.layer, basic_wd=b, equiv_wd=e)
-    toy.train(rpp, 3000)
+    toy.train(rpp, 1500)
     own = toy.layer.map_to_feat.weight.detach()
     # dW = 0: S - A + 2 b W = 0 with S = w_e (x) 1 + W; dw_e = 0: 3 (S - A)_H + 2 e w_e = 0, the trace over the components
     w = toy.term.weight.detach()
