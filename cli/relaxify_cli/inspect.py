@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,7 +131,8 @@ def _verdict(report: Report) -> Iterator[str]:
     yield f"[bold red]It breaks in {shown(fault.module or 'the model')}[/bold red]: {shown(fault.cause)}."
     yield f"  {shown(fault.location)}"
     yield f"  [cyan]{shown(fault.source)}[/cyan]"
-    yield f"  error of this value {fault.error:.1e}; the output's is {fault.amplified:.1e} times that"
+    if not math.isnan(fault.amplified):
+        yield f"  error of this value {fault.error:.1e}; the output's is {fault.amplified:.1e} times that"
     yield f"  {shown(report.verdict.told)}"
 
 

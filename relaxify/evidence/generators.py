@@ -47,12 +47,16 @@ def known_actions(group: Group, axes: int) -> Mapping[str, Float[Tensor, "action
 
 
 def bracket_sign(group: Group, actions: Float[Tensor, "actions d d"]) -> float | None:
-    """The sign of <[a_i, a_j], sum_k c_ijk a_k>, c the structure constants: -1 for g -> M(g^-1), which reverses products."""
+    """The sign s with [a_i, a_j] = s sum_k c_ijk a_k, c the structure constants: -1 for g -> M(g^-1), which reverses all.
+
+    None if the group has no brackets, or those of the actions are neither: of what hardly moves, say.
+    """
     a, b = group.generators, actions[: len(group.generators)]
     if not len(a) or not brackets(a).abs().max() > 1e-9:
         return None
     expected = torch.einsum("ijk,kab->ijab", structure_constants(a), b)
-    return float((expected * brackets(b)).sum().sign())
+    sign = (expected * brackets(b)).sum().sign()
+    return float(sign) if (brackets(b) - sign * expected).norm() < 0.1 * expected.norm() else None
 
 
 def is_isometric(group: Group, actions: Float[Tensor, "actions d d"]) -> bool:

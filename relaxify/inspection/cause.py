@@ -34,7 +34,7 @@ class CauseKind(enum.StrEnum):
     TIES = "ties"
 
 
-Form = Literal["", "basis", "border", "even kernel", "factor", "note", "pixels", "stride", "windows"]
+Form = Literal["", "basis", "border", "even kernel", "factor", "infinite", "note", "overflow", "pixels", "stride", "windows"]
 """Which of its forms a kind takes, where it has several; "" is the usual one."""
 
 
@@ -84,6 +84,7 @@ _SENTENCES: dict[tuple[CauseKind, Form], str] = {
     (CauseKind.NONLINEARITY, ""): "{op} acts on single components; let it act on invariants and multiply by those",
     (CauseKind.NORMALISATION, ""): "{op} normalises over components that transform; normalise lengths instead",
     (CauseKind.OTHER, ""): "{op} does not commute with {group}",
+    (CauseKind.OTHER, "infinite"): "{op} gives NaN or infinite values",
     (CauseKind.OTHER, "note"): "its value does not transform in a known way, though the output does",
     (CauseKind.PADDING, ""): "{op} adds more pixels on one side than on the others; pad all sides alike",
     (CauseKind.PADDING, "border"): (
@@ -107,6 +108,9 @@ _SENTENCES: dict[tuple[CauseKind, Form], str] = {
         "size + {padded} - {reach} is a multiple of {stride}"
     ),
     (CauseKind.ROUNDING, ""): "rounding only: the model is equivariant in float64, and {op} loses its digits in {dtype}",
+    (CauseKind.ROUNDING, "overflow"): (
+        "the model is equivariant in float64, and {op} gives NaN or infinite values in {dtype}: keep its input in range"
+    ),
     (CauseKind.SELECTION, ""): "{op} picks or moves single components: it singles out an axis of the frame",
     (CauseKind.SELECTION, "pixels"): "{op} picks or shifts pixels so that the grid's centre moves; treat all sides alike",
 }

@@ -16,13 +16,14 @@ from relaxify.evidence.evidence import Evidence
 from relaxify.graph.inputs import Inputs
 from relaxify.graph.recording import Recording, record
 from relaxify.groups import Group
-from relaxify.inspection.cause import Cause, CauseKind
+from relaxify.inspection.cause import Cause, CauseKind, Form
 from relaxify.inspection.causes import cause_of
 from relaxify.inspection.report import Fault
 from relaxify.relaxation.examining import Examined
 from relaxify.relaxation.plan import Plan
 from relaxify.verdicts.action_errors import InputAction
 from relaxify.verdicts.generic import move_special
+from relaxify.verdicts.orbits import finite
 from relaxify.verdicts.twin import Twin
 from relaxify.verdicts.verdict import Reason, Status, Verdict, name_of
 
@@ -44,6 +45,8 @@ def attributed(
         return _first_fault(planned, analysis, verdict), ()
     if verdict.status is Status.BROKEN or verdict.reason in (Reason.FEW, Reason.SIGN):
         return _first_fault(planned, analysis, verdict), ()
+    if verdict.reason is Reason.NOT_FINITE:
+        return _not_finite_fault(analysis.evidence), ()
     rounding = _rounding_fault(model, analysis.evidence, inputs, verdict, training=training)
     return rounding, tuple(_notes(analysis, verdict))
 
@@ -88,27 +91,49 @@ def _cause(evidence: Evidence, node: fx.Node, verdict: Verdict) -> Cause:
     return cause_of(evidence, node)
 
 
+def _not_finite_fault(evidence: Evidence) -> Fault | None:
+    """The first operation whose NaN or infinite values reach an output; a mask's, which softmax takes away, do not."""
+    waiting = [evidence.nodes[-1]]
+    found: set[fx.Node] = set()
+    while waiting:
+        sources = {node for node in waiting.pop().all_input_nodes if _is_not_finite(node)} - found
+        found |= sources
+        waiting += sources
+    node = next((node for node in evidence.nodes if node in found and node.op == "call_function"), None)
+    if node is None:
+        return None
+    return _fault_at(node, Cause(CauseKind.OTHER, op_name(node), evidence.group.name, "infinite"), math.nan, math.nan)
+
+
+def _is_not_finite(node: fx.Node) -> bool:
+    value = node.meta.get("value")
+    return value is not None and not finite(value)
+
+
 def _rounding_fault(
     model: nn.Module, evidence: Evidence, inputs: Inputs, verdict: Verdict, *, training: bool
 ) -> Fault | None:
     """The operation at which a model that is sound in float64 loses its digits in its own precision."""
-    own = verdict.own
-    if own is None or not own.error.largest > max(ROUNDING, 100 * torch.finfo(own.precision).eps):
+    own, has_overflown = verdict.own, verdict.reason is Reason.OVERFLOW
+    if own is None or not (has_overflown or own.error.largest > max(ROUNDING, 100 * torch.finfo(own.precision).eps)):
         return None
     twin = Twin(model, training=training, double=False)
     run = twin.run(twin.inputs(inputs), record)
     # as autocast has it, which no parameter tells
     precision = max(_precisions(run, own.precision), key=lambda dtype: torch.finfo(dtype).eps)
-    if not own.error.largest > 100 * torch.finfo(precision).eps:
+    if not (has_overflown or own.error.largest > 100 * torch.finfo(precision).eps):
         return None
     lost: set[fx.Node] = set()
     for exact, rounded in zip(evidence.nodes, run.nodes, strict=False):
         error = _difference(exact, rounded)
-        if error > ROUNDING and lost.isdisjoint(exact.all_input_nodes):
+        # what has lost its digits on the way to an overflow is no fault of its own
+        is_lost = not error < math.inf if has_overflown else error > ROUNDING
+        if is_lost and lost.isdisjoint(exact.all_input_nodes):
             details = {"dtype": name_of(precision)}
-            why = Cause(CauseKind.ROUNDING, op_name(exact), evidence.group.name, details=details)
+            form: Form = "overflow" if has_overflown else ""
+            why = Cause(CauseKind.ROUNDING, op_name(exact), evidence.group.name, form, details)
             return _fault_at(exact, why, error, own.error.mean)
-        lost |= {exact} if error > ROUNDING else set()
+        lost |= {exact} if is_lost else set()
     return None
 
 

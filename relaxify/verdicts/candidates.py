@@ -188,7 +188,18 @@ def _power(rank: int, g: Tensor) -> Tensor:
 
 
 def _product(one: Matrix, other: Matrix, g: Tensor) -> Tensor:
+    return _product_of(one, other, _entries(g), g.dtype)
+
+
+@functools.lru_cache(512)
+def _product_of(one: Matrix, other: Matrix, entries: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:
+    """Each value of a model is held to the same few: made once for each g."""
+    g = torch.tensor(entries, dtype=dtype)
     return torch.kron(one(g), other(g))
+
+
+def _entries(g: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, g.tolist()))
 
 
 def _dual_and_vector(g: Tensor) -> Tensor:
@@ -219,12 +230,21 @@ class _Symmetric:
         return {1.0: "symmetric tensor", 2.0: "strain"}.get(self.factor, "symmetric tensor in Mandel's notation")
 
     def __call__(self, g: Float[Tensor, "d d"]) -> Float[Tensor, "n n"]:
+        return _on_pairs(self, _entries(g), g.dtype)
+
+    def matrix(self, g: Float[Tensor, "d d"]) -> Float[Tensor, "n n"]:
+        """Of g on the entries."""
         rows = [i * self.d + j for i, j in self.pairs]
         spread = torch.zeros(self.d**2, len(rows), dtype=g.dtype)
         for column, (i, j) in enumerate(self.pairs):
             spread[[i * self.d + j, j * self.d + i], column] = 1.0
         scale = torch.tensor([1.0 if i == j else self.factor for i, j in self.pairs], dtype=g.dtype)
         return scale[:, None] * (torch.kron(g, g) @ spread)[rows] / scale
+
+
+@functools.lru_cache(512)
+def _on_pairs(pairs: _Symmetric, entries: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:
+    return pairs.matrix(torch.tensor(entries, dtype=dtype))
 
 
 def _symmetric(d: int) -> Iterator[_Symmetric]:
@@ -240,12 +260,13 @@ def _orders(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
     yield from (diagonal + order for order in orders)
 
 
-def _signs(group: Group) -> Iterator[tuple[int, ...]]:
+@functools.lru_cache(64)
+def _signs(group: Group) -> tuple[tuple[int, ...], ...]:
     """The finite generators that may flip a sign, for each character that does so: the determinant's first."""
     first = _reflections(group)
     letters = range(min(len(group.finite), 3))
     every = itertools.chain.from_iterable(itertools.combinations(letters, count) for count in range(1, len(letters) + 1))
-    yield from dict.fromkeys(filter(None, (first, *every)))
+    return tuple(dict.fromkeys(filter(None, (first, *every))))
 
 
 def _reflections(group: Group) -> tuple[int, ...]:

@@ -81,21 +81,41 @@ def _noise(value: Tensor, exact: Tensor, seed: int) -> Tensor:
 
 
 def responsible(names: Sequence[str], breaks: Callable[[Sequence[str]], bool], most: int = 4) -> tuple[str, ...]:
-    """Those of the parameters that break the model by themselves, by halving; all of them if only together they do.
+    """Those of the parameters that break the model by themselves, by halving; or the fewest that only together do.
 
     >>> responsible("abcdefgh", lambda some: "c" in some)
     ('c',)
+    >>> responsible("abcdefgh", lambda some: {"b", "g"} <= set(some))
+    ('b', 'g')
     """
     found: list[str] = []
 
-    def search(some: Sequence[str]) -> None:
+    def search(some: Sequence[str]) -> bool:
         if len(found) >= most or not breaks(some):
-            return
+            return False
         if len(some) == 1:
             found.extend(some)
-            return
-        search(some[: len(some) // 2])
-        search(some[len(some) // 2 :])
+            return True
+        parts = [search(half) for half in _halves(some)]
+        if not any(parts):
+            found.extend(_together(some, (), breaks))
+        return True
 
     search(names)
     return tuple(found) or tuple(names[:most])
+
+
+def _together(some: Sequence[str], others: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The fewest of some that break the model beside others, where some and others do (Zeller's delta debugging)."""
+    if len(some) == 1:
+        return list(some)
+    first, second = _halves(some)
+    for half in (first, second):
+        if breaks((*half, *others)):
+            return _together(half, others, breaks)
+    found = _together(first, (*second, *others), breaks)
+    return found + _together(second, (*found, *others), breaks)
+
+
+def _halves(some: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    return some[: len(some) // 2], some[len(some) // 2 :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,12 +25,15 @@ from relaxify.verdicts.factors import check_commuting, of_one_factor
 from relaxify.verdicts.generic import SIZE, Generic, responsible, special
 from relaxify.verdicts.judging import Judged, in_precision, judge
 from relaxify.verdicts.nearby import tensors_in
-from relaxify.verdicts.orbits import Actions, Orbit, finite, orbit
+from relaxify.verdicts.orbits import Actions, Orbit, finite, not_finite, orbit
 from relaxify.verdicts.outputs import OutputError
 from relaxify.verdicts.places import nowhere, of_inputs, of_pixels
 from relaxify.verdicts.subject import Measured, Subject
 from relaxify.verdicts.twin import Runner, Twin
 from relaxify.verdicts.verdict import Errors, OwnPrecision, Reason, Status, Verdict, of_product
+
+NEW = 10
+"""Times an error, above which another is of another size."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,24 @@ class Measurement:
         runs = [run for each in outputs if each.status is Status.BROKEN for run in each.runs]
         return max(runs, key=lambda run: run.error).g if runs else None
 
-    def of(self, twin: Twin) -> OwnPrecision | None:
-        """What another copy of the model does instead, held to transforming as was found and to the same response."""
-        if self.subject is None or self.found is None:
+    def elsewhere(self, twin: Twin, elements: int) -> Orbit | None:
+        """What another copy of the model gives on the given input, and on what that is moved to; None if it does not run."""
+        if self.subject is None:
             return None
         with suppress(InputsError):
-            rough = orbit(twin, self.subject.actions, twin.inputs(self.subject.given), draws(self.subject.group, 0)[:2])
-            telling = [each for each in self.found.outputs if each.runs and each.reason is not Reason.SILENT]
-            errors = [in_precision(each, rough, self.found.orbits[0], self.found.setting) for each in telling]
-            if not errors:
-                return None
-            return OwnPrecision(twin.own, Errors.of([e for e, _ in errors]), max(r for _, r in errors))
+            given = twin.inputs(self.subject.given)
+            return orbit(twin, self.subject.actions, given, draws(self.subject.group, 0)[:elements])
         return None
+
+    def of(self, rough: Orbit, precision: torch.dtype) -> OwnPrecision | None:
+        """The same in another precision, held to transforming as was found and to the same response."""
+        if self.found is None:
+            return None
+        telling = [each for each in self.found.outputs if each.runs and each.reason is not Reason.SILENT]
+        errors = [in_precision(each, rough, self.found.orbits[0], self.found.setting) for each in telling]
+        if not errors:
+            return None
+        return OwnPrecision(precision, Errors.of([e for e, _ in errors]), max(r for _, r in errors))
 
 
 def measure(model: nn.Module, group: Group | str, inputs: Inputs, **options: Any) -> Verdict:
@@ -134,10 +144,20 @@ def measurement(
     if generic and verdict.status in (Status.SOUND, Status.UNDECIDED) and verdict.reason is not Reason.RANDOM:
         verdict = _in_general(verdict, model, subject)
     measured = Measurement(verdict, subject, found)
-    if own and subject.twin.double and subject.twin.own != torch.float64:
+    if subject.twin.double and subject.twin.own != torch.float64 and (own or verdict.is_sound):
         twin = Twin(model, training=training, double=False, prepare=prepare)
-        verdict = replace(verdict, own=measured.of(twin), forward_passes=verdict.forward_passes + twin.runs)
-    return replace(measured, verdict=verdict)
+        measured = _in_own_precision(measured, twin, elements=2 if own else 0)
+    return measured
+
+
+def _in_own_precision(measured: Measurement, twin: Twin, elements: int) -> Measurement:
+    """With what a copy in the model's own precision does: what overflows there is not sound, whatever float64 holds."""
+    rough, verdict = measured.elsewhere(twin, elements), measured.verdict
+    if rough is not None and elements:
+        verdict = replace(verdict, own=measured.of(rough, twin.own))
+    if rough is not None and verdict.is_sound and (where := next(not_finite([rough]), "")):
+        verdict = replace(verdict, status=Status.UNDECIDED, reason=Reason.OVERFLOW, where=where, element="")
+    return replace(measured, verdict=replace(verdict, forward_passes=verdict.forward_passes + twin.runs))
 
 
 @dataclass(frozen=True)
@@ -198,8 +218,10 @@ def _in_general(verdict: Verdict, model: nn.Module, subject: Subject) -> Verdict
 
 def _together(here: Verdict, there: Verdict, parameters: Callable[[], tuple[str, ...]]) -> Verdict:
     both = replace(here, elements=here.elements + there.elements, inputs=here.inputs + there.inputs)
-    # of what transformed in a known way, that it may do so in another once trained is not enough
-    if there.status is Status.BROKEN or (here.is_sound and there.reason is Reason.FEW):
+    # of what transformed in a known way, that it may do so in another once trained is not enough; nor is an error that
+    # is there as it is, and comes to lie on the other side of the tolerance
+    is_new = not there.error.largest <= NEW * here.error.largest
+    if is_new and (there.status is Status.BROKEN or (here.is_sound and there.reason is Reason.FEW)):
         what = replace(both, generic=there.error, where=there.where, outputs=there.outputs, element=there.element)
         return replace(what, status=Status.LATENT, reason=Reason.TRAINED, parameters=parameters())
     if here.reason is Reason.SILENT and there.is_sound:
@@ -212,12 +234,21 @@ def _responsible(general: Generic, subject: Subject, found: Measured, size: floa
     """The parameters that break the model when they alone move: told by the output and the element that were worst."""
     broken = next(each for each in found.outputs if _is_against(each))
     moving = next(each for each in found.orbits if each.moved)
-    worst = [max(broken.runs, key=lambda run: run.error).g] if broken.runs else [run.g for run in moving.moved]
+    run = max(broken.runs, key=lambda run: run.error, default=None)
+    worst = [each.g for each in moving.moved] if run is None else [run.g]
+    # an error close to the tolerance is told from none by its own size
+    share = math.inf if run is None else run.error / NEW
+
+    def is_wrong(judged: Judged) -> bool:
+        if judged.status is Status.BROKEN or judged.reason is broken.reason:
+            return True
+        telling = [each.error for each in judged.runs if not each.is_silent]
+        return judged.name == broken.name and max(telling, default=0.0) > share
 
     def breaks(some: Sequence[str]) -> bool:
         general.move(some, size)
         runs = orbit(subject.twin, subject.actions, moving.inputs, worst)
-        return any(_is_against(judge(name, [runs], found.setting)) for name in runs.values)
+        return any(is_wrong(judge(name, [runs], found.setting)) for name in runs.values)
 
     return responsible(general.names, breaks)
 

@@ -37,6 +37,7 @@ class Reason(enum.Enum):
     FEW = "too few samples to tell as what the output transforms"
     SIGN = "turns flip the output's sign, as x² - y² or an x² + y² with a wrong sign: pass output_action if it is meant"
     NOT_FINITE = "NaN or infinite values"
+    OVERFLOW = "NaN or infinite values in the model's own precision, where float64 has none"
     UNMOVED = "the input action moves no input"
     RANDOM = "the model draws random numbers: its output on the same input is not the same twice"
     UNSEEN = "no tensor is found"

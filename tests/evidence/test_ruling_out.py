@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from relaxify.evidence.fitting import fit, transformation
+from relaxify.evidence.fitting import dense, fit, transformation
+from relaxify.evidence.generators import bracket_sign
 from relaxify.evidence.ruling_out import Sampled
 from relaxify.evidence.transformations import Axes, Norms, Pairs, elements
 from relaxify.groups import Group
@@ -78,3 +79,11 @@ def test_what_vanishes_on_moved_inputs_carries_no_representation(left: float) ->
 def test_a_value_without_entries_tells_nothing(partial: bool) -> None:
     empty = [(x[:0], [run[:0] for run in runs]) for x, runs in vectors()]
     assert fit(SO3, empty, (-2,), partial=partial).kind == "undecided"
+
+
+@pytest.mark.parametrize(("strength", "sign"), [(1.0, 1.0), (-1.0, -1.0), (1e-5, None)])
+def test_what_hardly_moves_reverses_no_products(strength: float, sign: float | None) -> None:
+    noise = torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    group = Group.parse("SO(3)")
+    actions = strength * dense(Representation.vectors(group)) if sign else strength * noise
+    assert bracket_sign(group, actions) == sign

@@ -66,3 +66,61 @@ def test_a_model_that_is_sound_under_rotations_alone_is_told_from_one_that_is_no
     torch.manual_seed(0)
     model = planted.make()
     assert inspect(model, "SO(3)", *planted.entry.inputs(), input_action=planted.entry.transform).is_sound
+
+
+def test_the_operation_that_overflows_in_the_models_own_precision_is_named() -> None:
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.score = nn.Linear(1, 4, bias=False), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            v = self.mix(x.unsqueeze(-1))
+            weights = (500 * self.score(v.norm(dim=1)).abs()).exp()
+            return (v * (weights / weights.sum(0)).unsqueeze(1)).sum(0)
+
+    torch.manual_seed(0)
+    report = inspect(Weighed(), "SO(3)", torch.randn(9, 3))
+    assert not report.is_sound
+    assert report.fault is not None
+    assert (report.fault.op, report.fault.kind) == ("exp", "rounding")
+    assert "gives NaN or infinite values in float32" in report.fault.cause
+
+
+def test_a_small_fault_is_told_by_what_it_is_and_by_no_convention() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.score = nn.Linear(1, 4, bias=False), nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            many = (len(x), len(x), 3)
+            d = nn.functional.pairwise_distance(x[:, None].expand(many), x[None].expand(many), eps=1e-4)
+            weights = self.score(d.unsqueeze(-1)).squeeze(-1).softmax(-1)
+            return torch.einsum("ij,jdc->idc", weights, self.mix(x.unsqueeze(-1)))
+
+    torch.manual_seed(0)
+    report = inspect(Attention().double(), "SO(3)", torch.randn(5, 3).double())
+    assert report.fault is not None
+    assert report.fault.op == "pairwise_distance"
+    assert report.fault.kind != "convention"
+
+
+def test_the_operation_whose_nan_reaches_the_output_is_named_and_no_mask() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(1, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            lengths = x.norm(dim=-1)
+            weights = torch.where(lengths < lengths.mean(), lengths, -torch.inf).softmax(0)
+            return self.mix(x.unsqueeze(-1)) * (weights * (lengths - 10).log()).view(-1, 1, 1)
+
+    torch.manual_seed(0)
+    report = inspect(Masked(), "SO(3)", torch.randn(9, 3))
+    assert not report.is_sound
+    assert report.fault is not None
+    assert report.fault.op == "log"
+    assert report.fault.cause == "log gives NaN or infinite values"
+    assert "log gives NaN" in str(report)

@@ -21,7 +21,7 @@ from relaxify.modules.copies import copied, duplicate
 from relaxify.verdicts.measuring import measure
 from relaxify.verdicts.state import seeded
 from relaxify.verdicts.twin import Twin
-from relaxify.verdicts.verdict import Status
+from relaxify.verdicts.verdict import Reason, Status
 
 X = points()
 
@@ -215,6 +215,24 @@ def test_every_precision_is_measured_in_float64_and_told_in_its_own(dtype: torch
         eps = torch.finfo(dtype).eps
         assert verdict.own.precision is dtype
         assert eps / 50 < verdict.own.rounding < verdict.own.error.largest < 2 * eps
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(torch.float32, 40), (torch.bfloat16, 40), (torch.float16, 6)])
+@pytest.mark.parametrize("own", [True, False])
+def test_what_overflows_in_the_models_own_precision_alone_is_not_sound(dtype: torch.dtype, power: int, own: bool) -> None:
+    def softmax_by_hand(v: torch.Tensor) -> torch.Tensor:
+        weights = (10 * v.square().sum(-2, keepdim=True)).pow(power)
+        return v * weights / weights.sum(0, keepdim=True)
+
+    def act(g: torch.Tensor, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (inputs[0] @ g.mT,)
+
+    model = Mix(then=softmax_by_hand)
+    nn.init.ones_(model.mix.weight)
+    verdict = measure(model.to(dtype), "SO(3)", (X.to(dtype),), input_action=act, own=own)
+    assert (verdict.status, verdict.reason) == (Status.UNDECIDED, Reason.OVERFLOW)
+    assert "the model's own precision" in verdict.told
+    assert measure(model.double(), "SO(3)", (X.double(),), input_action=act, own=own).is_sound
 
 
 def test_names_of_precisions_in_forward_do_not_matter() -> None:

@@ -60,6 +60,46 @@ def test_a_bias_that_keeps_inner_products_is_latent_too() -> None:
     assert (verdict.status, verdict.parameters) == (Status.LATENT, ("up.bias",))
 
 
+class Branch(nn.Module):
+    """Vectors scaled by layer norms of their lengths, and a branch that starts at zero and has a constant in it."""
+
+    def __init__(self, constant: float = 0.0) -> None:
+        super().__init__()
+        self.up, self.norms = nn.Linear(1, 4, bias=False), nn.Sequential(*(nn.LayerNorm(4) for _ in range(3)))
+        self.mix, self.out = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+        nn.init.constant_(self.mix.bias, constant)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.up(x.unsqueeze(-1))
+        return v * self.norms(v.norm(dim=1)).unsqueeze(1) + self.out(self.mix(v))
+
+
+def test_of_parameters_that_break_only_together_these_are_named_and_no_others() -> None:
+    verdict = measure(Branch(), "SO(3)", (X,))
+    assert (verdict.status, set(verdict.parameters)) == (Status.LATENT, {"mix.bias", "out.weight"})
+
+
+def test_an_error_close_to_the_tolerance_is_traced_to_its_parameter() -> None:
+    verdict = measure(Branch(constant=1.1e-6).double(), "SO(3)", (X.double(),))
+    assert verdict.tolerance < verdict.generic.largest < 10 * verdict.tolerance
+    assert (verdict.status, verdict.parameters) == (Status.LATENT, ("out.weight",))
+
+
+def test_an_error_that_only_comes_to_lie_beyond_the_tolerance_is_none_of_training() -> None:
+    class Offset(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.scale**-10 + 5e-7
+
+    verdict = measure(Offset().double(), "SO(3)", (X.double(),))
+    assert verdict.error.largest < verdict.tolerance < verdict.generic.largest < 10 * verdict.error.largest
+    assert verdict.is_sound
+
+
 def test_frozen_parameters_and_biases_of_invariants_break_nothing() -> None:
     verdict = measure(Zeros(bias=False, affine=False), "SO(3)", (X,))
     assert (verdict.status, verdict.parameters) == (Status.SOUND, ())

@@ -141,6 +141,12 @@ def test_the_responsible_are_found(guilty: set[int]) -> None:
     assert set(map(int, found)) == guilty
 
 
+@given(st.sets(st.integers(0, 20), min_size=1, max_size=4))
+def test_those_that_break_only_together_are_found_and_no_others(guilty: set[int]) -> None:
+    names = [str(number) for number in range(21)]
+    assert set(map(int, responsible(names, lambda some: guilty <= set(map(int, some))))) == guilty
+
+
 def test_copies_keep_what_is_shared_and_share_nothing() -> None:
     tensor = torch.ones(2)
     held = {"a": tensor, "b": [tensor], "lock": threading.Lock(), "module": threading}
