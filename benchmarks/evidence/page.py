@@ -34,14 +34,15 @@ RULES = """\
   rate) has that sign by a wider interval, of {level:.2f} %: Bonferroni's correction for the {comparisons}
   comparisons of this page. "No difference" means that none was shown, not that there is none.
 - Models of one way are trained side by side, by `torch.func.vmap` over stacked parameters; a test compares that with
-  relaxify's own loop, with which it agrees to rounding. "largest share" is the largest mean of |theta W x| / |f_e(x)|.
+  relaxify's own loop, with which it agrees to rounding (RECM to a part in a thousand: its |f_e(x)| is a step older).
+  "largest share" is the largest mean of |theta W x| / |f_e(x)|.
 """
 
 NOT_RUN = """\
-Not run under these rules: N-body ([earlier runs](method.md#does-it)), the other controllers (ACE, RECM, RPP) and the
-projection penalty, wider networks than those above, the whole of VN-PointNet and VN-DGCNN, ModelNet40, molecules, and the
-sizes of the papers. In networks as small as these an operation costs more to start than to compute, so that a relaxed step
-is dearer beside a plain one than in [larger ones](performance.md), and equal compute is a stricter rival.
+Not run under these rules: smoke plumes ([earlier runs](smoke.md)), wider networks than those above, the whole of VN-PointNet
+and VN-DGCNN, ModelNet40, molecules other than ethanol, several sizes of data, and the sizes of the papers. In networks as small
+as these an operation costs more to start than to compute, so that a relaxed step is dearer beside a plain one than in
+[larger ones](performance.md), and equal compute is a stricter rival.
 
 `python -m benchmarks.evidence [SYSTEM] [--seeds N] [--small]` goes on where it was, and `--docs` writes this page.
 """
