@@ -40,8 +40,8 @@ RULES = """\
 
 NOT_RUN = """\
 Not run under these rules: smoke plumes ([earlier runs](smoke.md)), wider networks than those above, the whole of VN-PointNet
-and VN-DGCNN, ModelNet40, molecules other than ethanol, several sizes of data, and the sizes of the papers. In networks as small
-as these an operation costs more to start than to compute, so that a relaxed step is dearer beside a plain one than in
+and VN-DGCNN, ModelNet40, molecules other than ethanol, several sizes of data, and the sizes of the papers. In networks as
+small as these an operation costs more to start than to compute, so that a relaxed step is dearer beside a plain one than in
 [larger ones](performance.md), and equal compute is a stricter rival.
 
 `python -m benchmarks.evidence [SYSTEM] [--seeds N] [--small]` goes on where it was, and `--docs` writes this page.
