@@ -12,8 +12,8 @@ from relaxify.grids.convolution import Patches
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a transform of torch.func is running; of compiled code, which has its own ways with them, not."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def bare(rows: Tensor | Patches) -> Tensor | Patches:
