@@ -4,6 +4,9 @@ jaxtyping binds each call's arguments before it looks at them, which takes 13 us
 no shapes in their signature, so that there is nothing to bind; without this their checks are most of what inspection costs.
 Functions within functions are not checked: beartype would write and compile its checks again in every call of the outer one.
 
+beartype checks some items of a list, which it draws from a stream of its own here: models that draw from Python's would else
+run differently where types are checked.
+
 Of each function the first calls of a test are checked, and then one in many: one inspection calls the same functions very
 often, with arguments of the same few types, and checks of every call are a fifth or more of what it costs.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import random
 import re
 from collections.abc import Callable
 from functools import partial, wraps
@@ -19,11 +23,13 @@ from types import FunctionType
 from typing import Any, ForwardRef, Literal, ParamSpec, get_args, get_origin
 
 import jaxtyping
+from beartype._check.code import codemain
 from jaxtyping import AbstractArray
 
 FIRST, EVERY = 20, 50
 """How many calls of a function are checked in each test, and of those after them one in how many."""
 
+codemain.getrandbits = random.Random(0).getrandbits
 _with_shapes = jaxtyping.jaxtyped
 _calls: dict[FunctionType, int] = {}
 

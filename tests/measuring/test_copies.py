@@ -154,7 +154,6 @@ def test_nothing_of_the_users_changes() -> None:
 
 
 def test_every_random_stream_is_put_back() -> None:
-    # beside this, beartype draws from Python's
     before = random.getstate()
     with seeded():
         drawn = random.random(), float(torch.rand(())), np.random.rand()  # noqa: NPY002
