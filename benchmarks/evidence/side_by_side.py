@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -48,20 +49,21 @@ class SideBySide:
 
     def __init__(self, system: System, arm: Arm, members: Sequence[Member], steps: int, data: Sequence[Data]) -> None:
         self.system, self.arm, self.members, self.steps = system, arm, members, steps
-        made = [_made(system, member.seed) for member in members]
-        self.template = made[0] if arm.theta is None else relaxify(_made(system, 0), system.group, **_options(system, arm))
+        initial = [initial_parameters(system.make, member.seed) for member in members]
+        self.template = _made(system.make, 0)
+        if arm.theta is not None:
+            relaxify(self.template, system.group, **_options(system, arm))
         controller = None if arm.theta is None else arm.theta(self.template, steps)
         self.terms = terms_of(self.template)
-        self.stack = {
-            name: torch.stack([dict(model.named_parameters())[name].detach() for model in made])
-            for name, _ in made[0].named_parameters()
-        }
-        self.weights = [term.weight.detach().expand(len(made), *term.weight.shape).clone() for term in self.terms.values()]
+        self.stack = {name: torch.stack([each[name] for each in initial]) for name in initial[0]}
+        self.weights = [
+            term.weight.detach().expand(len(members), *term.weight.shape).clone() for term in self.terms.values()
+        ]
         self.rates = next(iter(self.stack.values())).new_tensor([member.rate for member in members])
         like = self.rates[:, None].expand(-1, len(self.terms))
         self.control = controller and control_of(controller, like, refold=self._refold, nearest=self._nearest)
         self.prior = _Prior(controller, self.template) if isinstance(controller, RPP) else None
-        self.bare = _without_statistics(_made(system, 0))
+        self.bare = _without_statistics(_made(system.make, 0) if self.terms else self.template)
         self.parallel = (
             ParallelTerms(self.bare, system.group, system.include, arm.config, moments=isinstance(controller, RECM))
             if self.terms
@@ -210,9 +212,15 @@ class StackedAdam:
             p.sub_((rates / correction).view(-1, *[1] * (p.ndim - 1)) * first / size)
 
 
-def _made(system: System, seed: int) -> nn.Module:
+def _made(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return system.make()
+    return make()
+
+
+@lru_cache(256)
+def initial_parameters(make: Callable[[], nn.Module], seed: int) -> Mapping[str, Tensor]:
+    """What a seed's training starts from, in whatever way: e3nn takes half a second and more to make a network."""
+    return {name: parameter.detach() for name, parameter in _made(make, seed).named_parameters()}
 
 
 def _options(system: System, arm: Arm) -> dict[str, object]:

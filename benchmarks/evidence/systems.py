@@ -15,4 +15,4 @@ SYSTEMS: dict[str, System] = {system.name: system for system in (TEACHER, ALIGNE
 
 def small(system: System) -> System:
     """The same in seconds: two seeds, few data, a few steps, and two rates to choose from."""
-    return replace(system, size=32, batch=8, steps=4, timed=3, diagnosed=4, seeds=2, sweep=2, rates=system.rates[:2])
+    return replace(system, size=32, batch=8, steps=4, timed=3, diagnosed=4, seeds=2, sweep=1, rates=system.rates[:2])
