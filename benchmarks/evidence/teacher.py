@@ -60,7 +60,7 @@ TEACHER = System(
     steps=1_000,
     batch=32,
     rate=3e-2,
-    rates=(1e-2, 3e-2, 1e-1, 3e-1),
+    rates=(1e-2, 3e-2, 1e-1, 3e-1, 1.0),
     seeds=40,
     sweep=40,
 )
