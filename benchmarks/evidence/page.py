@@ -95,7 +95,7 @@ def _tally(judged: Sequence[tuple[Findings, Finding]], of: Callable[[Finding], C
 def _said(each: Findings, found: Finding) -> str:
     system = each.runs.system
     return (
-        f"{found.way} on {system.title.lower()}, by {found.tuned:{system.form}} of {system.column} beside tuned plain "
+        f"{found.way} on {system.within_a_sentence}, by {found.tuned:{system.form}} of {system.column} beside tuned plain "
         f"training and {found.compute:{system.form}} beside equal compute"
     )
 
@@ -164,5 +164,5 @@ def _was_not_run(systems: Sequence[Findings]) -> str:
 
 def _not_begun(systems: Sequence[Findings]) -> str:
     begun = {each.runs.system.name for each in systems}
-    rest = [system.title.lower() for name, system in SYSTEMS.items() if name not in begun]
+    rest = [system.within_a_sentence for name, system in SYSTEMS.items() if name not in begun]
     return f" Not begun: {', '.join(rest)}." if rest else ""

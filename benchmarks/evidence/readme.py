@@ -34,7 +34,7 @@ def _between(begin: str, text: str, new: str) -> str:
 def in_short(systems: Sequence[Findings]) -> str:
     """Whether relaxing helps, in a reader's first minute."""
     judged = [(each.runs.system, found) for each in systems for found in each.relaxed if found.verdict is not None]
-    wins = [f"{found.way} on {system.title.lower()}" for system, found in judged if found.verdict == "better"]
+    wins = [f"{found.way} on {system.within_a_sentence}" for system, found in judged if found.verdict == "better"]
     found = (
         f"Better than plain training that is tuned, and than plain training of equal compute: {'; '.join(wins)}."
         if wins
@@ -93,8 +93,8 @@ def _defaults(systems: Sequence[Findings]) -> str:
     rows = [head, ("---",) * len(head), *(row for each in systems if (row := _row(each)) is not None)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return (
-        "Mean paired differences to plain training of as many steps, and of as much compute, with 95 % intervals; every\n"
-        f"learning rate is tuned:\n\n{table}\n"
+        "What relaxing changes ([evidence](docs/evidence.md)): means of paired differences to plain training, with 95 %\n"
+        f"intervals; every learning rate is tuned:\n\n{table}\n"
     )
 
 

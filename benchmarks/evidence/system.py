@@ -65,6 +65,11 @@ class System:
         return self.samples(seed, self.size)
 
     @property
+    def within_a_sentence(self) -> str:
+        """Its title, where that begins no sentence."""
+        return self.title[0].lower() + self.title[1:] if self.title[1].islower() else self.title
+
+    @property
     def sweep_seeds(self) -> range:
         return range(1_000, 1_000 + self.sweep)
 

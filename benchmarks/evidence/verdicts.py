@@ -13,7 +13,7 @@ def verdict(found: Finding) -> str:
     # to be better than an untuned rate is nothing to be told
     told = {name: each for name, each in found.apart.items() if (name, each) != ("untuned", "better")}
     shown = [f"{each} than {name}" for name, each in told.items() if each != "no difference"]
-    return "; ".join(shown) or "no difference"
+    return " and ".join(shown) or "no difference"
 
 
 def counted(count: int, what: str) -> str:

@@ -14,7 +14,7 @@ def when(systems: Sequence[Findings]) -> str:
     """What each way came to on all systems together, in words that are chosen by the intervals."""
     lines = []
     for way in WAYS:
-        said = [f"{s.runs.system.title.lower()}, {verdict(f)}" for s in systems for f in s.relaxed if f.way == way]
+        said = [f"{s.runs.system.within_a_sentence}, {verdict(f)}" for s in systems for f in s.relaxed if f.way == way]
         lines += [f"- **{way}**: {'; '.join(said)}."] if said else []
     relaxed = [found for each in systems for found in each.relaxed]
     return "\n".join(["## When to expect a gain\n", _conclusion(relaxed), "", _defaults(relaxed), "", *lines, ""])
