@@ -70,3 +70,4 @@ def _system(name: str, title: str, width: int, size: int) -> System:
 
 
 NBODY = _system("nbody", "N-body", width=8, size=500)
+FEW = _system("nbody-few", "N-body from a fifth of the data", width=8, size=100)

@@ -75,7 +75,8 @@ def test_models_side_by_side_are_those_of_the_ordinary_loop(whole: System, way: 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", SYSTEMS)
+# from fewer data, N-body in small is the same
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "nbody-few"])
 def test_a_small_version_of_each_system_runs_goes_on_and_is_written_up(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
