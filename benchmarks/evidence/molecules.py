@@ -1,7 +1,8 @@
 """Energies and forces of one molecule in motion, as MD17 has them, learned by a small Equiformer.
 
 The frames of `benchmarks/data` were simulated by `python -m relaxify_examples.molecules generate`. Learned from are frames
-of the first 60 % of a trajectory, and tested is its last fifth: no frame is a neighbour in time of one of the others.
+of the first 60 % of a trajectory, and tested is its last fifth: no frame is a neighbour in time of one of the others. The
+fifth between them is what rates are chosen by.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from benchmarks.evidence.python_only import as_python
-from benchmarks.evidence.system import Data, System
+from benchmarks.evidence.system import SWEPT_FROM, Data, System
 from relaxify_examples.models.equiformer import Equiformer
 from relaxify_examples.models.segnn import fully_connected
 from relaxify_examples.molecules.frames import Frames, load
@@ -60,23 +61,24 @@ def frames(molecule: str) -> Frames:
 
 
 @cache
-def parts(molecule: str) -> tuple[Frames, Frames]:
-    """All frames that a seed may draw, and those that are tested, in the order of time."""
+def parts(molecule: str) -> tuple[Frames, Frames, Frames]:
+    """All frames that a seed may draw, those by which rates are chosen, and those that are tested, in the order of time."""
     whole = frames(molecule)
     learned, tested = (round(part * len(whole)) for part in (LEARNED_FROM, TESTED_FROM))
-    return whole[:learned], whole[tested:]
+    return whole[:learned], whole[learned:tested], whole[tested:]
 
 
 @cache
 def unit(molecule: str) -> float:
     """The root mean square component of a force, in eV/Angstrom: in its units forces, and energies in eV, are learned."""
-    pool, _ = parts(molecule)
+    pool, *_ = parts(molecule)
     return float((pool.forces**2).mean() ** 0.5)
 
 
 def samples(molecule: str, seed: int, size: int) -> Data:
-    """So many frames of those to learn from, drawn by the seed; energies from their mean. All seeds are tested alike."""
-    pool, tested = parts(molecule)
+    """So many frames of those to learn from, drawn by the seed; energies from their mean."""
+    pool, valid, last = parts(molecule)
+    tested = last if seed < SWEPT_FROM else valid
     drawn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size]
     learned = pool[drawn.numpy()]
     mean = float(learned.energies.mean())

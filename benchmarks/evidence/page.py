@@ -105,7 +105,7 @@ def _section(each: Findings) -> str:
     rates = ", ".join(f"{rate:g}" for rate in system.rates)
     notes = [
         f"A relaxed step took {ratio['relaxed']:.2f} of a plain one's {ratio['plain, ms']:.1f} ms.",
-        f"Rates were chosen among {rates}, on {system.sweep} seeds that are not tested.",
+        f"Rates were chosen among {rates}, on {system.sweep} seeds and data that are not tested.",
         f"{each.cpu_hours:.2f} CPU-hours of {_machine(runs.machine)}.",
         *_diagnosis(runs.diagnosis),
         *([f"Not run here: {', '.join(each.missing)}."] if each.missing else []),

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from relaxify.modules.patterns import Pattern
 
+SWEPT_FROM = 1_000
+"""From this seed on learning rates are chosen: by other data than those that are tested."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -29,7 +32,8 @@ class System:
 
     - `what` describes it in a sentence or two.
     - `samples(seed, size)` makes the data, so many of them to learn from.
-    - `rates` are swept for each way, on `sweep` seeds of which none is tested; `rate` is the one of untuned ways.
+    - `rates` are swept for each way, on `sweep` seeds of which none is tested, nor are their data; `rate` is the one of
+      untuned ways.
     - `measure(output, targets)` is a number of the test's predictions, `column` its name and unit, `form` how it is printed.
     - `side_by_side` is how many are trained at a time, and `timed` how many pairs of steps the cost is measured on.
     - `diagnosed` is how many batches `diagnose` reads.
@@ -71,7 +75,7 @@ class System:
 
     @property
     def sweep_seeds(self) -> range:
-        return range(1_000, 1_000 + self.sweep)
+        return range(SWEPT_FROM, SWEPT_FROM + self.sweep)
 
 
 def batches(count: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps batch"]:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from benchmarks.evidence.clouds import ALIGNED, ROTATED
 from benchmarks.evidence.molecules import ETHANOL
-from benchmarks.evidence.nbody import FEW, NBODY
+from benchmarks.evidence.nbody import NBODY
 from benchmarks.evidence.system import System
 from benchmarks.evidence.teacher import TEACHER
 
-SYSTEMS: dict[str, System] = {system.name: system for system in (TEACHER, ALIGNED, ROTATED, NBODY, FEW, ETHANOL)}
+SYSTEMS: dict[str, System] = {system.name: system for system in (TEACHER, ALIGNED, ROTATED, NBODY, ETHANOL)}
 
 
 def small(system: System) -> System:
