@@ -77,10 +77,8 @@ def test_models_side_by_side_are_those_of_the_ordinary_loop(whole: System, way: 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_rates_are_chosen_by_other_data_than_what_is_tested(name: str) -> None:
-    chosen, tested = (SYSTEMS[name].samples(seed, 8) for seed in (SYSTEMS[name].sweep_seeds[0], 0))
-    for x, y in zip(chosen.test_inputs, tested.test_inputs, strict=True):
-        assert x[0].shape == y[0].shape
-        assert not (x[:50, None] == y[None, :50]).flatten(2).all(-1).any()
+    x, y = (SYSTEMS[name].samples(seed, 8).test_inputs[0][:50] for seed in (SYSTEMS[name].sweep_seeds[0], 0))
+    assert not (x[:, None] == y).flatten(2).all(-1).any()
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
