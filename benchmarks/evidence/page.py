@@ -40,9 +40,9 @@ RULES = """\
 
 NOT_RUN = """\
 Not run under these rules: smoke plumes ([earlier runs](smoke.md)), wider networks than those above, the whole of VN-PointNet
-and VN-DGCNN, ModelNet40, molecules other than ethanol, several sizes of data, and the sizes of the papers. In networks as
-small as these an operation costs more to start than to compute, so that a relaxed step is dearer beside a plain one than in
-[larger ones](performance.md), and equal compute is a stricter rival.
+and VN-DGCNN, ModelNet40 (`--modelnet40 FOLDER` reads its files), molecules other than ethanol, several sizes of data, and
+the sizes of the papers. In networks as small as these an operation costs more to start than to compute, so that a relaxed
+step is dearer beside a plain one than in [larger ones](performance.md), and equal compute is a stricter rival.
 
 `python -m benchmarks.evidence [SYSTEM] [--seeds N] [--small]` goes on where it was, and `--docs` writes this page.
 """
@@ -56,7 +56,7 @@ def page(systems: Sequence[Findings]) -> str:
             "<!-- written by `python -m benchmarks.evidence --docs` from benchmarks/results/evidence -->\n",
             headline(systems) + "\n",
             _rules(max((each.comparisons for each in systems), default=1) or 1),
-            *map(_section, systems),
+            *map(section, systems),
             when(systems),
             _was_not_run(systems),
         ]
@@ -100,7 +100,8 @@ def _said(each: Findings, found: Finding) -> str:
     )
 
 
-def _section(each: Findings) -> str:
+def section(each: Findings) -> str:
+    """A system's table, and what is to be known beside it."""
     runs, system, ratio = each.runs, each.runs.system, each.runs.step_ratio
     rates = ", ".join(f"{rate:g}" for rate in system.rates)
     notes = [

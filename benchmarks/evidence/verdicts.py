@@ -7,7 +7,7 @@ from benchmarks.evidence.findings import Finding
 
 def verdict(found: Finding) -> str:
     if found.verdict is None:
-        return "not judged: a plain way is missing"
+        return "not judged: a plain way or pairs are missing"
     if found.verdict != "no difference":
         return f"**{found.verdict}**"
     # to be better than an untuned rate is nothing to be told
