@@ -1,5 +1,7 @@
 """What every test shares: one thread, fixed seeds, the same examples of hypothesis, and pages that show what they print."""
 
+import sys
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -23,3 +25,11 @@ def _seed() -> None:
     torch.default_generator.manual_seed(0)
     # escnn's searches start anywhere
     np.random.seed(0)  # noqa: NPY002
+
+
+def pytest_runtest_setup() -> None:
+    """escnn shares sampled bases among all models of a process: `double()` of one is of those that are made later too."""
+    module = sys.modules.get("escnn.nn.modules.basismanager.basisexpansion_singleblock")
+    stored = {} if module is None else module._stored_filters
+    for key in [key for key, block in stored.items() if block.sampled_basis.dtype != torch.float32]:
+        del stored[key]

@@ -145,13 +145,21 @@ def measurement(
         verdict = _in_general(verdict, model, subject)
     measured = Measurement(verdict, subject, found)
     if subject.twin.double and subject.twin.own != torch.float64 and (own or verdict.is_sound):
-        twin = Twin(model, training=training, double=False, prepare=prepare)
-        measured = _in_own_precision(measured, twin, elements=2 if own else 0)
+        measured = _in_own_precision(measured, _in_its_precision(model, training, prepare), elements=2 if own else 0)
     return measured
 
 
-def _in_own_precision(measured: Measurement, twin: Twin, elements: int) -> Measurement:
+def _in_its_precision(model: nn.Module, training: bool, prepare: Callable[[nn.Module], Any] | None) -> Twin | None:
+    """A copy in the model's own precision; None of one that only float64 can run: escnn's models share their bases, say."""
+    with suppress(RuntimeError):
+        return Twin(model, training=training, double=False, prepare=prepare)
+    return None
+
+
+def _in_own_precision(measured: Measurement, twin: Twin | None, elements: int) -> Measurement:
     """With what a copy in the model's own precision does: what overflows there is not sound, whatever float64 holds."""
+    if twin is None:
+        return measured
     rough, verdict = measured.elsewhere(twin, elements), measured.verdict
     if rough is not None and elements:
         verdict = replace(verdict, own=measured.of(rough, twin.own))

@@ -321,3 +321,29 @@ def test_views_of_one_storage_are_views_of_one_storage_in_copies() -> None:
     assert model.mixed.all()
     with torch.no_grad():
         assert torch.allclose(Twin(model, double=False).run((X,)), copied(model)(X))
+
+
+class SharedBasis(nn.Module):
+    """Expands its weights over a basis whenever its mode is set, as escnn's layers; somebody else made the basis float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4))
+        self.register_buffer("basis", torch.ones(3, 4, dtype=torch.float64))
+
+    def train(self, mode: bool = True) -> SharedBasis:
+        self.expanded = torch.einsum("bk,k->b", self.basis, self.weight)
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.expanded.sum()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_that_only_float64_can_run_is_judged_by_that(own: bool) -> None:
+    model = SharedBasis()
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        model.train()
+    verdict = measure(model, "SO(3)", (X,), own=own)
+    assert verdict.is_sound
+    assert verdict.own is None
