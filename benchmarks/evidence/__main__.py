@@ -18,14 +18,14 @@ from benchmarks.evidence.modelnet40 import modelnet40
 from benchmarks.evidence.page import section
 from benchmarks.evidence.runs import RESULTS, Runs
 from benchmarks.evidence.systems import SYSTEMS, small
-from benchmarks.evidence.ways import WAYS
+from benchmarks.evidence.ways import FEW, WAYS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trainings that tell whether relaxing helps; goes on where it was.")
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(SYSTEMS)}; all if none is given")
     parser.add_argument("--seeds", type=int, help="how many are tested, for other than the system's own number")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="WAY")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), metavar="WAY", help="all if none is given; variants: few")
     parser.add_argument("--small", action="store_true", help="seconds instead of hours, of which nothing is kept")
     parser.add_argument("--docs", action="store_true", help="write docs/evidence.md from what there is, and run nothing")
     parser.add_argument("--modelnet40", type=Path, metavar="FOLDER", help="where modelnet40_normal_resampled lies")
@@ -43,7 +43,7 @@ def main() -> None:
         for name in options.systems or systems:
             system = small(systems[name]) if options.small else systems[name]
             runs = Runs.read(system, Path(scratch) if options.small else RESULTS)
-            runs.complete(options.ways, options.seeds or system.seeds)
+            runs.complete(options.ways or (FEW if system.of else list(WAYS)), options.seeds or system.seeds)
             print("", *map(section, all_findings([runs])), sep="\n")
 
 

@@ -6,6 +6,7 @@ The simulated trajectories are the same for all seeds; weights and batches are a
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -16,7 +17,7 @@ from relaxify_examples.models.segnn import SEGNN
 from relaxify_examples.nbody.evaluate import Batch, tensors
 from relaxify_examples.nbody.simulate import ChargedParticles, load
 
-LAYERS, TESTED = 2, 500
+LAYERS, WIDTH, SIZE, TESTED = 2, 8, 500, 500
 
 
 def segnn(width: int) -> SEGNN:
@@ -41,10 +42,10 @@ def thousandths(output: Tensor, targets: Tensor) -> float:
     return 1e3 * float(mse_loss(output, targets))
 
 
-def _system(name: str, title: str, width: int, size: int) -> System:
+def _system(name: str, width: int = WIDTH, size: int = SIZE, setting: str = "", **rest: Any) -> System:
     return System(
         name=name,
-        title=title,
+        title="N-body",
         what=(
             f"A SEGNN of {LAYERS} layers and {width} channels of each degree, with terms in its update nets (CR sec. 4.2), "
             f"learns from {size:,} trajectories of five charged particles where they will be, and is tested on {TESTED} "
@@ -63,10 +64,18 @@ def _system(name: str, title: str, width: int, size: int) -> System:
         batch=20,
         rate=1e-2,
         rates=(1e-2, 3e-2, 1e-1),
-        sweep=4,
         side_by_side=16,
         form=".2f",
+        setting=setting,
+        **rest,
     )
 
 
-NBODY = _system("nbody", "N-body", width=8, size=500)
+def _variant(name: str, setting: str, **changed: int) -> System:
+    return _system(f"{NBODY.name}-{name}", setting=setting, of=NBODY.name, sweep=2, **changed)
+
+
+NBODY = _system("nbody", sweep=4)
+WIDTHS = tuple(_variant(f"width-{width}", f"{width} channels", width=width) for width in (4, 16))
+SIZES = tuple(_variant(f"size-{size}", f"{size:,} trajectories", size=size) for size in (100, 2_000))
+"""CR Fig. 4a, other widths, and Fig. 4b, other amounts of data."""

@@ -50,7 +50,9 @@ class ParallelTerms(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.config, self.moments = model, config, moments
-        self.sites = plan(model, group, include=include).sites
+        # in the order in which `terms_of` lists terms, that of the modules, which need not be that of their calls
+        order = [name for name, _ in model.named_modules()]
+        self.sites = sorted(plan(model, group, include=include).sites, key=lambda site: order.index(site.path))
         self._now: tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Int[Tensor, ""]] | None = None
         self._found: dict[int, _OfSite] = {}
         like = next(model.parameters())

@@ -37,7 +37,9 @@ class System:
     - `measure(output, targets)` is a number of the test's predictions, `column` its name and unit, `form` how it is printed.
     - `side_by_side` is how many are trained at a time, and `timed` how many pairs of steps the cost is measured on.
     - `diagnosed` is how many batches `diagnose` reads.
-    - `is_stacked`: by `vmap` over stacked parameters; else one after the other.
+    - `is_stacked`: by `vmap` over stacked parameters; else one after the other, which takes less time of wide networks.
+    - `of` is the name of the system of which this is a variant, and `setting` in what it differs ("16 channels"). Variants
+      are trained in few ways, and share a table.
     """
 
     name: str
@@ -63,6 +65,8 @@ class System:
     form: str = ".3f"
     diagnosed: int = 128
     is_stacked: bool = True
+    of: str = ""
+    setting: str = ""
 
     def data(self, seed: int) -> Data:
         """What a seed learns from and is tested on."""
@@ -70,8 +74,9 @@ class System:
 
     @property
     def within_a_sentence(self) -> str:
-        """Its title, where that begins no sentence."""
-        return self.title[0].lower() + self.title[1:] if self.title[1].islower() else self.title
+        """Its title, where that begins no sentence; of a variant, with what is different."""
+        title = self.title[0].lower() + self.title[1:] if self.title[1].islower() else self.title
+        return f"{title} ({self.setting})" if self.setting else title
 
     @property
     def sweep_seeds(self) -> range:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.evidence.clouds import ALIGNED, ROTATED
+from benchmarks.evidence import clouds, nbody
 from benchmarks.evidence.molecules import ETHANOL
-from benchmarks.evidence.nbody import NBODY
 from benchmarks.evidence.system import System
 from benchmarks.evidence.teacher import TEACHER
 
-SYSTEMS: dict[str, System] = {system.name: system for system in (TEACHER, ALIGNED, ROTATED, NBODY, ETHANOL)}
+_ALL = (
+    *(TEACHER, clouds.ALIGNED, *clouds.WIDTHS, clouds.ROTATED, clouds.POINTNET, clouds.DGCNN),
+    *(nbody.NBODY, *nbody.WIDTHS, *nbody.SIZES, ETHANOL),
+)
+SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 
 
 def small(system: System) -> System:

@@ -94,6 +94,8 @@ WAYS: dict[str, Way] = {
 }
 
 TUNED, DEFAULT = "plain, tuned", "default"
+FEW = (TUNED, "plain, compute of half", "plain, compute of all", "as printed", DEFAULT)
+"""What costs many hours is trained in these."""
 
 
 def rival(way: str) -> str:
