@@ -24,7 +24,8 @@ def diagnosed(system: System) -> list[dict[str, Any]]:
 def _diagnosed(system: System, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     model, data = system.make(), system.samples(seed, system.diagnosed * system.batch)
-    rows = batches(len(data.targets), system.diagnosed, system.batch, seed)
+    once = min(system.diagnosed, len(data.targets) // system.batch)
+    rows = batches(len(data.targets), once, system.batch, seed)
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return system.criterion(model(*(x[batch] for x in data.inputs)), data.targets[batch])

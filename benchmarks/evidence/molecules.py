@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +22,6 @@ from relaxify_examples.models.segnn import fully_connected
 from relaxify_examples.molecules.frames import Frames, load
 
 DATA = Path(__file__).parent.parent / "data"
-FRAMES = 200
 LEARNED_FROM, TESTED_FROM = 0.6, 0.8
 FORCES_TO_ENERGY = 80
 """The weight of forces in the loss, that of the energy being 1: as published for most of MD17's molecules."""
@@ -102,6 +102,11 @@ def force_error(molecule: str, output: Tensor, targets: Tensor) -> float:
     return 1e3 * unit(molecule) * float((output - targets)[:, 1:].abs().mean())
 
 
+def energy_error(molecule: str, output: Tensor, targets: Tensor) -> float:
+    """The mean absolute error of a molecule's energy, in meV."""
+    return 1e3 * unit(molecule) * float((output - targets)[:, 0].abs().mean())
+
+
 def make(molecule: str, irreps: str, depth: int, cutoff: float) -> nn.Module:
     numbers = frames(molecule).numbers.tolist()
     order = sorted(set(numbers))
@@ -110,32 +115,32 @@ def make(molecule: str, irreps: str, depth: int, cutoff: float) -> nn.Module:
     return Targets(network, torch.tensor([order.index(number) for number in numbers]))
 
 
-def _system(molecule: str, irreps: str, depth: int, cutoff: float, sites: int) -> System:
+def _system(molecule: str, irreps: str, depth: int, cutoff: float, sites: int, size: int, **rest: Any) -> System:
     return System(
         name=molecule,
         title=f"Forces of {molecule}",
         what=(
             f"A small Equiformer ({irreps}, {depth} blocks, {sites} sites) learns energies and forces of {molecule} from "
-            f"{FRAMES} frames of a trajectory at 500 K, simulated with GFN2-xTB, and is tested on its last fifth. Measured "
+            f"{size} frames of a trajectory at 500 K, simulated with GFN2-xTB, and is tested on its last fifth. Measured "
             "is the mean absolute error of a force's components."
         ),
         make=partial(make, molecule, irreps, depth, cutoff),
         samples=partial(samples, molecule),
-        size=FRAMES,
+        size=size,
         criterion=loss,
         measure=partial(force_error, molecule),
+        also={"energy, meV": partial(energy_error, molecule)},
         column="forces, meV/Å",
         higher_is_better=False,
         group="O(3)",
-        steps=500,
-        batch=8,
         rate=1e-2,
         rates=(3e-3, 1e-2, 3e-2),
-        sweep=3,
-        side_by_side=10,
         timed=30,
         form=".1f",
+        **rest,
     )
 
 
-ETHANOL = _system("ethanol", "16x0e+8x1o", depth=2, cutoff=5.0, sites=21)
+NETWORK: dict[str, Any] = {"irreps": "16x0e+8x1o", "depth": 2, "cutoff": 5.0, "sites": 21}
+ETHANOL = _system("ethanol", **NETWORK, size=200, steps=500, batch=8, sweep=3, side_by_side=10)
+ASPIRIN = _system("aspirin", **NETWORK, size=150, steps=300, batch=4, sweep=2, side_by_side=6, seeds=10)

@@ -50,16 +50,25 @@ class Runs:
         """The measured value of each seed; one that is not finite is the worst there is."""
         worst = -math.inf if self.system.higher_is_better else math.inf
         found: dict[int, float] = {}
-        for group in self.groups:
-            if (group["way"], group["rate"], group["steps"]) == (way, rate, steps):
-                values = (worst if value is None else value for value in group["values"])
-                found |= dict(zip(group["seeds"], values, strict=True))
+        for group in self._groups(way, rate, steps):
+            values = (worst if value is None else value for value in group["values"])
+            found |= dict(zip(group["seeds"], values, strict=True))
         return found
+
+    def also(self, name: str, way: str, rate: float, steps: int) -> dict[int, float]:
+        """What else was measured of each seed."""
+        found: dict[int, float] = {}
+        for group in self._groups(way, rate, steps):
+            values = (math.nan if value is None else value for value in group.get("also", {}).get(name, ()))
+            found |= dict(zip(group["seeds"], values, strict=False))
+        return found
+
+    def _groups(self, way: str, rate: float, steps: int) -> list[dict[str, Any]]:
+        return [group for group in self.groups if (group["way"], group["rate"], group["steps"]) == (way, rate, steps)]
 
     def shares(self, way: str, rate: float, steps: int) -> float:
         """The mean over runs of the largest share that terms had of their layers' outputs."""
-        key = (way, rate, steps)
-        found = [share for g in self.groups if (g["way"], g["rate"], g["steps"]) == key for share in g["shares"]]
+        found = [share for group in self._groups(way, rate, steps) for share in group["shares"]]
         return math.fsum(found) / len(found)
 
     def steps(self, way: str) -> int:
@@ -119,7 +128,7 @@ class Runs:
             found = SideBySide(self.system, how.arm(steps), members, steps, parts).run()
         else:
             found = one_by_one(self.system, how.arm(steps), members, steps, parts)
-        values = [tested(self.system, each.model, data[m.seed]) for m, each in zip(members, found, strict=True)]
+        measured = [tested(self.system, each.model, data[m.seed]) for m, each in zip(members, found, strict=True)]
         seconds = time.process_time() - start
         for rate in dict.fromkeys(member.rate for member in members):
             chosen = [k for k, member in enumerate(members) if member.rate == rate]
@@ -129,12 +138,16 @@ class Runs:
                     "rate": rate,
                     "steps": steps,
                     "seeds": [members[k].seed for k in chosen],
-                    "values": [float(f"{values[k]:.6g}") if math.isfinite(values[k]) else None for k in chosen],
+                    "values": [_rounded(measured[k][self.system.column]) for k in chosen],
+                    **({"also": also} if (also := self._also([measured[k] for k in chosen])) else {}),
                     "shares": [float(f"{found[k].share:.3g}") for k in chosen],
                     "cpu seconds": round(seconds * len(chosen) / len(members), 2),
                 }
             )
         self.save()
+
+    def _also(self, measured: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+        return {name: [_rounded(each[name]) for each in measured] for name in self.system.also}
 
     def save(self) -> None:
         """One line a group."""
@@ -150,3 +163,8 @@ class Runs:
         part = self.path.with_suffix(".part")
         part.write_text(text)
         part.replace(self.path)
+
+
+def _rounded(value: float) -> float | None:
+    """As it is kept: JSON has no numbers that are not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,9 @@ from relaxify.modules.patterns import Pattern
 
 SWEPT_FROM = 1_000
 """From this seed on learning rates are chosen: by other data than those that are tested."""
+
+
+Measure = Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class System:
     - `rates` are swept for each way, on `sweep` seeds of which none is tested, nor are their data; `rate` is the one of
       untuned ways.
     - `measure(output, targets)` is a number of the test's predictions, `column` its name and unit, `form` how it is printed.
+      `also` are others by their names and units, which are told and not judged.
     - `side_by_side` is how many are trained at a time, and `timed` how many pairs of steps the cost is measured on.
     - `diagnosed` is how many batches `diagnose` reads.
     - `is_stacked`: by `vmap` over stacked parameters; else one after the other, which takes less time of wide networks.
@@ -48,7 +52,7 @@ class System:
     make: Callable[[], nn.Module]
     samples: Callable[[int, int], Data]
     criterion: Callable[[Tensor, Tensor], Tensor]
-    measure: Callable[[Tensor, Tensor], float]
+    measure: Measure
     column: str
     higher_is_better: bool
     group: str
@@ -65,6 +69,7 @@ class System:
     form: str = ".3f"
     diagnosed: int = 128
     is_stacked: bool = True
+    also: Mapping[str, Measure] = field(default_factory=dict)
     of: str = ""
     setting: str = ""
 
@@ -77,6 +82,11 @@ class System:
         """Its title, where that begins no sentence; of a variant, with what is different."""
         title = self.title[0].lower() + self.title[1:] if self.title[1].islower() else self.title
         return f"{title} ({self.setting})" if self.setting else title
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """All that is measured, by name; the first is what rates are chosen and verdicts are given by."""
+        return {self.column: self.measure, **self.also}
 
     @property
     def sweep_seeds(self) -> range:
@@ -92,12 +102,13 @@ def batches(count: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps
 
 
 @torch.no_grad()
-def tested(system: System, model: nn.Module, data: Data) -> float:
-    """What a projected model is measured to be, its batch norms recalibrated on the training inputs."""
+def tested(system: System, model: nn.Module, data: Data) -> dict[str, float]:
+    """What a projected model is measured to be, by name, its batch norms recalibrated on the training inputs."""
     _recalibrate(model, data, system.batch)
     model.eval()
     parts = zip(*(x.split(500) for x in data.test_inputs), strict=True)
-    return system.measure(torch.cat([model(*part) for part in parts]), data.test_targets)
+    output = torch.cat([model(*part) for part in parts])
+    return {name: measure(output, data.test_targets) for name, measure in system.measures.items()}
 
 
 def _recalibrate(model: nn.Module, data: Data, batch: int) -> None:
