@@ -15,8 +15,8 @@ import torch
 from benchmarks.evidence.documents import written
 from benchmarks.evidence.findings import all_findings
 from benchmarks.evidence.modelnet40 import modelnet40
-from benchmarks.evidence.page import section
 from benchmarks.evidence.runs import RESULTS, Runs
+from benchmarks.evidence.sections import section
 from benchmarks.evidence.systems import SYSTEMS, small
 from benchmarks.evidence.ways import FEW, WAYS
 

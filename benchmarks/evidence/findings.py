@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from benchmarks.evidence.comparing import Comparison, Verdict, compared
@@ -17,6 +17,7 @@ class Finding:
     """A way's mean over its seeds; its differences to tuned plain training, of as many steps and of as much compute.
 
     `untuned` is the difference to plain training at the rate of earlier work, which may happen to be the better rival.
+    `also` has of what else was measured the mean, and the difference to tuned plain training.
     """
 
     way: str
@@ -29,6 +30,7 @@ class Finding:
     tuned: Comparison | None
     compute: Comparison | None
     untuned: Comparison | None
+    also: Mapping[str, tuple[float, Comparison | None]] = field(default_factory=dict)
 
     @property
     def apart(self) -> Mapping[str, Verdict]:
@@ -86,8 +88,29 @@ class Findings:
         compute, untuned = (None if WAYS[way].is_plain else self._compared(way, other) for other in (rival(way), "plain"))
         shares = self.runs.shares(way, rate, steps)
         return Finding(
-            way, rate, is_at_edge, steps, len(values), statistics.fmean(values.values()), shares, tuned, compute, untuned
+            way,
+            rate,
+            is_at_edge,
+            steps,
+            len(values),
+            statistics.fmean(values.values()),
+            shares,
+            tuned,
+            compute,
+            untuned,
+            {name: also for name in system.also if (also := self._also(name, way, values)) is not None},
         )
+
+    def _also(self, name: str, way: str, seeds: Iterable[int]) -> tuple[float, Comparison | None] | None:
+        own, plain = (
+            {} if (rate := self.runs.rate(each)) is None else self.runs.also(name, each, rate, self.runs.steps(each))
+            for each in (way, TUNED)
+        )
+        if any(seed not in own for seed in seeds):
+            return None
+        values = {seed: own[seed] for seed in seeds}
+        beside = None if way == TUNED else compared(values, plain, 1, higher_is_better=False)
+        return statistics.fmean(values.values()), beside
 
     def _compared(self, way: str, plain: str) -> Comparison | None:
         higher = self.runs.system.higher_is_better

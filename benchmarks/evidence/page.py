@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.evidence.comparing import Comparison
 from benchmarks.evidence.findings import Finding, Findings
+from benchmarks.evidence.sections import section, variants
 from benchmarks.evidence.systems import SYSTEMS
-from benchmarks.evidence.verdicts import counted, verdict
+from benchmarks.evidence.verdicts import counted
 from benchmarks.evidence.ways import WAYS
 from benchmarks.evidence.when import when
-
-HEAD = (
-    *("way", "rate", "steps", "seeds", "{column}", "minus tuned plain", "minus plain of equal compute"),
-    *("largest share", "verdict"),
-)
 
 RULES = """\
 ## The rules
@@ -56,11 +51,21 @@ def page(systems: Sequence[Findings]) -> str:
             "<!-- written by `python -m benchmarks.evidence --docs` from benchmarks/results/evidence -->\n",
             headline(systems) + "\n",
             _rules(max((each.comparisons for each in systems), default=1) or 1),
-            *map(section, systems),
+            *_sections(systems),
             when(systems),
             _was_not_run(systems),
         ]
     )
+
+
+def _sections(systems: Sequence[Findings]) -> Iterator[str]:
+    """Each system's, and below it its variants; a variant whose system was not run stands for itself."""
+    begun = {each.runs.system.name for each in systems}
+    for each in systems:
+        if each.runs.system.of not in begun:
+            yield section(each)
+            if varied := [other for other in systems if other.runs.system.of == each.runs.system.name]:
+                yield variants(varied)
 
 
 def _rules(comparisons: int) -> str:
@@ -98,61 +103,6 @@ def _said(each: Findings, found: Finding) -> str:
         f"{found.way} on {system.within_a_sentence}, by {found.tuned:{system.form}} of {system.column} beside tuned plain "
         f"training and {found.compute:{system.form}} beside equal compute"
     )
-
-
-def section(each: Findings) -> str:
-    """A system's table, and what is to be known beside it."""
-    runs, system, ratio = each.runs, each.runs.system, each.runs.step_ratio
-    rates = ", ".join(f"{rate:g}" for rate in system.rates)
-    notes = [
-        f"A relaxed step took {ratio['relaxed']:.2f} of a plain one's {ratio['plain, ms']:.1f} ms.",
-        f"Rates were chosen among {rates}, on {system.sweep} seeds and data that are not tested.",
-        f"{each.cpu_hours:.2f} CPU-hours of {_machine(runs.machine)}.",
-        *_diagnosis(runs.diagnosis),
-        *([f"Not run here: {', '.join(each.missing)}."] if each.missing else []),
-    ]
-    best = "Higher is better." if system.higher_is_better else "Lower is better."
-    return f"## {system.title}\n\n{system.what} {best}\n\n{_table(each)}\n\n{chr(10).join(notes)}\n"
-
-
-def _diagnosis(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What `diagnose` said of the networks before they were trained."""
-    if not found:
-        return []
-    shares = "; ".join(
-        "no gradient" if each["equivariant"] is None else f"{each['equivariant']:.2f} ± {each['error'] or 0:.2f}"
-        for each in found
-    )
-    advice = Counter(each["advice"] for each in found)
-    said = "; ".join(f'{count} of {len(found)}: "{each}"' for each, count in advice.items())
-    head = f"`relaxify.diagnose` of {len(found)} fresh networks: the equivariant share of the gradient by a term is "
-    return [f"{head}{shares} (chance {found[0]['chance']:.2f}). {said}"]
-
-
-def _machine(of: Mapping[str, Any]) -> str:
-    return f"a shared {of['device']} machine ({of['threads']} thread, torch {of['torch']})"
-
-
-def _table(each: Findings) -> str:
-    head = [cell.format(column=each.runs.system.column) for cell in HEAD]
-    rows = [head, ["---"] * len(head), *(_row(each, found) for found in each.ways)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _row(each: Findings, found: Finding) -> list[str]:
-    form = each.runs.system.form
-    relaxed = not WAYS[found.way].is_plain
-    return [
-        found.way,
-        f"{found.rate:g}" + (" (edge)" if found.is_at_edge else ""),
-        f"{found.steps:,}",
-        f"{found.seeds}",
-        f"{found.mean:{form}}",
-        "" if found.tuned is None else f"{found.tuned:{form}}",
-        "" if found.compute is None else f"{found.compute:{form}}",
-        f"{found.share:.2f}" if relaxed else "",
-        verdict(found) if relaxed else "",
-    ]
 
 
 def _was_not_run(systems: Sequence[Findings]) -> str:

@@ -231,8 +231,7 @@ def _gradient(layers: list[Parts], chance: float) -> Gradient:
     if not size:
         return Gradient(None, None, chance, None)
     batches = len(layers[0][0])
-    share = _share(layers, list(range(batches)))
-    left_out = torch.tensor([_share(layers, [k for k in range(batches) if k != out]) for out in range(batches)])
+    share, left_out = _shares(layers)
     error = float(((batches - 1) * (left_out - left_out.mean()).square().mean()).sqrt())
     noise = sum(float((whole - whole.mean(0)).square().sum()) for whole, _ in layers) / (batches - 1)
     # nan where a square of what is left of the gradient without one batch is no longer above 0
@@ -240,15 +239,25 @@ def _gradient(layers: list[Parts], chance: float) -> Gradient:
     return Gradient(min(max(share, 0.0), 1.0) if known else chance, min(error, 1.0) if known else 1.0, chance, noise / size)
 
 
-def _share(layers: list[Parts], kept: list[int]) -> float:
-    size = sum(_expected_square(whole[kept]) for whole, _ in layers)
-    return sum(_expected_square(part[kept]) for _, part in layers) / size if size > 0 else math.nan
+def _shares(layers: list[Parts]) -> tuple[float, Float[Tensor, " batches"]]:
+    """The equivariant share of |E x|^2, and without each batch; nan where what it is a share of is not above 0."""
+    found = [[_expected_squares(part) for part in parts] for parts in layers]
+    (whole, without), (part, part_without) = (
+        (sum(square for square, _ in kind), torch.stack([left_out for _, left_out in kind]).sum(0))
+        for kind in zip(*found, strict=True)
+    )
+    return part / whole if whole > 0 else math.nan, torch.where(without > 0, part_without / without, math.nan)
 
 
-def _expected_square(samples: Float[Tensor, "batches _"]) -> float:
-    """|E x|^2, without bias: the mean of inner products of different samples."""
-    pairs = len(samples) * (len(samples) - 1)
-    return float(samples.sum(0).square().sum() - samples.square().sum()) / pairs
+def _expected_squares(samples: Float[Tensor, "batches _"]) -> tuple[float, Float[Tensor, " batches"]]:
+    """|E x|^2, without bias, and the same without each sample: the mean of inner products of different samples.
+
+    The sum of products of different samples is |s|^2 - sum |x|^2, s being their sum; without x_k it is |s - x_k|^2 - ...
+    """
+    count, total, squares = len(samples), samples.sum(0), samples.square().sum(1)
+    pairs = total.square().sum() - squares.sum()
+    without = pairs - 2 * (samples @ total - squares)
+    return float(pairs) / (count * (count - 1)), without / ((count - 1) * (count - 2))
 
 
 def _chance(term: Term) -> tuple[float, int]:
