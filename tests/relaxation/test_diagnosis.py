@@ -15,7 +15,7 @@ from networks import WITH_CNN, Make, cnn_net, e3nn_net, randomise_terms, train, 
 from torch import Tensor, nn
 
 from relaxify import RelaxConfig, diagnose, penalty, project, relaxify, set_theta, thetas
-from relaxify.relaxation.diagnosis import _expected_square
+from relaxify.relaxation.diagnosis import _expected_squares
 from relaxify.relaxation.terms.term import terms_of
 from relaxify_examples.models.segnn import SEGNN, fully_connected
 from relaxify_examples.models.vector_neurons import VNLinear
@@ -119,8 +119,16 @@ def test_a_square_of_an_expectation_has_no_bias(seed: int, batches: int, scale: 
     generator = torch.Generator().manual_seed(seed)
     truth = scale * torch.ones(4)
     drawn = truth + torch.randn(400, batches, 4, generator=generator)
-    found = torch.tensor([_expected_square(samples) for samples in drawn])
+    found = torch.tensor([_expected_squares(samples)[0] for samples in drawn])
     assert abs(float(found.mean() - truth.square().sum())) < 5 * float(found.std()) / 20
+
+
+@given(st.integers(0, 2**30), st.integers(3, 12), st.floats(-3, 3))
+def test_a_square_without_each_batch_is_that_of_the_others(seed: int, batches: int, shift: float) -> None:
+    samples = shift + torch.randn(batches, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    _, without = _expected_squares(samples)
+    alone = [_expected_squares(torch.cat([samples[:k], samples[k + 1 :]]))[0] for k in range(batches)]
+    torch.testing.assert_close(without, torch.tensor(alone, dtype=torch.float64), rtol=1e-9, atol=1e-9)
 
 
 def test_a_gradient_of_noise_alone_is_not_taken_for_one_with_poses() -> None:
