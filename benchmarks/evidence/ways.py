@@ -93,8 +93,8 @@ WAYS: dict[str, Way] = {
     ),
 }
 
-TUNED, DEFAULT = "plain, tuned", "default"
-FEW = (TUNED, "plain, compute of half", "plain, compute of all", "as printed", DEFAULT)
+TUNED, DEFAULT, AS_PRINTED = "plain, tuned", "default", "as printed"
+FEW = (TUNED, "plain, compute of half", "plain, compute of all", AS_PRINTED, DEFAULT)
 """What costs many hours is trained in these."""
 
 

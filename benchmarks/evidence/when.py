@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from benchmarks.evidence.comparing import Verdict
 from benchmarks.evidence.findings import Finding, Findings
-from benchmarks.evidence.verdicts import counted, verdict
-from benchmarks.evidence.ways import DEFAULT, WAYS
+from benchmarks.evidence.verdicts import NOTHING, counted, verdict
+from benchmarks.evidence.ways import AS_PRINTED, DEFAULT, WAYS
 
 
 def when(systems: Sequence[Findings]) -> str:
     """What each way came to on all systems together, in words that are chosen by the intervals."""
-    lines = []
-    for way in WAYS:
-        said = [f"{s.runs.system.within_a_sentence}, {verdict(f)}" for s in systems for f in s.relaxed if f.way == way]
-        lines += [f"- **{way}**: {'; '.join(said)}."] if said else []
     relaxed = [found for each in systems for found in each.relaxed]
-    return "\n".join(["## When to expect a gain\n", _conclusion(relaxed), "", _defaults(relaxed), "", *lines, ""])
+    parts = [_conclusion(relaxed), _defaults(relaxed), _foretold(systems), "\n".join(_ways(systems))]
+    return "\n\n".join(["## When to expect a gain", *filter(None, parts)]) + "\n"
+
+
+def _ways(systems: Sequence[Findings]) -> Iterator[str]:
+    """A line each way: on which systems it came to what, and on how many to nothing."""
+    for way in WAYS:
+        places: dict[str, list[str]] = {}
+        for each in systems:
+            for found in each.relaxed:
+                if found.way == way:
+                    places.setdefault(verdict(found), []).append(each.runs.system.within_a_sentence)
+        if places:
+            none = places.pop(NOTHING, [])
+            among = counted(len(none) + sum(map(len, places.values())), "system")
+            said = [f"{what} on {', '.join(where)}" for what, where in places.items()]
+            yield f"- **{way}**: {'; '.join([f'{NOTHING} on {len(none)} of {among}', *said])}."
+
+
+def _foretold(systems: Sequence[Findings]) -> str:
+    """What `diagnose` said of fresh networks, beside what the defaults and the printed schedule then came to."""
+    rows = []
+    for each in systems:
+        ways = {found.way: found.tuned for found in each.relaxed}
+        if each.runs.diagnosis and (default := ways.get(DEFAULT)) is not None:
+            printed, form = ways.get(AS_PRINTED), each.runs.system.form
+            rows.append(
+                (
+                    each.runs.system.within_a_sentence,
+                    "; ".join(dict.fromkeys(_brief(found["advice"]) for found in each.runs.diagnosis)),
+                    f"{default:{form}}",
+                    "" if printed is None else f"{printed:{form}}",
+                )
+            )
+    if not rows:
+        return ""
+    head = ("system", "what `diagnose` said", "defaults minus tuned plain", "as printed minus tuned plain")
+    table = "\n".join("| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows])
+    return f"What `relaxify.diagnose` said before the training, and what came of it:\n\n{table}"
+
+
+def _brief(advice: str) -> str:
+    """The finding of an advice, without what to do."""
+    return advice.rstrip(".").split(":")[0].split(", and")[0].split(", so")[0]
 
 
 def _defaults(relaxed: Sequence[Finding]) -> str:
