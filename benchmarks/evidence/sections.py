@@ -43,6 +43,7 @@ def variants(varied: Sequence[Findings]) -> str:
         f"A relaxed step took {ratios} of a plain one.",
         f"Rates were chosen among {_each(varied, _rates)}, on {first.system.sweep} seeds and data that are not tested.",
         f"{hours:.2f} CPU-hours of {_machine(first.machine)}.",
+        f"Run in these ways alone: {', '.join(dict.fromkeys(found.way for each in varied for found in each.ways))}.",
         f"The equivariant share of the gradient, by `relaxify.diagnose` of fresh networks: {shares}.",
     ]
     table = _table(first.system.column, rows, "setting")

@@ -50,7 +50,7 @@ class SideBySide:
     def __init__(self, system: System, arm: Arm, members: Sequence[Member], steps: int, data: Sequence[Data]) -> None:
         self.system, self.arm, self.members, self.steps = system, arm, members, steps
         initial = [initial_parameters(system.make, member.seed) for member in members]
-        self.template = _made(system.make, 0)
+        self.template = copy.deepcopy(_first(system.make))
         if arm.theta is not None:
             relaxify(self.template, system.group, **_options(system, arm))
         controller = None if arm.theta is None else arm.theta(self.template, steps)
@@ -63,7 +63,7 @@ class SideBySide:
         like = self.rates[:, None].expand(-1, len(self.terms))
         self.control = controller and control_of(controller, like, refold=self._refold, nearest=self._nearest)
         self.prior = _Prior(controller, self.template) if isinstance(controller, RPP) else None
-        self.bare = _without_statistics(_made(system.make, 0) if self.terms else self.template)
+        self.bare = _without_statistics(copy.deepcopy(_first(system.make)) if self.terms else self.template)
         self.parallel = (
             ParallelTerms(self.bare, system.group, system.include, arm.config, moments=isinstance(controller, RECM))
             if self.terms
@@ -217,9 +217,15 @@ def _made(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     return make()
 
 
+@lru_cache(2)
+def _first(make: Callable[[], nn.Module]) -> nn.Module:
+    """One network to copy: e3nn takes a second and more to make one, and a quarter of that to copy it."""
+    return _made(make, 0)
+
+
 @lru_cache(256)
 def initial_parameters(make: Callable[[], nn.Module], seed: int) -> Mapping[str, Tensor]:
-    """What a seed's training starts from, in whatever way: e3nn takes half a second and more to make a network."""
+    """What a seed's training starts from, in whatever way."""
     return {name: parameter.detach() for name, parameter in _made(make, seed).named_parameters()}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.arms import Budget, Task, fitted
-from benchmarks.evidence.clouds import ALIGNED
+from benchmarks.evidence.clouds import ALIGNED, DGCNN
 from benchmarks.evidence.comparing import compared
 from benchmarks.evidence.documents import written
 from benchmarks.evidence.findings import all_findings
@@ -58,6 +58,8 @@ def by_the_ordinary_loop(system: System, way: str, member: Member) -> nn.Module:
         *((ALIGNED, way) for way in ("as printed", "default")),
         *((NBODY, way) for way in ("default", "ACE")),
         (ETHANOL, "default"),
+        # its layers are called in another order than they stand in
+        (DGCNN, "refold"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
@@ -81,7 +83,11 @@ def test_rates_are_chosen_by_other_data_than_what_is_tested(name: str) -> None:
     assert not (x[:, None] == y).flatten(2).all(-1).any()
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+# a variant differs from its system in a number alone
+MAIN = [name for name, system in SYSTEMS.items() if not system.of]
+
+
+@pytest.mark.parametrize("name", MAIN)
 def test_a_small_version_of_each_system_runs_goes_on_and_is_written_up(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +101,9 @@ def test_a_small_version_of_each_system_runs_goes_on_and_is_written_up(
     runs.complete(["default"], 3)
     text = page(all_findings([Runs.read(system, tmp_path)]))
     (found,) = all_findings([runs])[0].relaxed
+    for name_of_other in system.also:
+        assert f"Mean absolute error of the {name_of_other}" in text
+        assert f"default {found.also[name_of_other][0]:.1f} ({found.also[name_of_other][1]:.1f})" in text
     assert f"| {found.mean:{system.form}} | {found.tuned:{system.form}} | {found.compute:{system.form}} |" in text
     assert "Not run here: plain, plain, compute of all, as printed" in text
     assert (
@@ -124,9 +133,9 @@ def test_the_page_is_what_the_results_say() -> None:
         assert path.read_text() == text, f"{path.name} is out of date: run python -m benchmarks.evidence --docs"
 
 
-def made_up(tuned: float, compute: float) -> Runs:
+def made_up(tuned: float, compute: float, system: System = TEACHER) -> Runs:
     """A way that is so much better than each plain one, in every seed but for a little."""
-    runs = Runs(replace(TEACHER, seeds=4, sweep=1, rates=(0.1,)), Path(), {"relaxed": 3.0, "plain, ms": 1.0})
+    runs = Runs(replace(system, seeds=4, sweep=1, rates=(0.1,)), Path(), {"relaxed": 3.0, "plain, ms": 1.0})
     levels = {"plain, tuned": (1_000, tuned), "plain, compute of half": (2_000, compute), "default": (1_000, 0.0)}
     for way, (steps, level) in levels.items():
         values = [level + (0.01 * seed if way == "default" else 0) for seed in range(4)]
@@ -156,6 +165,27 @@ def test_only_what_is_better_than_both_plain_ways_is_a_gain(tuned: float, comput
     assert says in headline([findings])
     assert in_short([findings]).startswith("**Does it help?** Better") == (verdict == "better")
     assert ("A gain over both plain ways was shown with default" in page([findings])) == (verdict == "better")
+
+
+def test_variants_share_a_table_below_their_system_and_count_like_it() -> None:
+    narrow, wide = (replace(TEACHER, name=f"teacher-{w}", of="teacher", setting=f"{w} channels") for w in (2, 8))
+    systems = all_findings([made_up(0.0, 0.0), made_up(1.0, 1.0, narrow), made_up(1.0, -1.0, wide)])
+    text = page(systems)
+    head, table = text.split("### Teacher and student: the same in other settings")
+    assert "2 channels" not in head.split("## Teacher and student")[1]
+    assert "| 2 channels | default | 0.1 (edge) |" in table.split("\n## ")[0]
+    assert "| 8 channels | default | 0.1 (edge) |" in table.split("\n## ")[0]
+    assert "Better than both tuned plain training and plain training of equal compute: 1 of 3 relaxed trainings" in text
+    assert "default on teacher and student (2 channels)" in in_short(systems)
+    assert "- **default**: no difference on 1 of 3 systems; **better** on teacher and student (2 channels); " in text
+
+
+def test_what_diagnose_said_stands_beside_what_came_of_it() -> None:
+    runs = made_up(-1.0, -1.0)
+    advice = "The poses are not uniform, and the terms would learn them: expect an effect."
+    runs.diagnosis = [{"equivariant": 0.2, "error": 0.1, "chance": 0.1, "advice": advice}]
+    text = page(all_findings([runs]))
+    assert "| teacher and student | The poses are not uniform | +1.015 ± 0.021 |  |" in text
 
 
 def test_without_tuned_plain_training_nothing_is_said_to_be_better() -> None:
