@@ -1,7 +1,7 @@
 """What the benchmarks of accuracy share: the ways to train that they compare, and one training in such a way.
 
 A learning rate falls to 0 as a cosine, there is no model selection, and what is tested is the projected model after the last
-step. A pair shares its seed: weights, data and batches.
+step, or the relaxed one of an arm that keeps its terms. A pair shares its seed: weights, data and batches.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from relaxify.relaxation.projecting import Mode
 class Arm:
     """One way to train. `theta` makes the controller, if it is not plain; `relative` scales the penalty by the loss.
 
-    `mode` is of `project`.
+    `mode` is of `project`, which nothing is if the arm is to `keep` its terms (CR sec. 4.4).
     """
 
     theta: Callable[[nn.Module, int], Controller] | None = None
     relative: bool = True
     config: RelaxConfig = RelaxConfig()
     mode: Mode = "drop"
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model after training, in `eval()` and projected; its last batch's loss, and the largest mean share of its terms."""
+    """A model after training, `finished` and in `eval()`; its last batch's loss, and the largest mean share of its terms."""
 
     model: nn.Module
     loss: float
@@ -63,7 +64,7 @@ class Fitted:
 def fitted(model: nn.Module, arm: Arm, budget: Budget, task: Task, seed: int) -> Fitted:
     """A model trained in the way of one arm."""
     if arm.theta is not None:
-        relaxify(model, task.group, include=task.include, config=arm.config)
+        relaxify(model, task.group, include=task.include, config=arm.config, keep_relaxed=arm.keep)
     theta = None if arm.theta is None else arm.theta(model, budget.steps)
     optimizer = torch.optim.Adam(model.parameters(), budget.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
@@ -83,4 +84,9 @@ def fitted(model: nn.Module, arm: Arm, budget: Budget, task: Task, seed: int) ->
             theta.step()
             if step % 20 == 0:
                 share = max(share, summary(model).share or 0.0)
-    return Fitted((model if theta is None else project(model, mode=arm.mode)).eval(), loss.item(), share)
+    return Fitted(finished(model, arm).eval(), loss.item(), share)
+
+
+def finished(model: nn.Module, arm: Arm) -> nn.Module:
+    """What is tested of a trained model: itself if it is plain or keeps its terms, and else what it is projected to."""
+    return model if arm.theta is None or arm.keep else project(model, mode=arm.mode)

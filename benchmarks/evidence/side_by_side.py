@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from benchmarks.arms import Arm
+from benchmarks.arms import Arm, finished
 from benchmarks.evidence.controls import Stepped, Weights, control_of
 from benchmarks.evidence.parallel_terms import Found, ParallelTerms
 from benchmarks.evidence.system import Data, System, batches
-from relaxify import RECM, RPP, project, refold, relaxify
+from relaxify import RECM, RPP, refold, relaxify
 from relaxify.relaxation.controllers.rpp import own_weights
 from relaxify.relaxation.switching import end_terms
 from relaxify.relaxation.terms.term import terms_of
@@ -38,7 +38,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Trained:
-    """A projected model, and the largest mean share that its terms had of their layers' outputs."""
+    """A finished model, and the largest mean share that its terms had of their layers' outputs."""
 
     model: nn.Module
     share: float
@@ -75,11 +75,14 @@ class SideBySide:
         self.rows = torch.stack(rows, dim=1)
         self.optimizer = StackedAdam([*self.stack.values(), *self.weights])
         self.share = torch.zeros(len(members))
+        self.before_last: _State | None = None
 
     def run(self) -> list[Trained]:
         for step in range(self.steps):
+            if step == self.steps - 1 and self.arm.mode == "fit":
+                self.before_last = self._state().copied()
             self.step(step)
-        return [Trained(self.projected(k), float(self.share[k])) for k in range(len(self.members))]
+        return [Trained(self.finished(k), float(self.share[k])) for k in range(len(self.members))]
 
     def step(self, step: int) -> None:
         """One step of every member, and of theta."""
@@ -160,20 +163,55 @@ class SideBySide:
     @torch.no_grad()
     def member(self, k: int) -> nn.Module:
         """The template with the parameters of one member, and its theta."""
-        for name, value in self.stack.items():
-            self.template.get_parameter(name).copy_(value[k])
-        for site, (weight, term) in enumerate(zip(self.weights, self.terms.values(), strict=True)):
-            term.weight.copy_(weight[k])
-            if self.control is not None and self.control.acts:
-                term.theta.copy_(self.control.theta[k, site])
+        self._fill(k, self._state())
         if self.control is not None and not self.control.acts:
             end_terms(self.template)
         return self.template
 
-    def projected(self, k: int) -> nn.Module:
-        """The model of one member, without terms."""
+    def _state(self) -> _State:
+        acts = self.control is not None and self.control.acts
+        return _State(self.stack, self.weights, self.control.theta if self.control is not None and acts else None)
+
+    @torch.no_grad()
+    def _fill(self, k: int, state: _State) -> None:
+        for name, value in state.stack.items():
+            self.template.get_parameter(name).copy_(value[k])
+        for site, (weight, term) in enumerate(zip(state.weights, self.terms.values(), strict=True)):
+            term.weight.copy_(weight[k])
+            if state.theta is not None:
+                term.theta.copy_(state.theta[k, site])
+
+    def finished(self, k: int) -> nn.Module:
+        """The model of one member as it is tested: a copy, without terms unless the arm keeps them."""
+        if self.before_last is not None:
+            self._show_last_batch(k, self.before_last)
         source = self.member(k)
-        return copy.deepcopy(source) if self.control is None else project(source, mode=self.arm.mode)
+        model = finished(source, self.arm)
+        return copy.deepcopy(model) if model is source else model
+
+    def _show_last_batch(self, k: int, before: _State) -> None:
+        """Give the template's terms the sketch that those of one member would have: of the same rows of the last step.
+
+        What `fit` fits to are the inputs last seen in training, which terms that stand beside the network do not keep.
+        """
+        self._fill(k, before)
+        for term in self.terms.values():
+            term.sketch.updates = self.steps - 1
+        inputs, _ = self._batch(self.steps - 1)
+        self.template.train()(*(x[k] for x in inputs))
+
+
+@dataclass(frozen=True)
+class _State:
+    """The parameters of all members, and their theta while terms act."""
+
+    stack: Stack
+    weights: list[Tensor]
+    theta: Tensor | None
+
+    def copied(self) -> _State:
+        stack = {name: value.clone() for name, value in self.stack.items()}
+        return _State(stack, [weight.clone() for weight in self.weights], None if self.theta is None else self.theta.clone())
 
 
 class _Prior:
@@ -230,7 +268,7 @@ def initial_parameters(make: Callable[[], nn.Module], seed: int) -> Mapping[str,
 
 
 def _options(system: System, arm: Arm) -> dict[str, object]:
-    return {"include": system.include, "config": arm.config}
+    return {"include": system.include, "config": arm.config, "keep_relaxed": arm.keep}
 
 
 def _without_statistics(model: nn.Module) -> nn.Module:

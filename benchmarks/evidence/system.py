@@ -103,7 +103,7 @@ def batches(count: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps
 
 @torch.no_grad()
 def tested(system: System, model: nn.Module, data: Data) -> dict[str, float]:
-    """What a projected model is measured to be, by name, its batch norms recalibrated on the training inputs."""
+    """What a finished model is measured to be, by name, its batch norms recalibrated on the training inputs."""
     _recalibrate(model, data, system.batch)
     model.eval()
     parts = zip(*(x.split(500) for x in data.test_inputs), strict=True)

@@ -91,6 +91,17 @@ WAYS: dict[str, Way] = {
     "constant, dropped": Way(
         scheduled(Constant, None, PRINTED), "theta = 1 throughout, eq. 5 relative to the loss, then dropped", relaxed=1.0
     ),
+    "constant, fitted": Way(
+        scheduled(Constant, None, PRINTED, mode="fit"),
+        "theta = 1 throughout, eq. 5 relative to the loss, then fitted on the inputs last seen",
+        relaxed=1.0,
+    ),
+    "constant, kept": Way(
+        scheduled(Constant, None, PRINTED, keep=True),
+        "theta = 1 throughout, eq. 5 relative to the loss, and the terms are kept (CR sec. 4.4): the tested model has more "
+        "parameters than any other, and is only approximately equivariant, which suits only what is no more than that",
+        relaxed=1.0,
+    ),
 }
 
 TUNED, DEFAULT, AS_PRINTED = "plain, tuned", "default", "as printed"
