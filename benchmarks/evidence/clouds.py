@@ -134,7 +134,7 @@ WIDTHS = tuple(
         "all upright",
         aligned,
         width,
-        rates=RATES[:3],
+        rates=RATES,
         sweep=2,
         is_stacked=False,
         of=ALIGNED.name,
