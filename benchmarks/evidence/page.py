@@ -38,8 +38,8 @@ NOT_RUN = """\
 Not run under these rules: the sizes of the papers (VN-PointNet and VN-DGCNN at a width of 64 and 1,024 points, 3,000
 trajectories for 1,000 epochs, whole trajectories of molecules in double precision), ModelNet40 (`--modelnet40 FOLDER` reads
 its files), molecules by density functional theory (MD17's files are read), smoke that grows by scales, and the networks
-beside RSteer ([earlier runs](smoke.md)). In networks as small as these an operation costs more to start than to compute, so
-that a relaxed step is dearer beside a plain one than in [larger ones](performance.md), and equal compute is a stricter rival.
+beside RSteer ([earlier runs](smoke.md)). In networks as small as these an operation costs more to start than to compute: a
+relaxed step is dearer beside a plain one than in [larger ones](performance.md), and equal compute is a stricter rival.
 
 `python -m benchmarks.evidence [SYSTEM] [--seeds N] [--small]` goes on where it was, and `--docs` writes this page.
 """
