@@ -31,6 +31,7 @@ RULES = """\
   comparisons of this page. "No difference" means that none was shown, not that there is none.
 - Models of one way are trained side by side, by `torch.func.vmap` over stacked parameters; a test compares that with
   relaxify's own loop, with which it agrees to rounding (RECM to a part in a thousand: its |f_e(x)| is a step older).
+  Wide networks and convolutions, which gain nothing by that, are trained in that loop.
   "largest share" is the largest mean of |theta W x| / |f_e(x)|.
 """
 

@@ -53,6 +53,8 @@ class ParallelTerms(nn.Module):
         # in the order in which `terms_of` lists terms, that of the modules, which need not be that of their calls
         order = [name for name, _ in model.named_modules()]
         self.sites = sorted(plan(model, group, include=include).sites, key=lambda site: order.index(site.path))
+        if convolved := [site.path for site in self.sites if site.map.convolution is not None]:
+            raise ValueError(f"{', '.join(convolved)} convolve, and have no terms here; train such a system one by one.")
         self._now: tuple[Sequence[Tensor], Tensor, Sequence[Tensor], Int[Tensor, ""]] | None = None
         self._found: dict[int, _OfSite] = {}
         like = next(model.parameters())

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from benchmarks.evidence import clouds, nbody
 from benchmarks.evidence.molecules import ASPIRIN, ETHANOL
+from benchmarks.evidence.smoke import SMOKE
 from benchmarks.evidence.system import System
 from benchmarks.evidence.teacher import TEACHER
 
 _ALL = (
     *(TEACHER, clouds.ALIGNED, *clouds.WIDTHS, clouds.ROTATED, clouds.POINTNET, clouds.DGCNN),
-    *(nbody.NBODY, *nbody.WIDTHS, *nbody.SIZES, ETHANOL, ASPIRIN),
+    *(nbody.NBODY, *nbody.WIDTHS, *nbody.SIZES, ETHANOL, ASPIRIN, SMOKE),
 )
 SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 

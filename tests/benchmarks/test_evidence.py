@@ -21,6 +21,7 @@ from benchmarks.evidence.page import headline, page
 from benchmarks.evidence.readme import in_short
 from benchmarks.evidence.runs import Runs
 from benchmarks.evidence.side_by_side import Member, SideBySide
+from benchmarks.evidence.smoke import PERSISTENCE, SMOKE, everything, persistence, rmse
 from benchmarks.evidence.system import Data, System, tested
 from benchmarks.evidence.systems import SYSTEMS, small
 from benchmarks.evidence.teacher import TEACHER
@@ -118,6 +119,7 @@ def test_a_small_version_of_each_system_runs_goes_on_and_is_written_up(
     Runs.read(system, tmp_path).complete(PLAIN, 3)
     Runs.read(system, tmp_path).complete(["default"], 2)
     monkeypatch.setattr(SideBySide, "run", lambda self: pytest.fail("what is there is trained again"))
+    monkeypatch.setattr("benchmarks.evidence.runs.one_by_one", lambda *_: pytest.fail("what is there is trained again"))
     runs = Runs.read(system, tmp_path)
     runs.complete(PLAIN, 3)
     monkeypatch.undo()
@@ -136,6 +138,32 @@ def test_a_small_version_of_each_system_runs_goes_on_and_is_written_up(
 
 def shares(runs: Runs) -> str:
     return "; ".join(f"{each['equivariant']:.2f} ± {each['error']:.2f}" for each in runs.diagnosis)
+
+
+def test_the_plumes_that_nothing_moves_in_are_as_far_off_as_is_said() -> None:
+    assert round(persistence("future"), 3) == PERSISTENCE
+    seen, asked = everything("future")
+    still = SMOKE.make().requires_grad_(False)
+    torch.nn.init.zeros_(still.network[-1].weights)
+    assert rmse(still(seen), asked) == pytest.approx(persistence("future"), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", ["default", "constant, fitted", "constant, kept"])
+def test_plumes_are_predicted_by_a_network_that_was_relaxed(way: str) -> None:
+    system = replace(few(SMOKE, 3), batch=2, size=6)
+    data = system.data(0)
+    (found,) = one_by_one(system, WAYS[way].arm(3), MEMBERS[:1], 3, [data])
+    assert isinstance(found.model, type(SMOKE.make()))
+    more = sum(p.numel() for p in found.model.parameters()) - sum(p.numel() for p in SMOKE.make().parameters())
+    assert (more > 0) == (way == "constant, kept")
+    assert (found.model.eval()(*data.inputs) - data.targets).isfinite().all()
+
+
+def test_convolutions_are_not_trained_side_by_side() -> None:
+    data = [SMOKE.samples(member.seed, 2) for member in MEMBERS]
+    with pytest.raises(ValueError, match=r"network\.0.* convolve, and have no terms here"):
+        SideBySide(SMOKE, WAYS["default"].arm(2), MEMBERS, 2, data)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,6 +2,7 @@
 
 python -m relaxify_examples.smoke generate DATA [--full]
 python -m relaxify_examples.smoke train DATA --out DIR [--full] [--rows Equiv Equiv+relax ...]
+python -m relaxify_examples.smoke pack DATA --symmetry rotation --out FILE
 """
 
 import argparse
@@ -16,6 +17,7 @@ from relaxify_examples.smoke.data import load
 from relaxify_examples.smoke.experiment import FULL as FULL_SETTINGS
 from relaxify_examples.smoke.experiment import ROWS, Settings, runs, table
 from relaxify_examples.smoke.generation import FULL, SMALL, SYMMETRIES, generate
+from relaxify_examples.smoke.packing import pack
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,6 +39,11 @@ def _generate(arguments: argparse.Namespace) -> None:
     for symmetry in arguments.symmetries:
         for path, new in generate(replace(recipes[symmetry], **changes), arguments.data / symmetry):
             print(f"{path} {'written' if new else 'is there'}", flush=True)
+
+
+def _pack(arguments: argparse.Namespace) -> None:
+    pack(load(arguments.data / arguments.symmetry, arguments.symmetry), arguments.out)
+    print(f"{arguments.out} written: {arguments.out.stat().st_size:,} bytes")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -91,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--parameters", type=int, help="upper bound on every network's size")
     training.add_argument("--horizon", type=int, help="frames predicted in training")
     training.add_argument("--reach", type=int, help="frames predicted in the tests")
+
+    packing = commands.add_parser("pack", help="one data set in one small file, rounded to 1/256 cells a step")
+    packing.set_defaults(command=_pack, threads=1)
+    packing.add_argument("data", type=Path, help="folder of the data, as for the others")
+    packing.add_argument("--symmetry", required=True, choices=list(SYMMETRIES))
+    packing.add_argument("--out", type=Path, required=True, help="a .npz file, which is overwritten")
     return parser
 
 
