@@ -41,8 +41,8 @@ class System:
       `also` are others by their names and units, which are told and not judged.
     - `side_by_side` is how many are trained at a time, and `timed` how many pairs of steps the cost is measured on.
     - `diagnosed` is how many batches `diagnose` reads.
-    - `is_stacked`: by `vmap` over stacked parameters, where terms are of linear layers alone; else one after the other, which
-      takes less time of wide networks.
+    - `is_stacked`: by `vmap` over stacked parameters, where terms are of linear layers alone; else one after the other,
+      which takes less time of wide networks.
     - `of` is the name of the system of which this is a variant, and `setting` in what it differs ("16 channels"). Variants
       are trained in few ways, and share a table.
     """
