@@ -89,7 +89,7 @@ def _system(name: str, title: str, poses: str, samples: Samples, width: int = WI
     )
 
 
-def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], sites: int) -> System:
+def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], sites: int, seeds: int = 20) -> System:
     return replace(
         ALIGNED,
         name=name,
@@ -105,6 +105,7 @@ def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], sit
         steps=400,
         rates=(3e-3, 1e-2, 3e-2),
         rate=1e-2,
+        seeds=seeds,
         sweep=2,
         timed=30,
         is_stacked=False,
@@ -143,4 +144,4 @@ WIDTHS = tuple(
     for width in (16, 32)
 )
 POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, sites=23)
-DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15)
+DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15, seeds=10)
