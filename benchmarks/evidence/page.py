@@ -119,4 +119,4 @@ def _was_not_run(systems: Sequence[Findings]) -> str:
 def _not_begun(systems: Sequence[Findings]) -> str:
     begun = {each.runs.system.name for each in systems}
     rest = [system.within_a_sentence for name, system in SYSTEMS.items() if name not in begun]
-    return f" Not begun: {', '.join(rest)}." if rest else ""
+    return f" Not begun: {'; '.join(rest)}." if rest else ""

@@ -27,7 +27,7 @@ def section(each: Findings) -> str:
         *_also(each),
         f"{each.cpu_hours:.2f} CPU-hours of {_machine(runs.machine)}.",
         *_diagnosis(runs.diagnosis),
-        *([f"Not run here: {', '.join(each.missing)}."] if each.missing else []),
+        *([f"Not run here: {'; '.join(each.missing)}."] if each.missing else []),
     ]
     table = _table(system.column, (_row(each, found) for found in each.ways))
     return f"## {system.title}\n\n{system.what} {_best(each)}\n\n{table}\n\n{chr(10).join(notes)}\n"
@@ -43,7 +43,7 @@ def variants(varied: Sequence[Findings]) -> str:
         f"A relaxed step took {ratios} of a plain one.",
         f"Rates were chosen among {_each(varied, _rates)}, on {first.system.sweep} seeds and data that are not tested.",
         f"{hours:.2f} CPU-hours of {_machine(first.machine)}.",
-        f"Run in these ways alone: {', '.join(dict.fromkeys(found.way for each in varied for found in each.ways))}.",
+        f"Run in these ways alone: {'; '.join(dict.fromkeys(found.way for each in varied for found in each.ways))}.",
         f"The equivariant share of the gradient, by `relaxify.diagnose` of fresh networks: {shares}.",
     ]
     table = _table(first.system.column, rows, "setting")

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from benchmarks.evidence.system import SWEPT_FROM, Data, System
-from relaxify_examples.models.relaxed_steerable import steerable_net
 from relaxify_examples.smoke.data import Name, Simulations, Task, Windows, windows
 from relaxify_examples.smoke.packing import unpack
 from relaxify_examples.smoke.training import rollout
@@ -51,6 +50,9 @@ class Rollout(nn.Module):
 
 
 def make() -> nn.Module:
+    # escnn is not to be had for every Python, and says so much on import
+    from relaxify_examples.models.relaxed_steerable import steerable_net
+
     return Rollout(steerable_net("rotation", frames=TASK.frames, width=WIDTH), TASK.horizon, change())
 
 
