@@ -65,6 +65,11 @@ WAYS: dict[str, Way] = {
         scheduled(Triangle, 0.5, RelaxConfig()), "relaxify's defaults: Triangle over the first half, share 5 %", relaxed=0.5
     ),
     "refold": Way(_refolding, "the default, and refolded ten times", relaxed=0.5),
+    "from noise": Way(
+        scheduled(Triangle, 0.5, RelaxConfig(init="normal")),
+        "the default with terms that start from noise, as `diagnose` advises where they would double their layers",
+        relaxed=0.5,
+    ),
     "Cosine": Way(scheduled(Cosine, 0.5, RelaxConfig()), "the default with Cosine in the place of Triangle", relaxed=0.5),
     "ACE": Way(
         scheduled(ACE, 0.5, RelaxConfig()), "the default with ACE, a theta of each layer as a constraint", relaxed=0.5

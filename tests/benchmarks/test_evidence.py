@@ -55,7 +55,7 @@ def by_the_ordinary_loop(system: System, way: str, member: Member) -> nn.Module:
 @pytest.mark.parametrize(
     ("whole", "way"),
     [
-        *((TEACHER, way) for way in ("plain", "as printed", "refold")),
+        *((TEACHER, way) for way in ("plain", "as printed", "refold", "from noise")),
         *((TEACHER, f"constant, {ended}") for ended in ("folded", "fitted", "kept")),
         *((TEACHER, way) for way in ("ACE", "RECM", "RPP", "projection")),
         *((ALIGNED, way) for way in ("as printed", "default")),
