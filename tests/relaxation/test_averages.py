@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from e3nn import o3
 from networks import e3nn_net
 from torch import nn
 from torch_ema import ExponentialMovingAverage
 
 from relaxify import Cosine, Triangle, penalty, project, relaxify, set_theta, thetas
+from relaxify.record import Record
 from relaxify.relaxation.controllers.schedules import Schedule
 
 
@@ -39,7 +41,14 @@ def of_the_state(average: nn.Module, model: nn.Module) -> None:
             ours.copy_(0.9 * ours + 0.1 * theirs)
 
 
-BY_HAND = pytest.mark.parametrize("update", [by_data, by_lerp, with_buffers, of_the_state])
+@torch.no_grad()
+def of_all_of_the_state(average: nn.Module, model: nn.Module) -> None:
+    """As timm's ModelEma does it, without a look at what the entries are."""
+    for ours, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        ours.copy_(0.9 * ours + 0.1 * theirs)
+
+
+BY_HAND = pytest.mark.parametrize("update", [by_data, by_lerp, with_buffers, of_the_state, of_all_of_the_state])
 
 
 def start(schedule: type[Schedule]) -> tuple[nn.Module, Callable[[int], None]]:
@@ -125,3 +134,18 @@ def test_without_the_model_an_average_has_what_it_had() -> None:
     del model, go_on
     with pytest.raises(ValueError, match="set_theta"):
         project(average, max_theta=0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_entries_of_a_state_have_the_same_shapes_at_every_step(scaled: bool) -> None:
+    """So that what copies one state into another goes on after the tenth step, and once an attribute was seen to vary."""
+    layer = o3.FullyConnectedTensorProduct("2x0e+2x1o", "1x0e", "2x1o") if scaled else o3.Linear("2x0e+2x1o", "2x1o")
+    model = relaxify(layer, "O(3)").train()
+    records, text = {}, model.state_dict()["relaxation._extra_state"]
+    for attribute in (0.7, 0.123456789, -1e-3):
+        for _ in range(12):
+            model(torch.randn(4, 8), *[torch.full((4, 1), attribute)] * scaled)
+        record = model.state_dict()["relaxation._extra_state"]
+        records[attribute] = Record.decode(record)
+        assert record.shape == text.shape
+    assert len(set(map(str, records.values()))) == 3

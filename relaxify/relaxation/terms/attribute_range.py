@@ -19,6 +19,8 @@ from relaxify.sites import Path
 # every value is below inf and above -inf
 NOTHING_SEEN = (math.inf, -math.inf)
 VARIES = 1e-5
+# in place of any reason of `scaled`, none of which is as long
+LONGEST_REASON = "-" * 160
 
 
 def widened(seen: Float[Tensor, "2"], values: Float[Tensor, "..."]) -> Float[Tensor, "2"]:

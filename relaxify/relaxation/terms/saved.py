@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import abc
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from relaxify.record import Record
+from relaxify.record import MAX_INTEGER, Record
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.sketch import Sketch
-from relaxify.relaxation.terms.attribute_range import NOTHING_SEEN
+from relaxify.relaxation.terms.attribute_range import LONGEST_REASON, NOTHING_SEEN
 from relaxify.relaxation.terms.commutant import Commutant
 from relaxify.relaxation.terms.copied import follow, note_load
 from relaxify.sites import EquivariantMap, Path
@@ -83,7 +86,18 @@ class SavedTerm(nn.Module, abc.ABC):
         return None if self.map.attribute is None else (low, high) if low <= high else ()
 
     def get_extra_state(self) -> Tensor:
-        return self.record().encode()
+        """The record, in as many bytes at every step: loops that average a state dict copy each entry into the last one's."""
+        record = self.record()
+        data, length = record.encode(), len(self._longest(record).encode())
+        return functional.pad(data, (0, length - len(data)), value=ord(" "))
+
+    def _longest(self, record: Record) -> Record:
+        """The record with whatever changes in training at its longest."""
+        if self.map.attribute is None:
+            return replace(record, updates=MAX_INTEGER)
+        paths = tuple(replace(path, scale=-1.2345678901234567e-29) for path in self.map.paths)
+        extremes = (-sys.float_info.max,) * 2
+        return replace(record, updates=MAX_INTEGER, paths=paths, unfoldable=LONGEST_REASON, attribute=extremes)
 
     def checked(self, state: object) -> Record:
         """The record in a saved state. ValueError if it is none, or of a term of another kind; nothing changes."""
