@@ -26,6 +26,9 @@ from relaxify.random_elements import (
     uniform_angle,
 )
 
+LARGEST = 10**8
+"""Entries of all generators of a group that are made: 0.8 GB."""
+
 
 class Definition(NamedTuple):
     """What a Group is made of, in its order."""
@@ -47,7 +50,20 @@ def definition(name: str) -> Definition:
     known = _CONTINUOUS | _families(match[2]) if match else {}
     if match is None or (key := f"{match[1]}({match[2]})") not in known:
         raise ValueError(_unknown(name))
+    if (entries := _entries(match[1], match[2])) > LARGEST:
+        raise ValueError(
+            f"the generators of {key} have {entries:.1g} entries, more than {LARGEST:.0e}; name a group that acts on fewer "
+            "axes, or pass Group.from_generators(...) with some of them."
+        )
     return known[key]()
+
+
+def _entries(kind: str, size: str) -> float:
+    """How many entries the generators of a group of this kind have, or a few more."""
+    if kind in ("C", "D", "SCALE"):
+        return 0
+    n = sum(map(float, size.split(","))) + 1
+    return float(n**2 * (2 if kind == "S" else n if kind == "T" else n**2))
 
 
 def _antisymmetric(d: int, pairs: list[tuple[int, int]], sign: float = -1.0) -> Float[Tensor, "lie d d"]:

@@ -229,6 +229,11 @@ def _check_symmetriser(record: Record) -> None:
 
 
 def _document(tensor: object) -> dict[str, Any]:
+    if isinstance(tensor, Tensor) and tensor.is_floating_point():
+        raise CheckpointError(
+            f"a relaxify record is {str(tensor.dtype).removeprefix('torch.')}, and was bytes (uint8); average or cast only "
+            "those entries of a state dict that are floating-point, and keep the others as they are."
+        )
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
         raise _invalid("it is not a one-dimensional uint8 tensor")
     if tensor.layout != torch.strided or tensor.is_meta or not 0 < tensor.numel() <= MAX_BYTES:

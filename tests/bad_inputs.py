@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import gzip
 import io
 import json
 import os
+import shlex
 import struct
 import tempfile
 import warnings
@@ -215,6 +217,11 @@ CASES: dict[str, list[Case]] = {
         Case("a suffix that tells no format", lambda folder: (folder / "in.onnx").write_text("x") and None,
              "convert in.onnx -o out.pt"),
         raw("text", b"not a checkpoint, but text\n"),
+        raw("a pointer of Git LFS", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
+        raw("a pointer of Git LFS to a safetensors file", b"version https://git-lfs.github.com/spec/v1\nsize 12345\n",
+            "in.safetensors"),
+        raw("what gzip has compressed", gzip.compress(b"a checkpoint", mtime=0)),
+        raw("a page that was downloaded in its place", b"<!DOCTYPE html><html>404</html>", "in.bin"),
         raw("an image", b"\x89PNG\r\n\x1a\n" + bytes(99)),
         Case("a file cut short", _cut),
         Case("a flipped bit in a tensor", _flipped),
@@ -246,6 +253,7 @@ CASES: dict[str, list[Case]] = {
         Case("NaN in a kernel of which the symmetric part is kept", _spoilt_kernel),
         state("a term that repeats one entry", lin__relaxation__weight=torch.ones(1).expand(10, 12)),
         state("a record cut short", lin__relaxation___extra_state=TEXT[:-9]),
+        state("a record that was averaged or cast", lin__relaxation___extra_state=TEXT.float()),
         state("a record that is no text", lin__relaxation___extra_state=torch.full((9,), 255, dtype=torch.uint8)),
         record("a record of a later version", format="relaxify/2"),
         record("a record of another program", format="peft/1"),
@@ -345,6 +353,8 @@ CASES: dict[str, list[Case]] = {
         Case("a file of no format to show", lambda folder: (folder / "in.gguf").write_text("x") and None, "show in.gguf"),
         Case("text to show", lambda folder: (folder / "in.pt").write_text("not a checkpoint") and None, "show in.pt"),
         Case("no file to compare with", good, "diff in.pt other.pt"),
+        Case("a file without a state dict to compare", lambda folder: torch.save(torch.ones(2), folder / "in.pt"),
+             "diff in.pt in.pt"),
         Case("a file that repeats one entry",
              lambda folder: torch.save({"a": torch.zeros(1).expand(2**31)}, folder / "in.pt"), "diff in.pt in.pt"),
         Case("a flipped bit in what is compared", _flipped_copy, "diff in.pt other.pt"),
@@ -376,6 +386,11 @@ CASES: dict[str, list[Case]] = {
              "history log.csv -o out.xyz"),
     ],
     "Models and options": [
+        Case("a variable of the shell that is not set", good, 'convert "" -o out.pt'),
+        Case("a stream in the place of a file", good, "convert in.pt -o -"),
+        Case("a group of too many generators", good, "plan torch.nn:Identity --group SO99999"),
+        Case("an error that cannot be", good, "inspect torch.nn:Identity --inputs in.pt --group SO3 --fail-above -1"),
+        Case("inputs in another format", good, "inspect torch.nn:Identity --inputs in.pt --group SO3"),
         Case("no factory", good, "convert in.pt -o out.pt --verify torch"),
         Case("a factory that is not there", good, "convert in.pt -o out.pt --verify torch.nn:Nothing"),
         Case("a factory that makes no model", good, "convert in.pt -o out.pt --verify builtins:dict"),
@@ -417,7 +432,7 @@ def said(case: Case) -> tuple[str | None, int, str]:
     with _folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         case.make(folder)
-        words, errors = case.command.split(), io.StringIO()
+        words, errors = shlex.split(case.command), io.StringIO()
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
             code = run(words)
         return _in_python(case, words), code, errors.getvalue().strip().removeprefix("relaxify: ")

@@ -276,3 +276,14 @@ def test_an_element_of_a_product_is_found_from_its_matrix() -> None:
 def test_an_unknown_factor_is_named() -> None:
     with pytest.raises(ValueError, match=r"unknown group 'Q\(5\)'"):
         Group.parse("O(3) x Q(5)")
+
+
+@pytest.mark.parametrize("name", ["SO(99999)", "O(3) x S(40000)", "T(900)", "SE(300)", "GL(200)", "SO(500,500)"])
+def test_a_group_whose_generators_fill_the_memory_is_refused_before_they_are_made(name: str) -> None:
+    with pytest.raises(ValueError, match=r"the generators of .* have .* entries, more than 1e\+08; name a group"):
+        Group.parse(name)
+
+
+@pytest.mark.parametrize("name", ["SO(60)", "S(3000)", "C(1000000)", "D(1000000)", "T(300)", "Scale(1000.5)"])
+def test_large_groups_of_few_entries_are_made(name: str) -> None:
+    assert Group.parse(name).actions > 0

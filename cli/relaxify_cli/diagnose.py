@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,8 @@ def diagnose(
     if html is not None:
         check_target(html, force=force)
     made: Any = load_value(data)
+    if not isinstance(made, Iterable) or isinstance(made, dict | str):
+        raise ValueError(f"{data} returned {type(made).__name__}; it must return batches, such as a list or a DataLoader.")
     with waiting("diagnosing"):
         found = relaxify.diagnose(build_model(model), load_factory(loss), itertools.islice(made, batches), group=group)
     if html is not None:

@@ -40,7 +40,7 @@ def inspect(
     html: Html = None,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot the error of each module.")] = None,
     fail_above: Annotated[
-        float | None, typer.Option(metavar="ERROR", help="Exit with 1 if the largest relative error is above this.")
+        float | None, typer.Option(min=0, metavar="ERROR", help="Exit with 1 if the largest relative error is above this.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what --html and --plot name.")] = False,
 ) -> None:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,11 +55,19 @@ def load_inputs(spec: str, model: nn.Module | None = None) -> Any:
     A factory, or the name itself, gives one argument, a tuple of them, or a dict of them by name; arrays of numpy become
     tensors. ValueError says what failed, and where they are not the arguments of the `model`'s forward.
     """
+    if Path(spec).is_file() and not spec.lower().endswith(".safetensors"):
+        raise ValueError(
+            f"{spec} is not a .safetensors file; save the inputs with safetensors.torch.save_file, or give PKG.MOD:FACTORY."
+        )
     if spec.lower().endswith(".safetensors"):
         inputs = _inputs_of_file(Path(spec))
     else:
         made = load_value(spec)
         inputs = _with_tensors(made if isinstance(made, tuple | list | dict) else (made,))
+        if made is None or (isinstance(made, Iterable) and not isinstance(made, Tensor | np.ndarray | tuple | list | dict)):
+            raise ValueError(
+                f"{spec} returned {type(made).__name__}; it must return forward's arguments, such as one batch."
+            )
     if model is not None:
         _check_arguments(spec, model, inputs)
     return inputs

@@ -83,6 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; `--debug` may stand anywhere and lets errors through."""
     debug = "--debug" in arguments
     try:
+        _check_written(arguments)
         with _warnings_in_a_sentence():
             result = typer.main.get_command(app).main(
                 [argument for argument in arguments if argument != "--debug"] or ["--help"],
@@ -100,6 +101,21 @@ def run(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED:
         sys.stderr.write("relaxify: interrupted.\n")
     return code
+
+
+def _check_written(arguments: Sequence[str]) -> None:
+    """ValueError for what a path would be made of that nobody has written: "" is the working folder to Python.
+
+    What is said to another program, such as MACE's, is that program's.
+    """
+    if arguments[:1] == ["mace-train"]:
+        return
+    if "" in arguments:
+        raise ValueError(
+            "an argument is empty, as a variable of the shell that is not set; give it, or leave its option out."
+        )
+    if "-" in arguments:
+        raise ValueError("- stands for no stream here; give the path of a file, ./- for one of that name.")
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ class Choice:
     columns: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    option: str = "--labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,9 @@ def _of_npz(path: Path, choice: Choice) -> Samples:
             "with --key."
         )
     if missing := set(choice.labels) - found.keys():
-        raise ValueError(f"--labels: {path} has no array {missing.pop()} (it has {listed(names)}); name one that it has.")
+        raise ValueError(
+            f"{choice.option}: {path} has no array {missing.pop()} (it has {listed(names)}); name one that it has."
+        )
     X, columns = _columns(path, found[key], choice.columns, ())
     Y = found.get(wanted[0]) if wanted else None
     return _samples(path, X, Y, columns, key)

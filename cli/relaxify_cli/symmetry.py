@@ -88,7 +88,9 @@ def symmetry(
     for path in (html, pictures):
         if path is not None:
             check_target(path, inputs=(data,), force=force)
-    given = read_samples(data, Choice(key, _parts(columns), (pairs,) if pairs else _parts(labels), _sizes(shape)))
+    of_rows = (pairs,) if pairs else _parts(labels)
+    choice = Choice(key, _parts(columns), of_rows, _sizes(shape), "--pairs" if pairs else "--labels")
+    given = read_samples(data, choice)
     with waiting("looking for symmetries"):
         found, samples, known = find(asked, given, data)
     if pictures is not None:

@@ -73,7 +73,13 @@ def compare(a: Path | str, b: Path | str) -> Comparison:
     State dicts belong together that are at the same place, or that are the only one left in their files. NaN equals NaN.
     """
     with opened(Path(a)) as (path_a, one), opened(Path(b)) as (path_b, other):
-        return compare_states((path_a, state_dicts(one)), (path_b, state_dicts(other)))
+        states_a, states_b = state_dicts(one), state_dicts(other)
+        for path, states in ((path_a, states_a), (path_b, states_b)):
+            if not states:
+                error = CheckpointError(f"{path}: it holds no state dict, so nothing can be compared; save a state_dict.")
+                error.path = str(path)
+                raise error
+        return compare_states((path_a, states_a), (path_b, states_b))
 
 
 def compare_states(a: tuple[Path, Sequence[StateDict]], b: tuple[Path, Sequence[StateDict]]) -> Comparison:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from relaxify.checkpoint.source import Source
+from relaxify.checkpoint.source import Source, other_kind
 from relaxify.record import CheckpointError
 
 METADATA = "__metadata__"
@@ -59,6 +59,8 @@ def read_header(source: Source) -> tuple[dict[str, Entry], dict[str, str] | None
     """All tensors, in order, and the metadata. CheckpointError if a safetensors reader would not take the file."""
     if source.length < 8:
         raise _invalid("it has fewer than 8 bytes")
+    if (other := other_kind(source)) is not None:
+        raise _invalid(other)
     (size,) = struct.unpack("<Q", source.fetch(0, 8))
     if size > min(LARGEST, source.length - 8):
         raise _invalid(f"its header has {size:,} bytes")

@@ -40,6 +40,21 @@ def check_source(source: Path) -> None:
         raise CheckpointError(f"{source} is empty; save or copy the checkpoint again.")
 
 
+# what is often found in the place of a checkpoint, by what it begins with
+_OTHERS = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, in whose place `git lfs pull` puts the file",
+    b"\x1f\x8b": "it is compressed by gzip, which `gunzip` undoes",
+    b"<!DOCTYPE": "it is a page of the web",
+    b"<html": "it is a page of the web",
+}
+
+
+def other_kind(source: Source) -> str | None:
+    """What a file is that is no checkpoint, where that can be told."""
+    begin = bytes(source.fetch(0, min(source.length, max(map(len, _OTHERS)))))
+    return next((what for start, what in _OTHERS.items() if begin.startswith(start)), None)
+
+
 class Source(io.RawIOBase):
     """A file on disk, open for reading: a context that ends with an error if the file has changed meanwhile."""
 

@@ -21,7 +21,7 @@ from relaxify.checkpoint.pickling import write_pickle
 from relaxify.checkpoint.plan import StatePlan
 from relaxify.checkpoint.rest import UNREAD, rest_of
 from relaxify.checkpoint.safetensors_header import check_key, in_safetensors
-from relaxify.checkpoint.source import Source
+from relaxify.checkpoint.source import Source, other_kind
 from relaxify.checkpoint.state import StateDict
 from relaxify.checkpoint.storages import Meanings, Storage, Target, TorchTensor
 from relaxify.checkpoint.tree import (
@@ -117,7 +117,7 @@ def _read_archive(source: Source) -> tuple[Any, Meanings]:
 def _read_legacy(source: Source) -> tuple[Any, Meanings]:
     """The pickles at the beginning are read with as much of the file as they turn out to need."""
     if bytes(source.fetch(0, 1)) != _PICKLE:
-        raise invalid("it begins as no file of torch does")
+        raise invalid(other_kind(source) or "it begins as no file of torch does")
     for size in (*_PREFIXES, source.length):
         meanings = Meanings(lambda _: None)
         try:

@@ -121,7 +121,7 @@ def representations_of(group: Group, size: int, values: Sequence[tuple[int, Pair
 
     `values` are axes, and values that have them.
     """
-    known = list(known_actions(group, 1).values()) if size == group.dim else []
+    known = list(known_actions(group, 1).values()) if size == group.vector_size else []
     every = [fit(group, pairs, (axis,), partial=True) for axis, pairs in values if _may_fit(pairs, (axis,))]
     found = [each for each in every if _is_told(group, each)]
     nothing = Representation.trivial(group, size).act(torch.eye(size, dtype=torch.float64))

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from relaxify.inspection.sinks import Sink, sink_of
 from relaxify.relaxation.penalties import penalties
 from relaxify.relaxation.pitfalls import Lookout
+from relaxify.relaxation.real_numbers import is_real
 from relaxify.relaxation.summary import in_evaluation, summary
 from relaxify.relaxation.switching import relaxed
 from relaxify.relaxation.terms.term import terms_of
@@ -68,8 +69,8 @@ class Monitor:
         if unknown := [name for name in quantities if name not in (*QUANTITIES, PENALTY)]:
             raise ValueError(f"Monitor knows no {unknown[0]!r}; choose among {', '.join((*QUANTITIES, PENALTY))}.")
         for name, steps in (("every", every), ("error_every", error_every)):
-            if steps is not None and steps < 1:
-                raise ValueError(f"{name}={steps}: give a number of steps, at least one.")
+            if steps is not None and not (is_real(steps) and steps >= 1):
+                raise ValueError(f"{name}={steps!r}: give a number of steps, at least one.")
         summary(model)
         self.model = model
         self.every = every

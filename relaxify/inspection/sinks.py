@@ -109,6 +109,8 @@ class CsvFile:
             raise ValueError(
                 f"{path} exists; choose another name, so that nothing is overwritten, or pass resume=True to go on in it."
             )
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot write {path}: its folder does not exist; create it first.")
         with path.open("x", newline="") as file:
             csv.writer(file).writerow(HEADER)
 

@@ -19,6 +19,7 @@ from relaxify.lconv.operators import Grid, Shifts
 from relaxify.lconv.swapping import Mode, NoLConvError, is_candidate, swap
 from relaxify.modules.checks import check_is_module, check_model
 from relaxify.modules.copies import copied
+from relaxify.modules.normal_tensors import normal_tensors
 from relaxify.modules.patterns import Pattern, check_patterns, patterns_of, select
 
 LAYERS = (LConv, LinearLConv, GraphLConv, AdjacencyLConv)
@@ -125,10 +126,11 @@ def lconvify(
     """
     model, example_inputs = opened(model, example_inputs)
     check_model(model, "lconvify")
-    model = model if inplace else copied(model)
-    if isinstance(model, fx.GraphModule):
-        with_layers(model)
-    entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)
+    with normal_tensors():
+        model = model if inplace else copied(model)
+        if isinstance(model, fx.GraphModule):
+            with_layers(model)
+        entries = swaps(model, mode=mode, include=include, exclude=exclude, example_inputs=example_inputs, rank=rank)
     replacements = {id(entry.module): entry.layer for entry in entries if entry.layer is not None}
     if not replacements:
         raise ValueError(_nothing(model, entries))

@@ -14,6 +14,7 @@ from relaxify.lconv.operators import Grid, Points, Shifts
 from relaxify.lconv.swapping import Origin
 from relaxify.modules.checks import check_is_module
 from relaxify.modules.copies import copied
+from relaxify.modules.normal_tensors import normal_tensors
 
 
 def unlconvify(model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -27,8 +28,9 @@ def unlconvify(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     'Linear'
     """
     check_is_module(model, "unlconvify")
-    model = model if inplace else copied(model)
-    originals = {id(layer): _original(layer) for _, layer in lconvs_of(model)}
+    with normal_tensors():
+        model = model if inplace else copied(model)
+        originals = {id(layer): _original(layer) for _, layer in lconvs_of(model)}
     replacements = {key: original for key, original in originals.items() if original is not None}
     if not replacements:
         why = "none of its L-convs has kept a layer's generators" if originals else "it holds no L-conv"

@@ -48,7 +48,7 @@ def check_is_module(model: object, caller: str = "relaxify") -> None:
 
 
 def check_has_values(model: nn.Module, caller: str = "relaxify") -> None:
-    """ValueError if a parameter is lazy, on the meta device, or an input of the graph that is to have it."""
+    """ValueError if a parameter is lazy, on the meta device, of inference mode, or an input of its graph."""
     if isinstance(model, fx.GraphModule) and (lifted := _lifted(model)):
         raise ValueError(
             f"the graph takes its parameters as inputs ({lifted[0]} and {len(lifted) - 1} more), and has none to "
@@ -60,6 +60,10 @@ def check_has_values(model: nn.Module, caller: str = "relaxify") -> None:
             raise ValueError(f"parameter {path!r} is lazy: it has no shape yet; run one forward pass before {caller}.")
         if parameter.is_meta:
             raise ValueError(f"parameter {path!r} is on the meta device: it has no values; load or initialise it first.")
+        if parameter.is_inference() and caller == "relaxify":
+            raise ValueError(
+                f"parameter {path!r} was made in torch.inference_mode and cannot be trained; make the model outside it."
+            )
 
 
 def _lifted(graph: fx.GraphModule) -> list[str]:

@@ -16,6 +16,7 @@ from relaxify.graph.exported import opened
 from relaxify.groups import Group
 from relaxify.interrupts import Before
 from relaxify.modules.hanging import child_name, structure
+from relaxify.modules.normal_tensors import normal_tensors
 from relaxify.modules.patterns import Pattern
 from relaxify.relaxation.config import RelaxConfig
 from relaxify.relaxation.plan import UNCHECKED, Plan
@@ -112,7 +113,8 @@ def relaxify(
         return module  # type: ignore[return-value]
     _check_sizes(result)
     # every term is made before the first is attached, so that an error leaves the model as it was
-    terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
+    with normal_tensors():
+        terms = [_make(site, result.configs[site.path], keep_relaxed) for site in result.sites]
     Before(structure(module)).or_done(lambda: _hang(module, result.sites, terms))
     return module  # type: ignore[return-value]
 

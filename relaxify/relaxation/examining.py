@@ -17,7 +17,7 @@ from relaxify.groups import Group
 from relaxify.relaxation.plan import Plan
 from relaxify.sites import Rejected, RejectionKind, Site
 from relaxify.verdicts.action_errors import InputAction, OutputAction
-from relaxify.verdicts.measuring import Measurement, measurement, spoilt
+from relaxify.verdicts.measuring import Measurement, measurement, spoilt, without_entries
 from relaxify.verdicts.verdict import Reason, Status, Verdict
 
 
@@ -49,6 +49,8 @@ def examine(
 
     If `own`, also in the model's own precision; if `whole`, each value of it.
     """
+    if where := without_entries(inputs):
+        raise ValueError(f"{where}, of which nothing can be told; use at least one sample.")
     if where := spoilt(model, inputs):
         raise ValueError(f"{where} has NaN or infinite values, of which nothing can be told; restore or replace them.")
     sites = [entry for entry in settled if isinstance(entry, Site)]

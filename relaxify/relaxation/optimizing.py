@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from relaxify.relaxation.pitfalls import check_is_optimizer
+from relaxify.relaxation.real_numbers import is_finite
 from relaxify.relaxation.terms.term import Term, terms_of
 
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -57,9 +59,9 @@ def param_groups(
     >>> [(len(group["params"]), group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
     [(2, 0.001, 0.1), (1, 0.0001, 0.0)]
     """
+    terms = {id(parameter) for _, parameter in _named(model)}
     own = _as_groups(list(model.parameters()) if groups is None else groups)
     are_named = any(isinstance(entry, tuple) for group in own for entry in group["params"])
-    terms = {id(parameter) for _, parameter in _named(model)}
     rest = [{**group, "params": [entry for entry in group["params"] if id(_tensor(entry)) not in terms]} for group in own]
     return [*rest, _group(_named(model), are_named, terms_lr, weight_decay, options)]
 
@@ -77,7 +79,7 @@ def add_terms(
     Options as of `param_groups`; `terms_lr` is by default what the first group has now.
 
     RuntimeError if the model is not relaxed; ValueError if a learning-rate scheduler was made of the optimizer before, as it
-    has no rate for a further group.
+    has no rate for a further group, and for rates that are no numbers >= 0.
 
     >>> import torch
     >>> from relaxify import relaxify
@@ -87,6 +89,7 @@ def add_terms(
     >>> [len(group["params"]) for group in optimizer.param_groups]
     [2, 1]
     """
+    check_is_optimizer(optimizer)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [(name, parameter) for name, parameter in _named(model) if id(parameter) not in held]
     if not missing:
@@ -150,5 +153,8 @@ def _group(
     weight_decay: float | None,
     options: dict[str, Any],
 ) -> Group:
+    for name, value in (("terms_lr", lr), ("weight_decay", weight_decay)):
+        if value is not None and not (is_finite(value) and value >= 0):
+            raise ValueError(f"{name}={value!r}: a finite number >= 0, or None for the optimizer's.")
     chosen = {name: value for name, value in (("lr", lr), ("weight_decay", weight_decay)) if value is not None}
     return {"params": terms if are_named else [parameter for _, parameter in terms], **chosen, **options}

@@ -95,6 +95,10 @@ def _read(terms: Sequence[Term]) -> None:
 
 def _scale(loss: Tensor, replicas: dist.ProcessGroup | None) -> Float[Tensor, ""]:
     """|loss|, the mean of all processes', without gradient."""
+    if not isinstance(loss, Tensor):
+        raise ValueError(
+            f"penalty(relative_to=...) is a {type(loss).__name__}: pass the loss itself, a tensor with a single number."
+        )
     if loss.numel() != 1:
         raise ValueError(
             f"penalty(relative_to=...) has the shape {tuple(loss.shape)}: pass the loss itself, a single number."

@@ -27,11 +27,19 @@ class PitfallWarning(UserWarning):
     """Something that spoils a relaxed training and raises no error."""
 
 
+def check_is_optimizer(optimizer: object) -> None:
+    """ValueError for what has no groups of parameters."""
+    if not hasattr(optimizer, "param_groups"):
+        raise ValueError(f"a {type(optimizer).__name__} is no optimizer; pass the one that trains the model.")
+
+
 class Lookout:
     """Looks at a relaxed model and the optimizer that trains it, step by step, and warns of each pitfall once."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None) -> None:
         self.model = model
+        if optimizer is not None:
+            check_is_optimizer(optimizer)
         self.optimizers: tuple[Optimizer, ...] = () if optimizer is None else (optimizer,)
         self._steps = 0
         self._peak_rate = 0.0

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from relaxify.interrupts import Before
 from relaxify.modules.hanging import copy_without, structure, take_off
+from relaxify.modules.normal_tensors import normal_tensors
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.distributed import averaged_moment, replicas_of
 from relaxify.relaxation.pitfalls import PitfallWarning, never_acted, never_learned, still_acting
+from relaxify.relaxation.real_numbers import is_real
 from relaxify.relaxation.restoring import unguard_loading
 from relaxify.relaxation.terms.copied import follow
 from relaxify.relaxation.terms.folded import FOLDS, Update
@@ -61,8 +63,8 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
         raise RuntimeError("the model has no relaxation terms to project; call relaxify(model, group) first.")
     if mode not in ("drop", "fold", "fit"):
         raise ValueError(f"project(mode={mode!r}): unknown; use 'drop', 'fold' or 'fit'.")
-    if max_theta is not None and not max_theta >= 0:
-        raise ValueError(f"project(max_theta={max_theta}): it bounds |theta|; pass 0 or more.")
+    if max_theta is not None and not (is_real(max_theta) and max_theta >= 0):
+        raise ValueError(f"project(max_theta={max_theta!r}): it bounds |theta|; pass 0 or more.")
     follow(terms.values())
     _check_theta(terms, max_theta)
     _say_what_is_lost(model, mode)
@@ -75,7 +77,8 @@ def project(model: Model, *, mode: Mode = "drop", inplace: bool = False, max_the
         before = Before(structure(model), _values_of(model, owned))
         clean, spoilt = before.or_done(lambda: _settled(_taken_off(model, terms), owned, updates))
     else:
-        clean, spoilt = _settled(copy_without(model, list(terms.values())), owned, updates)
+        with normal_tensors():
+            clean, spoilt = _settled(copy_without(model, list(terms.values())), owned, updates)
     if spoilt:
         warnings.warn(_words_of(spoilt), PitfallWarning, stacklevel=2)
     return clean

@@ -11,6 +11,7 @@ from torch import nn
 
 from relaxify.interrupts import completed
 from relaxify.modules.patterns import Pattern, check_patterns, matches, patterns_of
+from relaxify.relaxation.real_numbers import is_real
 from relaxify.relaxation.terms.copied import follow, note_set
 from relaxify.relaxation.terms.term import Term, owned_terms, terms_of
 
@@ -68,13 +69,13 @@ def set_theta(model: nn.Module, value: float | Mapping[Pattern, float] | Mapping
     values = dict.fromkeys(terms, value) if not isinstance(value, Mapping) else _by_path(model, terms, value)
     for number in values.values():
         if not is_theta(number):
-            raise ValueError(f"set_theta(model, {number}): theta is a finite number; 0 switches the terms off.")
+            raise ValueError(f"set_theta(model, {number!r}): theta is a finite number; 0 switches the terms off.")
     set_each(terms, values)
 
 
-def is_theta(value: float) -> bool:
-    """Whether a number is finite in single precision too."""
-    return abs(value) <= torch.finfo(torch.float32).max
+def is_theta(value: object) -> bool:
+    """Whether it is a number, and finite in single precision too."""
+    return is_real(value) and abs(float(value)) <= torch.finfo(torch.float32).max
 
 
 def set_each(terms: Mapping[str, Term], values: Mapping[str, float]) -> None:

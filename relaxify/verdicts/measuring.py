@@ -265,6 +265,15 @@ def _is_against(found: Judged) -> bool:
     return found.status is Status.BROKEN or found.reason is Reason.FEW
 
 
+def without_entries(inputs: Inputs) -> str:
+    """The first input, if none has any entries."""
+    tensors = tensors_in(inputs)
+    if not tensors or any(value.numel() for value in tensors.values()):
+        return ""
+    name, value = next(iter(tensors.items()))
+    return f"input{name} has shape {tuple(value.shape)}, which has no entries"
+
+
 def spoilt(model: nn.Module, inputs: Inputs) -> str:
     """The first parameter or input that is not finite."""
     for name, parameter in model.named_parameters():

@@ -56,3 +56,12 @@ def test_bad_input_is_one_sentence(source: str, capsys: pytest.CaptureFixture[st
     assert "pass group=" in capsys.readouterr().err
     assert run([*parts, f"{source}:nothing", "--group", "O3"]) == 2
     assert "has no nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", ["nothing", "number"])
+def test_data_that_are_no_batches(source: str, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path(source).open("a") as file:
+        file.write("\ndef nothing():\n    return None\n\ndef number():\n    return 3\n")
+    arguments = ["--data", f"{source}:{data}", "--loss", f"{source}:loss", "--group", "O3"]
+    assert run(["diagnose", f"{source}:model", *arguments]) == 2
+    assert "it must return batches, such as a list or a DataLoader" in capsys.readouterr().err

@@ -171,6 +171,8 @@ def test_without_inputs_it_says_what_they_would_tell(file: Path, capsys: pytest.
         (["--action", "{file}:action"], "--action says how the group moves the example inputs; give those with --inputs"),
         (["--inputs", "{file}:fails"], "failed with RuntimeError: no data; fix the factory"),
         (["--inputs", "{file}:nothing"], "has no nothing"),
+        (["--inputs", "gc:enable"], "gc:enable returned NoneType; it must return forward's arguments"),
+        (["--inputs", "builtins:set"], "builtins:set returned set; it must return forward's arguments"),
         (["--inputs", "none.safetensors"], "there is no file none.safetensors; give"),
         (["--inputs", "{text}"], "is not a safetensors file"),
     ],

@@ -200,3 +200,9 @@ def test_bad_input_is_one_sentence(arguments: Any, text: str, tmp_path: Path, ca
     assert text in shown.err
     assert shown.err.count("\n") == 1
     assert shown.out == ""
+
+
+def test_pairs_that_are_not_there_are_asked_for_by_their_option(tmp_path: Path, capsys: Any) -> None:
+    np.savez(tmp_path / "in.npz", X=np.ones((9, 2)))
+    assert run(["symmetry", str(tmp_path / "in.npz"), "--pairs", "later"]) == 2
+    assert "--pairs: " in capsys.readouterr().err

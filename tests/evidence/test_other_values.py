@@ -135,3 +135,10 @@ def test_of_what_is_beyond_all_that_is_looked_at_more_samples_are_not_asked_for(
     assert not found.sites
     assert [rejected.path for rejected in found.rejected] == ["mix", "out"]
     assert all("may transform on larger axes than are looked at" in rejected.reason for rejected in found.rejected)
+
+
+def test_features_as_many_as_the_matrices_of_an_affine_group_are_no_vectors() -> None:
+    """E(3) has matrices of 4 x 4, which act on points as on (x, 1), and on no axis of size 4."""
+    x = torch.randn(16, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Linear(8, 1, bias=False))
+    assert [rejected.path for rejected in plan(net, "E(3)", example_inputs=x).rejected][-1] == "0"

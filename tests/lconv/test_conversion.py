@@ -701,3 +701,13 @@ def test_empty_batches(mode: Any) -> None:
     if mode != "grid":
         linear = lconvify(nn.Sequential(nn.Linear(6, 3)), mode=mode)
         assert linear(torch.ones(0, 6)).shape == (0, 3)
+
+
+def test_what_is_swapped_in_inference_mode_can_be_trained() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(18, 2))
+    with torch.inference_mode():
+        swapped = lconvify(model)
+        back = unlconvify(swapped)
+    for net in (swapped, back):
+        net(torch.randn(1, 2, 8)).sum().backward()
+        assert all(parameter.grad is not None for parameter in net.parameters())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import unchecked
 from torch import Tensor, nn
 
 from relaxify import Group
@@ -477,3 +480,22 @@ def test_a_page_of_what_is_not_kept_says_so_first() -> None:
     page = symmetries_of(noise(3000, 3).exp()).to_html()
     assert "None is kept." in page
     assert page.index("verdict broken") < page.index("Spectrum")
+
+
+NO_SAMPLES = {
+    "complex": (torch.ones(9, 2, dtype=torch.complex64), {}, "X is of complex numbers; pass real ones"),
+    "list": ([[1.0, 2.0]] * 9, {}, "X is a list; pass a tensor or an array"),
+    "nothing": (None, {}, "X is a NoneType; pass a tensor"),
+    "texts": (np.array([["a", "b"]] * 9), {}, "X is an array of <U1; pass numbers"),
+    "no columns": (torch.ones(9, 0), {}, "shape (9, 0) and no entries"),
+    "too large": (torch.randn(9, 2).double() * 1e200, {}, "too large to be squared"),
+    "statistics": (torch.randn(9, 2), {"statistics": "moments"}, "statistics='moments' is unknown; pass 'labels'"),
+    "resamplings": (torch.randn(9, 2), {"resamplings": -1}, "resamplings=-1: pass at least 99"),
+}
+
+
+@pytest.mark.parametrize("problem", NO_SAMPLES)
+def test_what_are_no_samples(problem: str) -> None:
+    samples, options, part = NO_SAMPLES[problem]
+    with unchecked(), pytest.raises(ValueError, match=re.escape(part)):
+        symmetries_of(samples, **options)

@@ -15,19 +15,27 @@ from networks import VNNet, anatomy, unchecked, vn_net
 from torch import nn
 
 from relaxify import (
+    ACE,
+    RECM,
+    RPP,
     Constant,
     Cosine,
+    Monitor,
     RelaxConfig,
     Triangle,
+    add_terms,
+    param_groups,
     penalties,
     penalty,
     plan,
     project,
     projected,
+    relaxation_parameters,
     relaxed,
     relaxify,
     set_theta,
     summary,
+    thetas,
 )
 from relaxify_examples.models.vector_neurons import VNLinear
 
@@ -426,3 +434,74 @@ def test_a_term_that_would_take_all_memory_is_refused(monkeypatch: pytest.Monkey
     assert says(error, "overrides={'0': RelaxConfig(rank=16)}", "exclude it")
     assert anatomy(model) == before
     relaxify(model, "O(3)", overrides={"0": RelaxConfig(rank=2)})
+
+
+NO_NUMBERS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
+    "text for total_steps": (lambda model: Triangle(model, "20"), "total_steps='20'"),
+    "a truth value for total_steps": (lambda model: Triangle(model, True), "total_steps=True"),
+    "no peak": (lambda model: Cosine(model, 20, None), "peak=None"),
+    "text for until": (lambda model: Constant(model, 20, until="0.5"), "until='0.5'"),
+    "text for refold_every": (lambda model: Triangle(model, 20, refold_every="3"), "refold_every='3'"),
+    "text for a rate of ACE": (lambda model: ACE(model, 20, primal_rate="0.1"), "primal_rate='0.1'"),
+    "text for a rate of RECM": (lambda model: RECM(model, 20, rate="0.1"), "rate='0.1'"),
+    "text for a decay of RPP": (lambda model: RPP(model, basic_wd="0.1", equiv_wd=0.1), "basic_wd='0.1'"),
+    "text for theta": (lambda model: set_theta(model, "1"), "set_theta(model, '1')"),
+    "several numbers for theta": (lambda model: set_theta(model, torch.ones(2)), "theta is a finite number"),
+    "text for one theta": (lambda model: set_theta(model, {"*": "a"}), "set_theta(model, 'a')"),
+    "text for max_theta": (lambda model: project(model, max_theta="0"), "max_theta='0'"),
+    "text for a learning rate": (lambda model: param_groups(model, terms_lr="1e-3"), "terms_lr='1e-3'"),
+    "a negative weight decay": (lambda model: param_groups(model, weight_decay=-1), "weight_decay=-1"),
+    "text for every": (lambda model: Monitor(model, print, every="9"), "every='9'"),
+    "a number for the loss": (lambda model: penalty(seen(model), relative_to=0.5), "is a float: pass the loss itself"),
+    "a name for an optimizer": (lambda model: Triangle(model, 20, optimizer="adam"), "a str is no optimizer"),
+    "a model for an optimizer": (lambda model: add_terms(model, model), "a VNNet is no optimizer"),
+    "a log in no folder": (lambda model: Monitor(model, "nowhere/log.csv"), "its folder does not exist; create it"),
+}
+
+
+def seen(model: nn.Module) -> nn.Module:
+    model(*vn_net()[2])
+    return model
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("problem", NO_NUMBERS)
+def test_what_is_no_number_where_one_is_asked_for(problem: str) -> None:
+    call, part = NO_NUMBERS[problem]
+    model = relaxify(VNNet(), "SO(3)").train()
+    with pytest.raises(ValueError, match=r".") as error:
+        call(model)
+    assert says(error, part)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("verb", [*UNRELAXED.values(), param_groups, relaxation_parameters, thetas])
+@pytest.mark.parametrize("thing", [None, {}, nn.Linear, torch.optim.SGD(nn.Linear(2, 2).parameters())])
+def test_verbs_for_relaxed_models_on_what_is_no_model(verb: Callable[[Any], object], thing: object) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        verb(thing)
+    assert says(error, type(thing).__name__, "is no model; pass the nn.Module")
+
+
+def test_inputs_without_a_sample() -> None:
+    with pytest.raises(ValueError, match="has no entries") as error:
+        relaxify(nn.Sequential(nn.Linear(4, 8, bias=False)), "SO(3)", example_inputs=torch.randn(0, 3, 4))
+    assert says(error, "input.0 has shape (0, 3, 4)", "use at least one sample")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_inference_mode_makes_nothing_that_cannot_be_trained() -> None:
+    """As in the validation hooks of trainers, which run in it."""
+    model, group, batch = vn_net()
+    with torch.inference_mode():
+        relaxify(model, group)
+        with pytest.raises(ValueError, match="made in torch") as error:
+            relaxify(VNNet(), group)
+        assert not torch.is_grad_enabled()
+    assert says(error, "make the model outside it")
+    model.train()(*batch).sum().backward()
+    set_theta(model, 0)
+    with torch.inference_mode():
+        clean = project(model)
+    clean(*batch).sum().backward()
+    assert clean.conv.map_to_feat.weight.grad is not None

@@ -18,10 +18,13 @@ from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
 FEWEST = 99
+STATISTICS = ("labels", "second_moments", "distribution")
 # dimensions above which so(d) takes minutes, and gigabytes
 LARGEST_WHOLE = 24
 # and where it takes too much memory
 LARGEST_LABELLED = 80
+# the squares of these are summed in double precision
+LARGEST_ENTRY = 1e140
 
 Samples = Shaped[Tensor, "n *axes"] | Shaped[np.ndarray[Any, Any], "n *axes"]
 FAMILIES = "generators=ImageAlgebra(('rotation', 'translation_y', 'translation_x', 'scaling')), a Grid, a graph or others"
@@ -82,7 +85,7 @@ def symmetries_of(
 
     The action is about the origin, or with `center` about the mean (of all vectors together), which is then removed.
     `resamplings` of the samples give the confidence angle, and none without them.
-    ValueError if there are not more samples than columns, for NaN, or for singular second moments.
+    ValueError if there are not more samples than columns, for NaN and complex numbers, or for singular second moments.
 
     >>> X = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> symmetries_of(X).name, symmetries_of(X[:500]).verdict
@@ -91,19 +94,23 @@ def symmetries_of(
     >>> symmetries_of(X, center=True).name
     'so(2)'
     """
+    X, Y = _given("X", X), None if Y is None else _given("Y", Y)
+    if statistics not in (None, *STATISTICS):
+        raise ValueError(f"statistics={statistics!r} is unknown; pass {', '.join(map(repr, STATISTICS))}, or None.")
+    if resamplings < 0:
+        raise ValueError(f"resamplings={resamplings}: pass at least {FEWEST}, or 0 for none.")
     if 0 < resamplings < FEWEST:
         raise ValueError(
             f"{resamplings} resamplings cannot tell a confidence of 95 %; pass at least {FEWEST}, or 0 for none."
         )
     if generators is not None:
-        return symmetries_in_family(
-            torch.as_tensor(X), generators, None if Y is None else torch.as_tensor(Y), center=center, seed=seed
-        )
+        return symmetries_in_family(X, generators, Y, center=center, seed=seed)
     if affine or equivariant or statistics == "labels" or (Y is not None and statistics is None):
-        _need_labels(Y, statistics)
-        return symmetries_of_labels(*_labelled(X, Y, center), equivariant=equivariant, affine=affine, seed=seed)
+        return symmetries_of_labels(
+            *_labelled(X, _need_labels(Y, statistics), center), equivariant=equivariant, affine=affine, seed=seed
+        )
     if Y is None and statistics is None and X.ndim == 2 and X.shape[1] > LARGEST_WHOLE:
-        return symmetries_of_components(torch.as_tensor(X), seed=seed)
+        return symmetries_of_components(X, seed=seed)
     X, Y = _checked(X, Y)
     if Y is None:
         whole = statistics == "second_moments"
@@ -127,20 +134,21 @@ def symmetries_of_moments(H: Float[Tensor, "d d"], C: Float[Tensor, "c d"] | Non
     return Symmetry(basis, Verdict.NONE, reason, "second moments", output_generators=outputs, frame=fit.root)
 
 
-def _need_labels(Y: object, statistics: str | None) -> None:
+def _need_labels(Y: Tensor | None, statistics: str | None) -> Tensor:
     if Y is None or statistics not in (None, "labels"):
         raise ValueError(
             "equivariant, affine and statistics='labels' are about what labels say; pass labels Y, and no other statistics."
         )
+    return Y
 
 
-def _labelled(X: object, Y: object, center: bool) -> tuple[Tensor, Tensor]:
+def _labelled(X: Tensor, Y: Tensor, center: bool) -> tuple[Tensor, Tensor]:
     given = _samples("X", X)
     mean = given.mean(tuple(range(given.dim() - 1)))
     return given - mean if center else given, _samples("Y", Y, classes=True)
 
 
-def _checked(X: object, Y: object) -> tuple[Float[Tensor, "n m d"], Tensor | None]:
+def _checked(X: Tensor, Y: Tensor | None) -> tuple[Float[Tensor, "n m d"], Tensor | None]:
     X, Y = _samples("X", X), None if Y is None else _samples("Y", Y)
     if X.ndim not in (2, 3):
         raise ValueError(
@@ -162,11 +170,30 @@ def _checked(X: object, Y: object) -> tuple[Float[Tensor, "n m d"], Tensor | Non
     for name, given in (("X", X), ("Y", Y)):
         if given is not None and not bool(given.isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite entries; drop or fix these samples.")
+        if given is not None and float(given.abs().max()) > LARGEST_ENTRY:
+            raise ValueError(
+                f"{name} has entries of {float(given.abs().max()):.0e}, too large to be squared; divide it by that."
+            )
     return X.reshape(n, -1, d), None if Y is None else Y.reshape(n, -1)
 
 
-def _samples(name: str, given: object, *, classes: bool = False) -> Tensor:
+def _given(name: str, given: object) -> Tensor:
+    """As a tensor. ValueError for what is none, or is not of real numbers that are there."""
     if not isinstance(given, Tensor | np.ndarray):
         raise ValueError(f"{name} is a {type(given).__name__}; pass a tensor or an array, a sample a row.")
-    found = torch.as_tensor(given).detach()
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "fiubc":
+        raise ValueError(f"{name} is an array of {given.dtype}; pass numbers.")
+    found = torch.as_tensor(given)
+    if found.is_complex():
+        raise ValueError(
+            f"{name} is of complex numbers; pass real ones, such as torch.view_as_real({name}).flatten(-2), on which a "
+            "complex number is two."
+        )
+    if found.is_meta or not found.numel():
+        raise ValueError(f"{name} has shape {tuple(found.shape)} and no entries; pass samples that have some.")
+    return found
+
+
+def _samples(name: str, given: Tensor, *, classes: bool = False) -> Tensor:
+    found = given.detach()
     return found if classes and not found.is_floating_point() else found.double()

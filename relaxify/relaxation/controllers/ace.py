@@ -22,6 +22,7 @@ from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.projecting import NewValues
+from relaxify.relaxation.real_numbers import is_finite
 from relaxify.relaxation.refolding import write
 from relaxify.relaxation.switching import end_terms, is_theta, set_each
 from relaxify.relaxation.terms.term import Term, terms_of
@@ -81,10 +82,10 @@ class ACE(Attachable):
                 "the model has no relaxation terms for a controller to set; call relaxify(model, group) first."
             )
         for name, value in (("primal_rate", primal_rate), ("dual_rate", dual_rate), ("slack_cost", slack_cost)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"ACE({name}={value}): a positive number.")
-        if not (math.isfinite(damping) and damping >= 0):
-            raise ValueError(f"ACE(damping={damping}): a number >= 0; 0 is the algorithm as printed.")
+            if not (is_finite(value) and value > 0):
+                raise ValueError(f"ACE({name}={value!r}): a positive number.")
+        if not (is_finite(damping) and damping >= 0):
+            raise ValueError(f"ACE(damping={damping!r}): a number >= 0; 0 is the algorithm as printed.")
         if form not in ("strict", "partial"):
             raise ValueError(f"ACE(form={form!r}): unknown; use 'strict' or 'partial'.")
         if sharded_modules(model):

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from relaxify.relaxation.real_numbers import is_real
 from relaxify.relaxation.switching import is_theta
 
 
@@ -51,13 +52,13 @@ class Span:
     until: float | None
 
     @classmethod
-    def checked(cls, total_steps: float, until: float | None, *, endless: bool = False) -> Span:
+    def checked(cls, total_steps: Any, until: Any, *, endless: bool = False) -> Span:
         """Of numbers of any kind. `endless`: whether None makes sense for `until`."""
-        if not (total_steps >= 1 and float(total_steps).is_integer()):
-            raise ValueError(f"total_steps={total_steps}: count the optimiser steps of the whole training, at least one.")
-        if not (endless if until is None else 0 < until <= 1):
+        if not (is_real(total_steps) and total_steps >= 1 and float(total_steps).is_integer()):
+            raise ValueError(f"total_steps={total_steps!r}: count the optimiser steps of the whole training, at least one.")
+        if not (endless if until is None else is_real(until) and 0 < until <= 1):
             raise ValueError(
-                f"until={until}: theta is 0 from this fraction of total_steps on, above 0 and at most 1 (the paper's)."
+                f"until={until!r}: theta is 0 from this fraction of total_steps on, above 0 and at most 1 (the paper's)."
             )
         return cls(int(total_steps), None if until is None else float(until))
 
@@ -130,7 +131,7 @@ class SavedState:
 
 
 def _is_number(value: object, kind: type = numbers.Real) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and is_theta(value)  # type: ignore[arg-type]
+    return isinstance(value, kind) and not isinstance(value, bool) and is_theta(value)
 
 
 def _invalid(name: str, value: object, what: str) -> ValueError:

@@ -21,6 +21,7 @@ from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
+from relaxify.relaxation.real_numbers import is_real
 from relaxify.relaxation.switching import end_terms, set_each
 from relaxify.relaxation.terms.term import Term, terms_of
 
@@ -58,10 +59,10 @@ class RECM(Attachable):
             raise RuntimeError(
                 "the model has no relaxation terms for a controller to set; call relaxify(model, group) first."
             )
-        if not 0 < rate <= 1:
-            raise ValueError(f"RECM(rate={rate}): a part of the way, above 0 and at most 1.")
-        if every < 1:
-            raise ValueError(f"RECM(every={every}): a number of steps, at least one.")
+        if not (is_real(rate) and 0 < rate <= 1):
+            raise ValueError(f"RECM(rate={rate!r}): a part of the way, above 0 and at most 1.")
+        if not (is_real(every) and every >= 1):
+            raise ValueError(f"RECM(every={every!r}): a number of steps, at least one.")
         if sharded_modules(model):
             raise ValueError("RECM cannot learn theta of a sharded model, whose layers no process has whole; use Triangle.")
         self.model = model

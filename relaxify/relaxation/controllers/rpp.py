@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from relaxify.interrupts import completed
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState
 from relaxify.relaxation.pitfalls import Lookout
+from relaxify.relaxation.real_numbers import is_finite
 from relaxify.relaxation.switching import set_theta
 from relaxify.relaxation.terms.term import owned_terms, terms_of
 
@@ -33,8 +33,8 @@ class RPP(Attachable):
 
     def __init__(self, model: nn.Module, basic_wd: float, equiv_wd: float, *, theta: float = 1.0) -> None:
         for name, value in (("basic_wd", basic_wd), ("equiv_wd", equiv_wd)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"RPP({name}={value}): a number >= 0.")
+            if not (is_finite(value) and value >= 0):
+                raise ValueError(f"RPP({name}={value!r}): a number >= 0.")
         self.model = model
         self.basic_wd, self.equiv_wd, self.theta = float(basic_wd), float(equiv_wd), float(theta)
         self.steps = 0

@@ -20,6 +20,7 @@ from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.projecting import NewValues
+from relaxify.relaxation.real_numbers import is_finite, is_real
 from relaxify.relaxation.refolding import refolded, write
 from relaxify.relaxation.switching import end_terms, is_theta, set_theta
 from relaxify.relaxation.terms.term import terms_of
@@ -58,10 +59,14 @@ class Schedule(Attachable):
             raise RuntimeError(
                 "the model has no relaxation terms for a controller to set; call relaxify(model, group) first."
             )
-        if not math.isfinite(peak):
-            raise ValueError(f"peak={peak}: theta rises to a finite number; 1 is the paper's.")
-        if refold_every is not None and not (refold_every >= 1 and float(refold_every).is_integer()):
-            raise ValueError(f"refold_every={refold_every}: count the optimiser steps between two refoldings, at least one.")
+        if not is_finite(peak):
+            raise ValueError(f"peak={peak!r}: theta rises to a finite number; 1 is the paper's.")
+        if refold_every is not None and not (
+            is_real(refold_every) and refold_every >= 1 and float(refold_every).is_integer()
+        ):
+            raise ValueError(
+                f"refold_every={refold_every!r}: count the optimiser steps between two refoldings, at least one."
+            )
         self.model = model
         self.span = Span.checked(total_steps, until, endless=self.endless)
         self.peak = float(peak)

@@ -86,7 +86,7 @@ class SavedTerm(nn.Module, abc.ABC):
         return None if self.map.attribute is None else (low, high) if low <= high else ()
 
     def get_extra_state(self) -> Tensor:
-        """The record, in as many bytes at every step: loops that average a state dict copy each entry into the last one's."""
+        """The record, in as many bytes at every step: loops that average a state dict copy entry into entry."""
         record = self.record()
         data, length = record.encode(), len(self._longest(record).encode())
         return functional.pad(data, (0, length - len(data)), value=ord(" "))

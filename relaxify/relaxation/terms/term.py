@@ -331,7 +331,9 @@ def terms_of(model: nn.Module) -> dict[str, Term]:
 
 
 def owned_terms(model: nn.Module) -> Iterator[tuple[str, Term]]:
-    """Every term with the path of the module whose op it relaxes."""
+    """Every term with the path of the module whose op it relaxes. ValueError for what is no module."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"a {type(model).__name__} is no model; pass the nn.Module that was relaxed.")
     seen: set[int] = set()
     for owner, term in hung(model):
         if isinstance(term, Term) and id(term) not in seen:
