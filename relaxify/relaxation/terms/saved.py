@@ -89,7 +89,7 @@ class SavedTerm(nn.Module, abc.ABC):
         """The record, in as many bytes at every step: loops that average a state dict copy entry into entry."""
         record = self.record()
         data, length = record.encode(), len(self._longest(record).encode())
-        return functional.pad(data, (0, length - len(data)), value=ord(" "))
+        return functional.pad(data, (0, max(length - len(data), 0)), value=ord(" "))
 
     def _longest(self, record: Record) -> Record:
         """The record with whatever changes in training at its longest."""
@@ -97,7 +97,8 @@ class SavedTerm(nn.Module, abc.ABC):
             return replace(record, updates=MAX_INTEGER)
         paths = tuple(replace(path, scale=-1.2345678901234567e-29) for path in self.map.paths)
         extremes = (-sys.float_info.max,) * 2
-        return replace(record, updates=MAX_INTEGER, paths=paths, unfoldable=LONGEST_REASON, attribute=extremes)
+        reason = max(LONGEST_REASON, self.map.unfoldable or "", key=len)
+        return replace(record, updates=MAX_INTEGER, paths=paths, unfoldable=reason, attribute=extremes)
 
     def checked(self, state: object) -> Record:
         """The record in a saved state. ValueError if it is none, or of a term of another kind; nothing changes."""
