@@ -35,7 +35,8 @@ class Analysis:
     """Runs of a model on x and on g x, and what they say.
 
     `known`: what adapters claim of executed operations; `calls`: the other linear operations; `broken`: the first
-    operation from which on the output no longer transforms; `observer`: what ran the model.
+    operation from which on the output no longer transforms; `parting`: the node at which a run on transformed inputs first
+    took another course, if one did; `observer`: what ran the model.
     """
 
     observer: Observer
@@ -44,6 +45,7 @@ class Analysis:
     broken: Break | None
     known: Sequence[Site | Rejected]
     calls: Mapping[str, Sequence[WeightedCall]]
+    parting: fx.Node | None = None
 
 
 class Promises:
@@ -158,14 +160,14 @@ def analyse(
     training: bool = False,
     prepare: Callable[[nn.Module], None] | None = None,
     status: Status = Status.UNDECIDED,
-    worst: Draw | None = None,
+    worst: tuple[Inputs, Draw] | None = None,
     twin: Twin | None = None,
     whole: bool = False,
 ) -> Analysis:
     """Run the model on as many inputs near the given ones as it takes to tell how its values transform.
 
     `prepare` is called with the copy that runs, or has been with the `twin`; `status` is what is known of its output,
-    and `worst` the element on which that was farthest off.
+    and `worst` the input and the element on which that was farthest off.
     If `whole`, each value is to be told of, and not linear operations and outputs alone.
     """
     observer = Observer(model, group, inputs, action, training=training, prepare=prepare, twin=twin)
@@ -192,7 +194,8 @@ def analyse(
             undecided = undecided or _leaves_values_open(evidence)
         if _is_certain(evidence, broken, full_size) if broken else not undecided:
             break
-    return Analysis(observer, evidence, promises, broken, known, calls)
+    parting = full_size.parting if full_size and evidence.parting is None else evidence.parting
+    return Analysis(observer, evidence, promises, broken, known, calls, parting)
 
 
 def _is_certain(evidence: Evidence, broken: Break, full_size: FullSize | None) -> bool:

@@ -207,7 +207,9 @@ def op_name(node: fx.Node) -> str:
         node = node.all_input_nodes[0]
     if node.target is written and node.all_input_nodes:
         return op_name(node.all_input_nodes[-1])
-    return function_name(node.target)
+    name = function_name(node.target)
+    # of x.real, the attribute that is read
+    return str(getattr(node.target, "__self__").__name__) if name == "__get__" else name  # noqa: B009
 
 
 def where(node: fx.Node) -> str:

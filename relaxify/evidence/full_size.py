@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from relaxify.evidence.evidence import Evidence
+from relaxify.evidence.evidence import Evidence, common
 from relaxify.evidence.transformations import TOLERANCE
 from relaxify.graph.recording import Recording
 from relaxify.verdicts.candidates import Way, has_lost_a_sign, ways
@@ -41,6 +41,12 @@ class FullSize:
     @functools.cached_property
     def _index(self) -> dict[fx.Node, int]:
         return {node: i for i, node in enumerate(self.evidence.nodes)}
+
+    @property
+    def parting(self) -> fx.Node | None:
+        """The node at which a run on some g x first took another course than that on x, if one did."""
+        shared = min(common(self.base.nodes, run.nodes, shapes=False) for run in (self.evidence.recording, *self.moved))
+        return self.evidence.nodes[shared] if shared < len(self.evidence.nodes) else None
 
     def values(self, node: fx.Node) -> tuple[Tensor, Sequence[Tensor]] | None:
         """A value on x and on each g x; None where a run took another course, or the value has pixels that move."""

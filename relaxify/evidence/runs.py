@@ -101,12 +101,13 @@ class Observer:
         ]
         return Sample(base, moved)
 
-    def full_size(self, evidence: Evidence, worst: Draw | None = None) -> FullSize:
-        """Runs on the elements that verdicts rest on, and on the one that was worst of all."""
+    def full_size(self, evidence: Evidence, worst: tuple[Inputs, Draw] | None = None) -> FullSize:
+        """Runs on the elements that verdicts rest on, and on the one that was worst of all, on the input where it was."""
         # those of the given input, and those of the one nearby
         drawn = [*draws(self.group, 0), *(draws(self.group, 1) if len(self.group.generators) else ())]
-        drawn += [] if worst is None or worst in drawn else [worst]
-        inputs = [self.inputs, *(self.actions.on_inputs(g, self.inputs) for g in drawn)]
+        given, g = worst or (self.inputs, drawn[0])
+        drawn += [] if g in drawn else [g]
+        inputs = [given, *(self.actions.on_inputs(g, given) for g in drawn)]
         base, *moved = [self._run(x, again, first=evidence.recording, keep=lambda tensor: True) for x in inputs]
         return FullSize(evidence, drawn, base, moved)
 

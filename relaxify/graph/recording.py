@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from relaxify.graph.complex_values import as_real
 from relaxify.graph.inputs import Inputs, call, tensors_of
 from relaxify.graph.outline import Outline, Point
-from relaxify.graph.script_calls import script_calls
+from relaxify.graph.script_calls import Scripted, script_calls
 from relaxify.graph.source_lines import location
 from relaxify.graph.storages import expanded_axes, is_mapped, plain, storage, tensors_in, version
 from relaxify.interrupts import under
@@ -146,7 +146,7 @@ class _Recorder(TorchFunctionMode):
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._bind(tensor, self.graph.get_attr(name), clone=False)
 
-    def scripted(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def scripted(self, function: Scripted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note a call of a TorchScript function."""
         with _UNSEEN():
             read = self.reference(args), self.reference(kwargs)

@@ -5,11 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-Noting = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+@dataclass(frozen=True)
+class Scripted:
+    """A TorchScript function to call, with its graph."""
+
+    function: Callable[..., Any]
+    graph: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+Noting = Callable[[Scripted, tuple[Any, ...], dict[str, Any]], Any]
 """(function, args, kwargs) -> what the function returns, which is noted."""
 
 _Function = torch.jit.ScriptFunction
@@ -20,13 +33,21 @@ _watchers: list[None] = []
 
 
 def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """A call as it is, but where somebody watches this thread."""
-    watchers = getattr(_watching, "stack", [])
+    """A call as it is, but where somebody watches this thread: then past each watcher, the last one first."""
 
     def own(*args: Any, **kwargs: Any) -> Any:
         return _own_call(function, *args, **kwargs)
 
-    return watchers[-1](own, args, kwargs) if watchers else own(*args, **kwargs)
+    for note in getattr(_watching, "stack", []):
+        own = _past(note, own, function)
+    return own(*args, **kwargs)
+
+
+def _past(note: Noting, inner: Callable[..., Any], function: Any) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        return note(Scripted(inner, function.inlined_graph), args, kwargs)
+
+    return noted
 
 
 @contextmanager

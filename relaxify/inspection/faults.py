@@ -68,19 +68,21 @@ def _first_fault(planned: Plan, analysis: Analysis, verdict: Verdict) -> Fault |
     evidence = analysis.evidence
     node = next((node for node in evidence.nodes if node in nodes), None)
     if node is None:
-        node = _parting(evidence)
+        node = _parting(analysis)
         if node is None:
             return None
         return _fault_at(node, Cause(CauseKind.COURSE, op_name(node), evidence.group.name), math.nan, verdict.error.mean)
     return _fault_at(node, _cause(evidence, node, verdict), evidence.of(node).residual, verdict.error.mean)
 
 
-def _parting(evidence: Evidence) -> fx.Node | None:
-    """Where runs part: at what nothing but a branch of the program reads, if that comes just before."""
-    parting = evidence.parting
-    if parting is None or parting.prev.op != "call_function" or parting.prev.users:
-        return parting
-    return parting.prev
+def _parting(analysis: Analysis) -> fx.Node | None:
+    """Where runs part: at what nothing but a branch of the program reads, the last before that moves in no known way."""
+    parting = analysis.parting
+    before = parting
+    while before is not None and (before := before.prev).op == "call_function":
+        if not before.users and not analysis.evidence.of(before).is_sound:
+            return before
+    return parting
 
 
 def _cause(evidence: Evidence, node: fx.Node, verdict: Verdict) -> Cause:

@@ -1,7 +1,10 @@
-"""Dormant operations: what they read moves with g, what they give does not, as only part of what they do was seen.
+"""Dormant operations: what they read moves with g, and of what they do with it only a part was seen.
 
-An elementwise function of what moves is still only where it is constant: relu below zero, a saturated sigmoid, a comparison
-that came out one way. A fault of few directions hides there, and more elements than usual are needed to meet it.
+An elementwise function of what moves is still only where it is constant (relu below zero, a saturated sigmoid, a comparison
+that came out one way), and gives what it reads only where it is the identity (a clamp within its bounds, what wraps
+positions into a box). And where numbers leave torch (`.item()`, an array of numpy's, TorchScript with branches), what the
+program does with them is not seen at all. A fault of few directions hides there, and more elements than usual are needed to
+meet it.
 """
 
 from __future__ import annotations
@@ -10,44 +13,23 @@ import itertools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._C import _functorch as functorch
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from relaxify.graph.inputs import Inputs
 from relaxify.groups import Group
-from relaxify.interrupts import under
 from relaxify.random_elements import Element
-from relaxify.verdicts.draws import Draw
+from relaxify.verdicts.draws import Draw, is_orthogonal
 from relaxify.verdicts.twin import Runner
+from relaxify.verdicts.watching import STILL, Seen, Watch, watched
 
-STILL = 1e-9
-"""Of a value's size: what changes less does not move."""
-MOVING = 1e-6
-"""Of a value's size: what changes less may be an invariant with its rounding."""
 STEPS = (0.4, 0.2, 0.1, 0.05)
 """Sizes of the elements that lead from one to the next."""
-SAMPLED = 512
-"""Entries of a value that are compared, beside its sum."""
-
-# fmt: off
-_NAMES = (
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "sigmoid", "logsigmoid",
-    "tanh", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "tanhshrink", "threshold", "softmax", "exp",
-    "erf", "erfc", "clamp", "clamp_min", "clamp_max", "clip", "sign", "sgn", "signbit", "heaviside", "floor", "ceil",
-    "round", "trunc", "frac", "fix", "pow", "__pow__", "float_power", "maximum", "minimum", "fmax", "fmin", "gt", "lt",
-    "ge", "le", "greater", "less", "greater_equal", "less_equal", "__gt__", "__lt__", "__ge__", "__le__", "bool", "long",
-    "int", "bucketize", "searchsorted", "argmax", "argmin", "floor_divide", "__floordiv__", "remainder", "__mod__",
-    "__bool__", "__int__",
-)
-# fmt: on
-_FUNCTIONS = frozenset(_NAMES) | {f"{name}_" for name in _NAMES}
-
-Sketch = tuple[Tensor, float]
 
 
 class Dormant:
     """Runs a model, and tells afterwards which operations were dormant in all of the runs, and what might wake them.
+
+    Under a `group` that keeps lengths, what leaves alone all that is no longer than what it reads is not dormant.
 
     >>> watch = Dormant()
     >>> for x in torch.tensor([-1.0, -2.0]), torch.tensor([-2.0, -1.0]):
@@ -56,84 +38,64 @@ class Dormant:
     [0]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: Group | None = None) -> None:
         self.elements: list[Draw | None] = []
         """Of each run the element that had moved its input, as far as they are told."""
-        self._runs: list[list[tuple[Sketch, Sketch]]] = []
+        self._runs: list[list[Seen]] = []
+        self._size = group.dim if group is not None and is_orthogonal(group) else 0
 
     def running(self, runner: Runner) -> Runner:
         """The runner, watched."""
 
         def run(model: nn.Module, inputs: Inputs) -> Any:
             self._runs.append([])
-            return under(_Watch(self._runs[-1]), runner, model, inputs)
+            return watched(Watch(self._runs[-1], self._size), runner, model, inputs)
 
         return run
 
     @property
     def operations(self) -> list[int]:
         """The numbers of those that were dormant."""
+        return list(self._dormant())
+
+    def _dormant(self) -> dict[int, list[int]]:
+        """Of each that was dormant, which of the tensors that it read moved, and were given on if any were."""
         first, *others = self._runs or [[]]
         # where the runs took other ways, a branch was seen from both sides
         others = [run for run in others if len(run) == len(first)]
-
-        def is_dormant(number: int, read: Sketch, gave: Sketch) -> bool:
-            moved = any(_moves(read, run[number][0], MOVING) for run in others)
-            return moved and not any(_moves(gave, run[number][1], least=1.0) for run in others)
-
-        return [number for number, (read, gave) in enumerate(first) if is_dormant(number, read, gave)]
+        found = {}
+        for number, seen in enumerate(first):
+            runs = [run[number] for run in others]
+            moving = [i for i in range(len(seen.read)) if any(seen.moves(i, run) for run in runs)]
+            passing = [i for i in moving if all(run.passes_on(i) for run in (seen, *runs))]
+            if passing and any(seen.is_within(k, runs) for k in range(len(seen.reach))):
+                continue
+            if passing or (moving and not any(seen.gives_another(run) for run in runs)):
+                found[number] = passing or moving
+        return found
 
     def nearer(self, group: Group, attempt: int) -> list[Draw]:
         """Elements near those on which what a dormant operation reads was largest, and smallest: one kind of step each."""
-        operations, length = self.operations, len(self._runs[0])
-        read = operations[attempt % len(operations)]
-        known = [(run[read][0][0], g) for run, g in zip(self._runs, self.elements, strict=False) if g and len(run) == length]
+        dormant, length = list(self._dormant().items()), len(self._runs[0])
+        number, reads = dormant[attempt % len(dormant)]
+        read = reads[attempt // 2 % len(reads)]
+        runs = zip(self._runs, self.elements, strict=False)
+        read_in = [(run[number].read, g) for run, g in runs if g and len(run) == length]
+        known = [(values[read][0], g) for values, g in read_in if read < len(values)]
         values = torch.stack([entries for entries, _ in known])
         is_moving = values.std(dim=0) > STILL * values.abs().max()
         moving = values[:, is_moving] if is_moving.any() else values
+        if attempt % 2:
+            # what is looked at may be one entry of many: the first one, or else another
+            moving = moving[:, [(attempt // 2 - 1) % moving.shape[1]]]
         generator = torch.Generator().manual_seed(3000 + attempt)
         found = []
         for sign, size in itertools.product((1, -1), STEPS):
-            best = known[int((sign * moving).amax(dim=1).argmax())][1]
             step = torch.randn(len(group.generators), generator=generator, dtype=torch.float64)
+            largest = (sign * moving).amax(dim=1)
+            # of truth values many are as good
+            equal = (largest == largest.max()).nonzero().flatten()
+            chosen = torch.randint(len(equal), (), generator=generator) if len(equal) > 1 else 0
+            best = known[int(equal[chosen])][1]
             found.append(Draw(group, (Element(size * step),)) * best)
         return found
-
-
-class _Watch(TorchFunctionMode):
-    def __init__(self, seen: list[Any]) -> None:
-        super().__init__()
-        self.seen = seen
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") not in _FUNCTIONS or functorch.peek_interpreter_stack() is not None:
-            return func(*args, **kwargs)
-        # before the operation, which may be in place
-        read = next((_sketch(value) for value in args if _is_dense(value) and value.is_floating_point()), None)
-        result = func(*args, **kwargs)
-        value = result if isinstance(result, Tensor) else torch.as_tensor(result) if isinstance(result, bool | int) else None
-        if read is not None and value is not None and _is_dense(value):
-            self.seen.append((read, _sketch(value)))
-        return result
-
-
-def _is_dense(value: Any) -> bool:
-    is_plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested and not value.is_quantized
-    return is_plain and value.numel() > 0 and not value.is_complex()
-
-
-def _sketch(value: Tensor) -> Sketch:
-    with torch._C.DisableTorchFunction():
-        flat = value.detach().reshape(-1)
-        sampled = flat[:: -(-len(flat) // SAMPLED)].to(torch.float64, copy=True)
-        return sampled, float(flat.sum(dtype=torch.float64))
-
-
-def _moves(one: Sketch, two: Sketch, part: float = STILL, *, least: float = 0.0) -> bool:
-    """Whether two values differ, by more than this part of their size, or of `least` where they are smaller."""
-    with torch._C.DisableTorchFunction():
-        if one[0].shape != two[0].shape:
-            return True
-        size = max(float(one[0].abs().max()), least)
-        return float((one[0] - two[0]).abs().max()) > part * size or abs(one[1] - two[1]) > part * max(size, abs(one[1]))

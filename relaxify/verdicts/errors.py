@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from relaxify.graph.inputs import Inputs
 from relaxify.groups import Group
 from relaxify.verdicts.candidates import Way
 from relaxify.verdicts.draws import Draw
@@ -54,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """One error, and what it was held to; `floor` is what it would be held to if no constant was rounded."""
+    """One error, on the input x, and what it was held to; `floor` is what it would be held to if no constant was rounded."""
 
     g: Draw
     distance: float
@@ -62,6 +63,7 @@ class Run:
     tolerance: float
     floor: float = 0.0
     is_silent: bool = False
+    x: Inputs = field(default=(), repr=False)
 
     @property
     def error(self) -> float:
@@ -134,7 +136,7 @@ def runs_by(name: str, orbits: Sequence[Orbit], setting: Setting, distance: Dist
 def _run(name: str, each: Orbit, run: Moved, setting: Setting, distance: float) -> Run:
     base, there = each.values[name], run.values[name]
     if not is_measured(base):
-        return Run(run.g, distance, float(base.numel()) ** 0.5, 0.0)
+        return Run(run.g, distance, float(base.numel()) ** 0.5, 0.0, x=each.inputs)
     size = max(float(base.norm()), float(there.norm()))
     response = max(setting.near.get(name, 0.0), float((there - base).norm()))
     floor = ROUNDINGS * setting.eps * run.stretch**2 * size + 30 * setting.rounding.get(name, 0.0)
@@ -143,4 +145,5 @@ def _run(name: str, each: Orbit, run: Moved, setting: Setting, distance: float) 
         # constants that are rounded to the model's own precision are as far from those of a representation
         seen = SEEN * setting.roughness.get(name, 0.0) / response if response else 0.0
         tolerance = max(tolerance, CONSTANTS * setting.constants, min(seen, MOST))
-    return Run(run.g, distance, response, tolerance, least, is_silent=response <= SILENCE * setting.eps * size)
+    is_silent = response <= SILENCE * setting.eps * size
+    return Run(run.g, distance, response, tolerance, least, is_silent, each.inputs)

@@ -55,11 +55,14 @@ class Measurement:
         return None if self.found is None else self.found.orbits[0]
 
     @property
-    def worst(self) -> Draw | None:
-        """The element that broke the model most."""
-        outputs = () if self.found is None else self.found.outputs
-        runs = [run for each in outputs if each.status is Status.BROKEN for run in each.runs]
-        return max(runs, key=lambda run: run.error).g if runs else None
+    def worst(self) -> tuple[Inputs, Draw] | None:
+        """The element that broke the model most: on the given input, or on one nearby where none did on that."""
+        if self.found is None or self.subject is None:
+            return None
+        runs = [run for each in self.found.outputs if each.status is Status.BROKEN for run in each.runs]
+        here = [run for run in runs if run.x is self.subject.inputs and not run.is_within]
+        worst = max(here or runs, key=lambda run: run.error, default=None)
+        return None if worst is None else (worst.x, worst.g)
 
     def elsewhere(self, twin: Twin, elements: int) -> Orbit | None:
         """What another copy of the model gives on the given input, and on what that is moved to; None if it does not run."""

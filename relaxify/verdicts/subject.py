@@ -71,7 +71,7 @@ class Subject:
 
         `from_nearby`: the orbit of the nearby input instead. `runner` is what runs the first orbit, that of the given input.
         """
-        drawn, watch = [draws(self.group, seed) for seed in range(2)], Dormant()
+        drawn, watch = [draws(self.group, seed) for seed in range(2)], Dormant(self.group)
         if from_nearby:
             orbits = [self._nearby(drawn[1]), self._here([])]
         else:

@@ -20,6 +20,13 @@ def z(x: Tensor) -> Tensor:
     return (x / x.norm(dim=-1, keepdim=True))[..., :1]
 
 
+@torch.jit.script
+def turned_over(x: Tensor, height: Tensor) -> Tensor:
+    if bool((height > 0.98).any()):
+        x = 2 * x
+    return x
+
+
 RARE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu, 5 % of directions": lambda x: x * (1 + torch.relu(z(x) - 0.9)),
     "branch, 1 in 400": lambda x: x * torch.where(z(x) > 0.995, 2.0, 1.0),
@@ -28,6 +35,18 @@ RARE: dict[str, Callable[[Tensor], Tensor]] = {
     "clamped": lambda x: x * z(x).clamp(min=0.97),
     "in place": lambda x: x * (1 + (z(x) - 0.95).relu_()),
     "rounded": lambda x: x * (1 + (0.51 * z(x)).round()),
+    "an item, 1 in 100": lambda x: x * 2 if z(x)[0, 0].item() > 0.98 else x,
+    "a list, 1 in 100": lambda x: x * 2 if max(z(x).flatten().tolist()) > 0.98 else x,
+    "an array, 1 in 100": lambda x: x * 2 if z(x).detach().numpy().max() > 0.98 else x,
+    "TorchScript, 1 in 100": lambda x: turned_over(x, z(x)),
+    "a box": lambda x: x * (1 + z(x) - torch.nn.functional.hardtanh(z(x), -1, 0.97)),
+    "a bound": lambda x: x * (1 + z(x) - torch.minimum(z(x), torch.tensor(0.97).to(x))),
+    "wrapped": lambda x: x * (1 + z(x) - (torch.remainder(z(x) + 1, 1.97) - 1)),
+    "a threshold": lambda x: x * (1 + z(x) - (torch.nn.functional.threshold(z(x) + 0.97, 0, 7.0) - 0.97)),
+    "within a gradient": torch.func.grad(lambda y: (y.square() * (1 + torch.relu(z(y) - 0.95))).sum()),
+    "mapped": torch.func.vmap(lambda v: v * (1 + torch.relu(z(v) - 0.95))),
+    "close to a direction": lambda x: x * (1 + torch.isclose(z(x), torch.ones_like(z(x)), atol=0.02)),
+    "divided into whole ones": lambda x: x * (1 + torch.div(z(x) + 1, 1.97, rounding_mode="floor")),
     "one way of several": lambda x: x * (1 + torch.stack([z(x) - 0.98, torch.zeros_like(z(x))]).argmax(0)),
 }
 
@@ -50,6 +69,12 @@ def test_it_is_named() -> None:
     assert found.op == "__getitem__"
 
 
+def test_so_is_what_only_a_branch_of_the_program_reads() -> None:
+    found = inspect(Of(RARE["statement, 1 in 400"]), "SO(3)", points(4)).fault
+    assert found is not None
+    assert found.op == "any"
+
+
 class OnSphere(nn.Module):
     """Irreps as a function on the sphere, and relu of that: its values move, and what relu makes of them too."""
 
@@ -65,6 +90,8 @@ class OnSphere(nn.Module):
 USUAL: dict[str, nn.Module] = {
     "dead relu of lengths": Of(lambda x: x * torch.relu(-x.norm(dim=-1, keepdim=True)) + x),
     "angle within bounds": Of(lambda x: x * (x @ x.mT).clamp(-1e6, 1e6).sum()),
+    "lengths that leave torch": Of(lambda x: x * 2 if x.norm().item() > 1 else x),
+    "components of several vectors within bounds": Of(lambda x: torch.minimum(x, x.norm(dim=-1).max())),
     "components within bounds": Of(lambda x: (x / x.norm(dim=-1, keepdim=True)).clamp(-1, 1)),
 }
 
