@@ -123,7 +123,9 @@ class Watch(TorchFunctionMode):
 
     def _reach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Sketch, bool], ...]:
         """The lengths of what was read, along axes of vectors' size, and of the whole; see `Seen`."""
-        if functorch.peek_interpreter_stack() is not None or not isinstance(args[0], Tensor):
+        if functorch.peek_interpreter_stack() is not None or not isinstance(args[0], Tensor) or "out" in kwargs:
+            return ()
+        if _is_whole(args[0]):
             return ()
         with torch._C.DisableTorchFunction(), torch.no_grad():
             value = args[0].detach()
@@ -178,7 +180,7 @@ def _is_whole(value: Any) -> bool:
 
 def _is_dense(value: Any) -> bool:
     with torch._C.DisableTorchFunction():
-        is_plain = value.layout is torch.strided and not value.is_nested and not value.is_quantized
+        is_plain = value.layout is torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
         return bool(is_plain and value.numel() > 0 and not value.is_complex())
 
 

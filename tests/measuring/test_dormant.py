@@ -90,6 +90,8 @@ class OnSphere(nn.Module):
 USUAL: dict[str, nn.Module] = {
     "dead relu of lengths": Of(lambda x: x * torch.relu(-x.norm(dim=-1, keepdim=True)) + x),
     "angle within bounds": Of(lambda x: x * (x @ x.mT).clamp(-1e6, 1e6).sum()),
+    "whole numbers within bounds": Of(lambda x: x[torch.arange(len(x)).clamp(min=0)] * len(x)),
+    "written elsewhere, within bounds": Of(lambda x: torch.clamp(x @ x.mT, -1e6, 1e6, out=torch.empty(5, 5).to(x)) @ x),
     "lengths that leave torch": Of(lambda x: x * 2 if x.norm().item() > 1 else x),
     "components of several vectors within bounds": Of(lambda x: torch.minimum(x, x.norm(dim=-1).max())),
     "components within bounds": Of(lambda x: (x / x.norm(dim=-1, keepdim=True)).clamp(-1, 1)),
