@@ -118,7 +118,8 @@ class Watch(TorchFunctionMode):
                 reach = self._reach(func, args, kwargs) if self.size and not _moves(read[0], self.seen[-1].gave) else ()
                 self.seen[-1] = replace(self.seen[-1], is_elementwise=True, reach=reach)
         elif _is_whole(result) and not (name in _EXACT or name.endswith("_like") or name.startswith("new_")):
-            self.note(_sketches(args), result)
+            # beside whole numbers the others may tell a shape alone, as in index.expand_as(x)
+            self.note(_sketches(args[:1] if args and _is_index(args[0]) else args), result)
         return result
 
     def _reach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Sketch, bool], ...]:
@@ -176,6 +177,11 @@ def _is_whole(value: Any) -> bool:
     """Whether this is a tensor of whole numbers or truth values."""
     with torch._C.DisableTorchFunction():
         return isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
+
+
+def _is_index(value: Any) -> bool:
+    with torch._C.DisableTorchFunction():
+        return _is_whole(value) and value.dtype != torch.bool
 
 
 def _is_dense(value: Any) -> bool:

@@ -90,6 +90,7 @@ class OnSphere(nn.Module):
 USUAL: dict[str, nn.Module] = {
     "dead relu of lengths": Of(lambda x: x * torch.relu(-x.norm(dim=-1, keepdim=True)) + x),
     "angle within bounds": Of(lambda x: x * (x @ x.mT).clamp(-1e6, 1e6).sum()),
+    "an index as wide as vectors": Of(lambda x: x.gather(0, torch.arange(len(x))[:, None].expand_as(x)) * len(x)),
     "whole numbers within bounds": Of(lambda x: x[torch.arange(len(x)).clamp(min=0)] * len(x)),
     "written elsewhere, within bounds": Of(lambda x: torch.clamp(x @ x.mT, -1e6, 1e6, out=torch.empty(5, 5).to(x)) @ x),
     "lengths that leave torch": Of(lambda x: x * 2 if x.norm().item() > 1 else x),
