@@ -22,7 +22,8 @@ from benchmarks.evidence.readme import in_short
 from benchmarks.evidence.runs import Runs
 from benchmarks.evidence.side_by_side import Member, SideBySide
 from benchmarks.evidence.smoke import PERSISTENCE, SMOKE, everything, persistence, rmse
-from benchmarks.evidence.system import Data, System, tested
+from benchmarks.evidence.system import Data, System
+from benchmarks.evidence.system import tested as measured
 from benchmarks.evidence.systems import SYSTEMS, small
 from benchmarks.evidence.teacher import TEACHER
 from benchmarks.evidence.ways import WAYS
@@ -93,7 +94,7 @@ def test_only_what_keeps_its_terms_is_tested_with_them(is_stacked: bool) -> None
             else one_by_one(system, arm, MEMBERS[:1], 8, data)
         )
         model = trained[0].model
-        values[way] = tested(system, model, data[0])[system.column]
+        values[way] = measured(system, model, data[0])[system.column]
         more = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in plain.parameters())
         assert (more > 0) == (way == "constant, kept")
     # the two were trained alike, and what is dropped is missed

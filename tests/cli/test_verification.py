@@ -64,6 +64,9 @@ def wider():
 def two():
     return x(), x()
 
+def flat():
+    return torch.randn(8, 4)
+
 def x():
     return torch.randn(16, 3, 4, generator=torch.Generator().manual_seed(0))
 """
@@ -161,7 +164,8 @@ def test_a_relaxed_model_that_cannot_be_made_is_said_and_no_failure(models: str,
     (("-o", "out.pt", "--check", "out.pt"), "give one of --output OUT and --check OUT"),
     (("-o", "out.pt", "-i", "some_models:x"), "through the model of --verify"),
     (("-o", "out.pt", "--verify", "some_models:plain", "--irreps", "x=1o"), "give --inputs too"),
-    (("-o", "out.pt", "--verify", "some_models:plain", "-i", "some_models:wider"), "no example input has an axis of size 3"),
+    (("-o", "out.pt", "--verify", "some_models:plain", "-i", "some_models:flat"), "no example input has an axis of size 3"),
+    (("-o", "out.pt", "--verify", "some_models:plain", "-i", "some_models:wider"), "some_models:wider returned Sequential"),
     (("-o", "out.pt", "--verify", "some_models:plain", "-i", "some_models:two"), "give the arguments of its forward"),
     (("-o", "out.pt", "--verify", "some_models:plain", "-i", "none.safetensors"), "there is no file none.safetensors"),
     (("--check", "none.pt"), "cannot read none.pt"),
