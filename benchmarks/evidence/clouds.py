@@ -89,13 +89,13 @@ def _system(name: str, title: str, poses: str, samples: Samples, width: int = WI
     )
 
 
-def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], sites: int, seeds: int = 20) -> System:
+def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], **rest: Any) -> System:
     return replace(
         ALIGNED,
         name=name,
         title=title,
         what=(
-            f"The whole of {title} ({sites} sites) at a width of {WHOLE} where {PUBLISHED} was published ({WHOLE // 3} to "
+            f"The whole of {title} at a width of {WHOLE} where {PUBLISHED} was published ({WHOLE // 3} to "
             f"{16 * WHOLE // 3} channels), with {NEIGHBOURS} neighbours and without dropout, tells {len(SHAPES)} kinds of "
             f"procedural shapes apart, from {CLOUDS} clouds of {POINTS} points, all upright, and is tested on "
             f"{2 * CLOUDS} others."
@@ -103,12 +103,11 @@ def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], sit
         make=partial(_without_dropout, network),
         samples=points,
         steps=400,
-        rates=(3e-3, 1e-2, 3e-2),
         rate=1e-2,
-        seeds=seeds,
         sweep=2,
         timed=30,
         is_stacked=False,
+        **rest,
     )
 
 
@@ -143,5 +142,5 @@ WIDTHS = tuple(
     )
     for width in (16, 32)
 )
-POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, sites=23)
-DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15, seeds=10)
+POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, rates=RATES[:3])
+DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, rates=RATES[1:], seeds=10)
