@@ -89,13 +89,13 @@ def _system(name: str, title: str, poses: str, samples: Samples, width: int = WI
     )
 
 
-def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], **rest: Any) -> System:
+def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], sites: int, **rest: Any) -> System:
     return replace(
         ALIGNED,
         name=name,
         title=title,
         what=(
-            f"The whole of {title} at a width of {WHOLE} where {PUBLISHED} was published ({WHOLE // 3} to "
+            f"The whole of {title} ({sites} sites) at a width of {WHOLE} where {PUBLISHED} was published ({WHOLE // 3} to "
             f"{16 * WHOLE // 3} channels), with {NEIGHBOURS} neighbours and without dropout, tells {len(SHAPES)} kinds of "
             f"procedural shapes apart, from {CLOUDS} clouds of {POINTS} points, all upright, and is tested on "
             f"{2 * CLOUDS} others."
@@ -142,5 +142,5 @@ WIDTHS = tuple(
     )
     for width in (16, 32)
 )
-POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, rates=RATES[:3])
-DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, rates=RATES[1:], seeds=10)
+POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, sites=23, rates=RATES[:3])
+DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15, rates=RATES[1:], seeds=10)
