@@ -17,8 +17,22 @@ from hypothesis import strategies as st
 from networks import Batch, Make, cnn_net, e3nn_net, randomise_terms, train, unchecked, vn_net
 from torch import nn
 
-from relaxify import Constant, Cosine, RelaxConfig, Triangle, penalty, project, relaxify, set_theta, summary
+from relaxify import (
+    ACE,
+    RECM,
+    Constant,
+    Controller,
+    Cosine,
+    RelaxConfig,
+    Triangle,
+    penalty,
+    project,
+    relaxify,
+    set_theta,
+    summary,
+)
 from relaxify.relaxation.controllers.schedules import Schedule
+from relaxify.relaxation.pitfalls import PitfallWarning
 from relaxify.relaxation.terms.term import terms_of
 
 SCHEDULES = pytest.mark.parametrize("schedule", [Constant, Triangle, Cosine])
@@ -177,7 +191,7 @@ def test_the_state_of_a_schedule_is_plain_data(model: nn.Module) -> None:
 def test_a_state_of_before_schedules_ended_early_goes_on_to_the_last_step(
     model: nn.Module, schedule: type[Schedule], until: float | None
 ) -> None:
-    theta = schedule(model, 99)
+    theta = schedule(model, 10)
     theta.load_state_dict({"schedule": schedule.__name__, "steps": 6, "total_steps": 10, "peak": 1.0})
     assert theta.span.until == until
     assert theta.theta == schedule(model, 10, until=until).value(6)
@@ -189,9 +203,26 @@ def test_loading_a_state_sets_theta_at_once() -> None:
     saved = Triangle(model, 10, peak=0.5, until=1)
     values(saved, 3)
     theta = Triangle(model, 99)
-    theta.load_state_dict(saved.state_dict())
+    with pytest.warns(PitfallWarning, match=r"made with total_steps=99, .* with total_steps=10, until=1.0, peak=0.5;"):
+        theta.load_state_dict(saved.state_dict())
     assert (theta.span.total_steps, theta.theta) == (10, pytest.approx(0.3))
     assert [float(term.theta) for term in terms_of(model).values()] == pytest.approx([0.3] * 3)
+
+
+@pytest.mark.parametrize("make", [Triangle, ACE, RECM])
+def test_a_controller_that_goes_on_by_another_length_than_it_was_made_with_says_so(
+    model: nn.Module, make: Callable[[nn.Module, int], Controller]
+) -> None:
+    """And loads, in silence, a state with the length that it was made with."""
+    saved = make(model, 10).state_dict()
+    again, longer = make(model, 10), make(model, 20)
+    again.load_state_dict(saved)
+    with pytest.warns(PitfallWarning, match=r"was made with total_steps=20, .* load \{\*\*state, 'total_steps': 20\}"):
+        longer.load_state_dict(saved)
+    assert longer.state_dict() == saved
+    longer = make(model, 20)
+    longer.load_state_dict({**saved, "total_steps": 20})
+    assert longer.state_dict() == {**saved, "total_steps": 20}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from relaxify.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
+from relaxify.relaxation.controllers.lengthening import warn_of_another
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.projecting import NewValues
@@ -201,11 +202,13 @@ class ACE(Attachable):
         ValueError, and nothing changes, if it was saved by another controller, of other layers, or has numbers that make
         no sense.
         """
-        saved = SavedState(state, self.state_dict())
+        own = self.state_dict()
+        saved = SavedState(state, own)
         steps, span, form = saved.steps, saved.span(endless=True), saved.choice("form", ("strict", "partial"))
         theta, multiplier, slack = (saved.levels(name, self._theta) for name in ("theta", "multiplier", "slack"))
         remainder = saved.levels("remainder", self._theta, may_be_empty=True)
         completed(lambda: self._resume(steps, span, form, (theta, multiplier, slack), remainder))
+        warn_of_another(own, state)
 
     def _resume(self, steps: int, span: Span, form: Form, levels: tuple[Levels, Levels, Levels], remainder: Levels) -> None:
         self.span, self.form, self.remainder = span, form, remainder

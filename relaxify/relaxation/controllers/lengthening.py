@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from relaxify.relaxation.controllers.controller import Controller
+from relaxify.relaxation.pitfalls import PitfallWarning
 from relaxify.relaxation.switching import thetas
 
 # what the program says when it resumes counts, as the optimizer's own arguments do
@@ -31,7 +33,10 @@ def go_on(controller: Controller, saved: Mapping[str, Any], model: nn.Module) ->
     """
     own = controller.state_dict()
     state = {**saved, **{name: own[name] for name in _SAID_ANEW if name in own and name in saved}}
-    controller.load_state_dict(saved)
+    with warnings.catch_warnings():
+        # that the saved length is another is told below
+        warnings.simplefilter("ignore", PitfallWarning)
+        controller.load_state_dict(saved)
     if state == dict(saved):
         return ""
     before = _largest(model)
@@ -42,6 +47,19 @@ def go_on(controller: Controller, saved: Mapping[str, Any], model: nn.Module) ->
         f"the training goes on otherwise than it began: {changes}. From here, step {saved.get('steps')}, theta is that of a "
         f"training which had been so from its start: {_largest(model):.3g} now, where it was {before:.3g}{_end_of(state)}."
     )
+
+
+def warn_of_another(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """A controller of this state has loaded that one: warn if the program had said another length, `until` or `peak`."""
+    if changed := {name: own[name] for name in _SAID_ANEW if name in own and name in saved and own[name] != saved[name]}:
+        made, loaded = (", ".join(f"{name}={state[name]}" for name in changed) for state in (own, saved))
+        anew = ", ".join(f"{name!r}: {value}" for name, value in changed.items())
+        warnings.warn(
+            f"this {own['schedule']} was made with {made}, and goes on by the state that it loaded, with {loaded}; to go on "
+            f"by what it was made with, load {{**state, {anew}}}.",
+            PitfallWarning,
+            stacklevel=3,
+        )
 
 
 def _largest(model: nn.Module) -> float:

@@ -19,6 +19,7 @@ from relaxify.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
+from relaxify.relaxation.controllers.lengthening import warn_of_another
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.real_numbers import is_real
@@ -122,12 +123,14 @@ class RECM(Attachable):
         ValueError, and nothing changes, if it was saved by another controller, of other layers, or has numbers that make
         no sense.
         """
-        saved = SavedState(state, self.state_dict())
+        own = self.state_dict()
+        saved = SavedState(state, own)
         steps, span = saved.steps, saved.span(endless=True)
         theta, remainder = (
             saved.levels(name, self._theta, may_be_empty=name == "remainder") for name in ("theta", "remainder")
         )
         completed(lambda: self._resume(steps, span, theta, remainder))
+        warn_of_another(own, state)
 
     def _resume(self, steps: int, span: Span, theta: dict[str, float], remainder: dict[str, float]) -> None:
         self.span, self.remainder = span, remainder

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from relaxify.interrupts import completed
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
+from relaxify.relaxation.controllers.lengthening import warn_of_another
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.projecting import NewValues
 from relaxify.relaxation.real_numbers import is_finite, is_real
@@ -129,11 +130,13 @@ class Schedule(Attachable):
         ValueError, and nothing changes, if it was saved by another schedule, or has numbers that make no sense.
         A state without `until` is of a time when schedules had none, and ended with the training.
         """
-        saved, twin = SavedState(state, self.state_dict(), optional=frozenset({"until"})), copy.copy(self)
+        own = self.state_dict()
+        saved, twin = SavedState(state, own, optional=frozenset({"until"})), copy.copy(self)
         twin.steps, twin.peak = saved.steps, saved.number("peak")
         twin.span = saved.span(endless=self.endless, default=None if self.endless else 1.0)
         theta = twin.theta
         completed(lambda: self._resume(twin, theta))
+        warn_of_another(own, state)
 
     def _resume(self, saved: Schedule, theta: float) -> None:
         self.peak, self.span = saved.peak, saved.span
