@@ -33,6 +33,10 @@ class Finding:
     also: Mapping[str, tuple[float, Comparison | None]] = field(default_factory=dict)
 
     @property
+    def keeps_terms(self) -> bool:
+        return WAYS[self.way].keeps
+
+    @property
     def apart(self) -> Mapping[str, Verdict]:
         """The verdict beside each plain way that was run."""
         found = {"untuned": self.untuned, "tuned": self.tuned, "equal compute": self.compute}
@@ -67,6 +71,16 @@ class Findings:
     @property
     def relaxed(self) -> tuple[Finding, ...]:
         return tuple(found for found in self.ways if not WAYS[found.way].is_plain)
+
+    @property
+    def judged(self) -> tuple[Finding, ...]:
+        """The relaxed ways that have plain ones to be compared with, and whose models are equivariant in the end."""
+        return tuple(found for found in self.relaxed if found.verdict is not None and not found.keeps_terms)
+
+    @property
+    def kept(self) -> tuple[Finding, ...]:
+        """The same of those that keep their terms."""
+        return tuple(found for found in self.relaxed if found.verdict is not None and found.keeps_terms)
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -77,9 +77,16 @@ def _rules(comparisons: int) -> str:
 
 def headline(systems: Sequence[Findings]) -> str:
     """What is better than both plain ways, if anything, and how many are worse than which."""
-    judged = [(each, found) for each in systems for found in each.relaxed if found.verdict is not None]
-    if not judged:
+    judged = [(each, found) for each in systems for found in each.judged]
+    kept = [(each, found) for each in systems for found in each.kept]
+    if not judged and not kept:
         return "No relaxed training has been run beside the plain ones yet."
+    return " ".join(filter(None, [_of_projected(judged), _of_kept(kept)]))
+
+
+def _of_projected(judged: Sequence[tuple[Findings, Finding]]) -> str:
+    if not judged:
+        return ""
     wins = [_said(each, found) for each, found in judged if found.verdict == "better"]
     count = counted(len(judged), "relaxed training")
     ways, places = {found.way for _, found in judged}, {each.runs.system.name for each, _ in judged}
@@ -93,6 +100,20 @@ def headline(systems: Sequence[Findings]) -> str:
     tuned = _tally(judged, lambda found: found.tuned)
     compute = _tally(judged, lambda found: found.compute)
     return f"{found} Beside tuned plain training of as many steps {tuned}; beside plain training of equal compute {compute}."
+
+
+def _of_kept(kept: Sequence[tuple[Findings, Finding]]) -> str:
+    """Those are another thing than what they are compared with, which is said."""
+    wins = [_said(each, found) for each, found in kept if found.verdict == "better"]
+    count = counted(len(kept), "such training")
+    told = f"{len(wins)} of {count} {'is' if len(wins) == 1 else 'are'} better than both" + (
+        f": {'; '.join(wins)}" if wins else ""
+    )
+    return (
+        f"Beside these, terms that are kept make a model with more parameters, which is no longer equivariant: {told}."
+        if kept
+        else ""
+    )
 
 
 def _tally(judged: Sequence[tuple[Findings, Finding]], of: Callable[[Finding], Comparison | None]) -> str:

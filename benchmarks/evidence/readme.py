@@ -33,7 +33,7 @@ def _between(begin: str, text: str, new: str) -> str:
 
 def in_short(systems: Sequence[Findings]) -> str:
     """Whether relaxing helps, in a reader's first minute."""
-    judged = [(each.runs.system, found) for each in systems for found in each.relaxed if found.verdict is not None]
+    judged = [(each.runs.system, found) for each in systems for found in each.judged]
     wins = [f"{found.way} on {system.within_a_sentence}" for system, found in judged if found.verdict == "better"]
     found = (
         f"Better than plain training that is tuned, and than plain training of equal compute: {'; '.join(wins)}."
@@ -41,6 +41,8 @@ def in_short(systems: Sequence[Findings]) -> str:
         else f"Not in what was measured here: none of {len(judged)} relaxed trainings is shown to be better than plain\n"
         "training that is tuned and has as much compute. The paper's gains are at sizes that were not run."
     )
+    if kept := [each.runs.system.within_a_sentence for each in systems for found in each.kept if found.verdict == "better"]:
+        found += f"\nNetworks that keep their terms, and so are not equivariant any more, do better on {', '.join(kept)}."
     return f"**Does it help?** {found} [The evidence](docs/evidence.md).\n"
 
 

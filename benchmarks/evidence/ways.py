@@ -27,6 +27,11 @@ class Way:
     def is_plain(self) -> bool:
         return self.arm(1).theta is None
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what is tested has its terms still, and so is not equivariant."""
+        return self.arm(1).keep
+
 
 def scheduled(
     kind: Callable[..., Controller], until: float | None, config: RelaxConfig, **rest: object

@@ -12,9 +12,20 @@ from benchmarks.evidence.ways import AS_PRINTED, DEFAULT, WAYS
 
 def when(systems: Sequence[Findings]) -> str:
     """What each way came to on all systems together, in words that are chosen by the intervals."""
-    relaxed = [found for each in systems for found in each.relaxed]
-    parts = [_conclusion(relaxed), _defaults(relaxed), _foretold(systems), "\n".join(_ways(systems))]
+    relaxed = [found for each in systems for found in each.relaxed if not found.keeps_terms]
+    parts = [_conclusion(relaxed), _of_kept(systems), _defaults(relaxed), _foretold(systems), "\n".join(_ways(systems))]
     return "\n\n".join(["## When to expect a gain", *filter(None, parts)]) + "\n"
+
+
+def _of_kept(systems: Sequence[Findings]) -> str:
+    """Where a model that is no longer equivariant did better than one that is."""
+    wins = [each.runs.system.within_a_sentence for each in systems for found in each.kept if found.verdict == "better"]
+    if not wins:
+        return ""
+    return (
+        f"On {', '.join(wins)} a model that keeps its terms did better than both, with more parameters and without the "
+        "symmetry (CR sec. 4.4)."
+    )
 
 
 def _ways(systems: Sequence[Findings]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from benchmarks.evidence.system import Data, System
 from benchmarks.evidence.system import tested as measured
 from benchmarks.evidence.systems import SYSTEMS, small
 from benchmarks.evidence.teacher import TEACHER
-from benchmarks.evidence.ways import WAYS
+from benchmarks.evidence.ways import TUNED, WAYS, rival
 
 PLAIN = ("plain, tuned", "plain, compute of half")
 MEMBERS = (Member(0, 1e-2), Member(1, 3e-2))
@@ -190,13 +190,13 @@ def test_the_page_is_what_the_results_say() -> None:
         assert path.read_text() == text, f"{path.name} is out of date: run python -m benchmarks.evidence --docs"
 
 
-def made_up(tuned: float, compute: float, system: System = TEACHER) -> Runs:
+def made_up(tuned: float, compute: float, system: System = TEACHER, way: str = "default") -> Runs:
     """A way that is so much better than each plain one, in every seed but for a little."""
     runs = Runs(replace(system, seeds=4, sweep=1, rates=(0.1,)), Path(), {"relaxed": 3.0, "plain, ms": 1.0})
-    levels = {"plain, tuned": (1_000, tuned), "plain, compute of half": (2_000, compute), "default": (1_000, 0.0)}
-    for way, (steps, level) in levels.items():
-        values = [level + (0.01 * seed if way == "default" else 0) for seed in range(4)]
-        one = {"way": way, "rate": 0.1, "steps": steps, "shares": [0.0] * 5, "cpu seconds": 1.0}
+    levels = {TUNED: (1_000, tuned), rival(way): (runs.steps(rival(way)), compute), way: (1_000, 0.0)}
+    for name, (steps, level) in levels.items():
+        values = [level + (0.01 * seed if name == way else 0) for seed in range(4)]
+        one = {"way": name, "rate": 0.1, "steps": steps, "shares": [0.0] * 5, "cpu seconds": 1.0}
         runs.groups.append({**one, "seeds": [0, 1, 2, 3, 1_000], "values": [*values, 0.0]})
     return runs
 
@@ -222,6 +222,22 @@ def test_only_what_is_better_than_both_plain_ways_is_a_gain(tuned: float, comput
     assert says in headline([findings])
     assert in_short([findings]).startswith("**Does it help?** Better") == (verdict == "better")
     assert ("A gain over both plain ways was shown with default" in page([findings])) == (verdict == "better")
+
+
+def test_what_keeps_its_terms_is_told_apart_from_what_is_equivariant_again() -> None:
+    systems = all_findings([made_up(1.0, 1.0, way="constant, kept")])
+    assert "which is no longer equivariant: 1 of 1 such training is better than both: constant, kept on teacher" in headline(
+        systems
+    )
+    assert "relaxed training" not in headline(systems)
+    assert "none of 0 relaxed trainings" in in_short(systems)
+    assert "are not equivariant any more, do better on teacher and student." in in_short(systems)
+    assert "No gain was shown in 0 relaxed trainings" in page(systems)
+    assert "On teacher and student a model that keeps its terms did better than both" in page(systems)
+    worse = all_findings([made_up(-1.0, -1.0, way="constant, kept")])
+    assert "0 of 1 such training are better than both." in headline(worse)
+    assert "not equivariant any more" not in in_short(worse)
+    assert "a model that keeps its terms" not in page(worse)
 
 
 def test_variants_share_a_table_below_their_system_and_count_like_it() -> None:
