@@ -34,13 +34,13 @@ def go_on(controller: Controller, saved: Mapping[str, Any], model: nn.Module) ->
     own = controller.state_dict()
     state = {**saved, **{name: own[name] for name in _SAID_ANEW if name in own and name in saved}}
     with warnings.catch_warnings():
-        # that the saved length is another is told below
+        # of two lengths is told below
         warnings.simplefilter("ignore", PitfallWarning)
         controller.load_state_dict(saved)
-    if state == dict(saved):
-        return ""
-    before = _largest(model)
-    controller.load_state_dict(state)
+        if state == dict(saved):
+            return ""
+        before = _largest(model)
+        controller.load_state_dict(state)
     names = [name for name in _SAID_ANEW if state.get(name) != saved.get(name)]
     changes = "; ".join(f"{name} is {state[name]}, and was {saved[name]}" for name in names)
     return (
