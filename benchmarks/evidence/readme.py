@@ -102,5 +102,6 @@ def _row(each: Findings) -> tuple[str, ...] | None:
         return None
     last = "" if printed is None or printed.tuned is None else f"{printed.tuned:{system.form}}"
     better = "higher" if system.higher_is_better else "lower"
-    name = f"{system.title}: {system.column}, {better} is better, {default.seeds} seeds"
+    setting = f" ({system.setting})" if system.setting else ""
+    name = f"{system.title}{setting}: {system.column}, {better} is better, {default.seeds} seeds"
     return name, f"{default.tuned:{system.form}}", f"{default.compute:{system.form}}", last
