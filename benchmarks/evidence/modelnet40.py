@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.classifier import NarrowPointNet, neighbourhoods
 from benchmarks.evidence.clouds import percent
-from benchmarks.evidence.system import SWEPT_FROM, Data, System
+from benchmarks.evidence.system import SWEPT_FROM, Data, System, drawn
 from benchmarks.modelnet40 import Clouds, Split, load
 
 CLASSES, POINTS, WIDTH, HELD_OUT = 40, 128, 16, 10
@@ -28,9 +28,9 @@ def samples(folder: Path, seed: int, size: int) -> Data:
     x, y = read(folder, "train")
     is_held_out = torch.arange(len(y)) % HELD_OUT == 0
     pool = torch.arange(len(y))[~is_held_out]
-    drawn = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size]]
+    rows = pool[drawn(len(pool), size, seed)]
     test, labels = read(folder, "test") if seed < SWEPT_FROM else (x[is_held_out], y[is_held_out])
-    return Data((x[drawn],), y[drawn], (test,), labels)
+    return Data((x[rows],), y[rows], (test,), labels)
 
 
 def modelnet40(folder: Path) -> System:

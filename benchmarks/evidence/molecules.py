@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from benchmarks.evidence.python_only import as_python
-from benchmarks.evidence.system import SWEPT_FROM, Data, System
+from benchmarks.evidence.system import SWEPT_FROM, Data, System, drawn
 from relaxify_examples.models.equiformer import Equiformer
 from relaxify_examples.models.segnn import fully_connected
 from relaxify_examples.molecules.frames import Frames, load
@@ -79,8 +79,7 @@ def samples(molecule: str, seed: int, size: int) -> Data:
     """So many frames of those to learn from, drawn by the seed; energies from their mean."""
     pool, valid, last = parts(molecule)
     tested = last if seed < SWEPT_FROM else valid
-    drawn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:size]
-    learned = pool[drawn.numpy()]
+    learned = pool[drawn(len(pool), size, seed).numpy()]
     mean = float(learned.energies.mean())
     inputs, test_inputs = (torch.from_numpy(each.positions) for each in (learned, tested))
     targets, test_targets = (_targets(each, mean, unit(molecule)) for each in (learned, tested))

@@ -19,6 +19,7 @@ from torch.func import functional_call, vmap
 from benchmarks.arms import Arm, finished
 from benchmarks.evidence.controls import Stepped, Weights, control_of
 from benchmarks.evidence.parallel_terms import Found, ParallelTerms
+from benchmarks.evidence.stacked_adam import StackedAdam
 from benchmarks.evidence.system import Data, System, batches
 from relaxify import RECM, RPP, refold, relaxify
 from relaxify.relaxation.controllers.rpp import own_weights
@@ -238,26 +239,6 @@ class _Prior:
             for each in (weights, [stack[name] for name in self.names])
         )
         return self.rpp.basic_wd * basic + self.rpp.equiv_wd * own
-
-
-class StackedAdam:
-    """torch's Adam with its defaults, each member at its own rate."""
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.first = [torch.zeros_like(p) for p in parameters]
-        self.second = [torch.zeros_like(p) for p in parameters]
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], rates: Tensor) -> None:
-        """Parameters that come to an end are the last ones, and have no gradient from then on."""
-        self.steps += 1
-        correction, root = 1 - 0.9**self.steps, (1 - 0.999**self.steps) ** 0.5
-        for p, gradient, first, second in zip(parameters, gradients, self.first, self.second, strict=False):
-            first.lerp_(gradient, 0.1)
-            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            size = (second.sqrt() / root).add_(1e-8)
-            p.sub_((rates / correction).view(-1, *[1] * (p.ndim - 1)) * first / size)
 
 
 def _made(make: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from benchmarks.evidence.system import SWEPT_FROM, Data, System
+from benchmarks.evidence.system import SWEPT_FROM, Data, System, drawn
 from relaxify_examples.smoke.data import Name, Simulations, Task, Windows, windows
 from relaxify_examples.smoke.packing import unpack
 from relaxify_examples.smoke.training import rollout
@@ -81,8 +81,8 @@ def everything(name: Name) -> tuple[Tensor, Tensor]:
 
 def samples(seed: int, size: int) -> Data:
     """So many windows of those to learn from, drawn by the seed, and all that are tested."""
-    drawn = torch.randperm(len(part("train")), generator=torch.Generator().manual_seed(seed))[:size]
-    (x, y), (test, targets) = part("train").batch(drawn), everything("future" if seed < SWEPT_FROM else "valid")
+    rows = drawn(len(part("train")), size, seed)
+    (x, y), (test, targets) = part("train").batch(rows), everything("future" if seed < SWEPT_FROM else "valid")
     return Data((x,), y, (test,), targets)
 
 

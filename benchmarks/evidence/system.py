@@ -102,6 +102,11 @@ def batches(count: int, steps: int, batch: int, seed: int) -> Int[Tensor, "steps
     return rows[: steps * batch].unflatten(0, (steps, batch))
 
 
+def drawn(among: int, count: int, seed: int) -> Int[Tensor, " drawn"]:
+    """So many of so many rows, none twice; all of them if there are no more."""
+    return torch.randperm(among, generator=torch.Generator().manual_seed(seed))[:count]
+
+
 @torch.no_grad()
 def tested(system: System, model: nn.Module, data: Data) -> dict[str, float]:
     """What a finished model is measured to be, by name, its batch norms recalibrated on the training inputs."""
