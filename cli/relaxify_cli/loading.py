@@ -63,11 +63,11 @@ def load_inputs(spec: str, model: nn.Module | None = None) -> Any:
         inputs = _inputs_of_file(Path(spec))
     else:
         made = load_value(spec)
-        inputs = _with_tensors(made if isinstance(made, tuple | list | dict) else (made,))
         if made is None or (isinstance(made, Iterable) and not isinstance(made, Tensor | np.ndarray | tuple | list | dict)):
             raise ValueError(
                 f"{spec} returned {type(made).__name__}; it must return forward's arguments, such as one batch."
             )
+        inputs = _with_tensors(made if isinstance(made, tuple | list | dict) else (made,))
     if model is not None:
         _check_arguments(spec, model, inputs)
     return inputs
