@@ -57,7 +57,10 @@ class SideBySide:
         controller = None if arm.theta is None else arm.theta(self.template, steps)
         self.terms = terms_of(self.template)
         self.stack = {name: torch.stack([each[name] for each in initial]) for name in initial[0]}
-        self.weights = self._first_weights()
+        # where W starts from noise, that is of the site's path and no seed's
+        self.weights = [
+            term.weight.detach().expand(len(members), *term.weight.shape).clone() for term in self.terms.values()
+        ]
         self.rates = next(iter(self.stack.values())).new_tensor([member.rate for member in members])
         like = self.rates[:, None].expand(-1, len(self.terms))
         self.control = controller and control_of(controller, like, refold=self._refold, nearest=self._nearest)
@@ -136,18 +139,6 @@ class SideBySide:
         named = {f"model.{name}": value for name, value in stack.items()}
         output, found = functional_call(self.parallel, named, (weights, theta, nearest, step, *inputs), tie_weights=False)
         return self.system.criterion(output, targets), found
-
-    def _first_weights(self) -> list[Tensor]:
-        """W of each member and site: zero, or each seed's own noise, which it draws after the network."""
-        if not self.terms or self.arm.config.init == "zeros":
-            return [
-                term.weight.detach().expand(len(self.members), *term.weight.shape).clone() for term in self.terms.values()
-            ]
-        drawn = []
-        for member in self.members:
-            model = relaxify(_made(self.system.make, member.seed), self.system.group, **_options(self.system, self.arm))
-            drawn.append([term.weight.detach() for term in terms_of(model).values()])
-        return [torch.stack(weights) for weights in zip(*drawn, strict=True)]
 
     @torch.no_grad()
     def _nearest(self, weights: Weights) -> Weights:
