@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from relaxify import ACE, RECM, RPP, Constant, Cosine, RelaxConfig, Triangle, project, relaxify, summary, thetas
 from relaxify.record import Record
+from relaxify.relaxation.pitfalls import PitfallWarning
 from relaxify.relaxation.terms.term import terms_of
 
 CONTROLLERS: dict[str, Callable[[nn.Module], Any]] = {
@@ -91,7 +92,7 @@ def of_another_group(state: dict[str, Any], key: str, _: int) -> None:
 CORRUPTIONS = [without, of_another_shape, of_no_tensor, under_another_key, with_another_byte, cut_short, of_another_group]
 
 
-def assert_one_sentence(error: ValueError) -> None:
+def assert_one_sentence(error: Exception) -> None:
     assert "\n" not in str(error)
     assert str(error).endswith(".")
 
@@ -182,7 +183,14 @@ def test_a_controller_loads_a_state_or_stays_as_it_was(model: nn.Module, kind: s
             state[name] = data.draw(VALUES)
     before = copy.deepcopy(theta.state_dict()), thetas(model)
     try:
+        # in tests warnings are errors: of another length, until or peak
         theta.load_state_dict(state)
+    except PitfallWarning as warning:
+        assert_one_sentence(warning)
+        assert (theta.state_dict(), thetas(model)) == before
+        with pytest.warns(PitfallWarning, match="was made with"):
+            theta.load_state_dict(state)
+        assert theta.state_dict()["steps"] == state["steps"]
     except ValueError as error:
         assert_one_sentence(error)
         assert (theta.state_dict(), thetas(model)) == before

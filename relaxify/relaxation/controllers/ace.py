@@ -19,7 +19,7 @@ from relaxify.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
-from relaxify.relaxation.controllers.lengthening import warn_of_another
+from relaxify.relaxation.controllers.lengthening import resumed
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.projecting import NewValues
@@ -207,8 +207,7 @@ class ACE(Attachable):
         steps, span, form = saved.steps, saved.span(endless=True), saved.choice("form", ("strict", "partial"))
         theta, multiplier, slack = (saved.levels(name, self._theta) for name in ("theta", "multiplier", "slack"))
         remainder = saved.levels("remainder", self._theta, may_be_empty=True)
-        completed(lambda: self._resume(steps, span, form, (theta, multiplier, slack), remainder))
-        warn_of_another(own, state)
+        resumed(own, state, lambda: self._resume(steps, span, form, (theta, multiplier, slack), remainder))
 
     def _resume(self, steps: int, span: Span, form: Form, levels: tuple[Levels, Levels, Levels], remainder: Levels) -> None:
         self.span, self.form, self.remainder = span, form, remainder

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from relaxify.interrupts import completed
 from relaxify.relaxation.controllers.controller import Controller
 from relaxify.relaxation.pitfalls import PitfallWarning
 from relaxify.relaxation.switching import thetas
@@ -49,8 +50,11 @@ def go_on(controller: Controller, saved: Mapping[str, Any], model: nn.Module) ->
     )
 
 
-def warn_of_another(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """A controller of this state has loaded that one: warn if the program had said another length, `until` or `peak`."""
+def resumed(own: Mapping[str, Any], saved: Mapping[str, Any], resume: Callable[[], None]) -> None:
+    """Resume a controller of this state with that one, and warn if the program had said another length, `until` or `peak`.
+
+    The warning comes first, so that who makes errors of warnings has a controller that is as it was.
+    """
     if changed := {name: own[name] for name in _SAID_ANEW if name in own and name in saved and own[name] != saved[name]}:
         made, loaded = (", ".join(f"{name}={state[name]}" for name in changed) for state in (own, saved))
         anew = ", ".join(f"{name!r}: {value}" for name, value in changed.items())
@@ -60,6 +64,7 @@ def warn_of_another(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
             PitfallWarning,
             stacklevel=3,
         )
+    completed(resume)
 
 
 def _largest(model: nn.Module) -> float:

@@ -19,7 +19,7 @@ from relaxify.interrupts import completed
 from relaxify.modules.sharding import sharded_modules
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
-from relaxify.relaxation.controllers.lengthening import warn_of_another
+from relaxify.relaxation.controllers.lengthening import resumed
 from relaxify.relaxation.distributed import replicas_of
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.real_numbers import is_real
@@ -129,8 +129,7 @@ class RECM(Attachable):
         theta, remainder = (
             saved.levels(name, self._theta, may_be_empty=name == "remainder") for name in ("theta", "remainder")
         )
-        completed(lambda: self._resume(steps, span, theta, remainder))
-        warn_of_another(own, state)
+        resumed(own, state, lambda: self._resume(steps, span, theta, remainder))
 
     def _resume(self, steps: int, span: Span, theta: dict[str, float], remainder: dict[str, float]) -> None:
         self.span, self.remainder = span, remainder

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from relaxify.interrupts import completed
 from relaxify.relaxation.controllers.attaching import Attachable
 from relaxify.relaxation.controllers.controller import SavedState, Span
-from relaxify.relaxation.controllers.lengthening import warn_of_another
+from relaxify.relaxation.controllers.lengthening import resumed
 from relaxify.relaxation.pitfalls import Lookout
 from relaxify.relaxation.projecting import NewValues
 from relaxify.relaxation.real_numbers import is_finite, is_real
@@ -135,8 +135,7 @@ class Schedule(Attachable):
         twin.steps, twin.peak = saved.steps, saved.number("peak")
         twin.span = saved.span(endless=self.endless, default=None if self.endless else 1.0)
         theta = twin.theta
-        completed(lambda: self._resume(twin, theta))
-        warn_of_another(own, state)
+        resumed(own, state, lambda: self._resume(twin, theta))
 
     def _resume(self, saved: Schedule, theta: float) -> None:
         self.peak, self.span = saved.peak, saved.span
