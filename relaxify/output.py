@@ -37,7 +37,7 @@ def check_target(target: Path, *, inputs: Sequence[Path] = (), force: bool) -> N
         _check_place(target, inputs)
         there = os.path.lexists(target)
     except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error.strerror}; choose another folder.") from error
+        raise CheckpointError(f"cannot write {target}: {error.strerror}; choose another name or folder.") from error
     if there and not force:
         raise TargetExistsError(target)
 

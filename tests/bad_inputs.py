@@ -377,6 +377,7 @@ CASES: dict[str, list[Case]] = {
         table("a row cut short", "x,y\n1,2\n3\n"),
         table("a column that is not there", "x,y\n1,2\n3,4\n", " --columns x,z"),
         table("a shape that samples do not have", "x,y\n1,2\n3,4\n", " --shape 3"),
+        table("a seed of too many digits", "x,y\n1,2\n3,4\n", " --seed 99999999999999999999"),
         Case("samples of no format", lambda folder: (folder / "in.bin").write_text("x") and None, "symmetry in.bin"),
         text_file("a log of something else", "a,b\n1,2\n"),
         text_file("a log with a row cut short", "step,layer,quantity,value\n1,lin,share\n"),
@@ -387,6 +388,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "Models and options": [
         Case("a variable of the shell that is not set", good, 'convert "" -o out.pt'),
+        Case("a file in the place of a folder", good, "demo --out in.pt"),
         Case("a stream in the place of a file", good, "convert in.pt -o -"),
         Case("a group of too many generators", good, "plan torch.nn:Identity --group SO99999"),
         Case("an error that cannot be", good, "inspect torch.nn:Identity --inputs in.pt --group SO3 --fail-above -1"),

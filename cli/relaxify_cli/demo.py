@@ -34,7 +34,9 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Paired runs: seeds 0, 1, ...")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Keep checkpoints, results.json and curves.png here.", show_default=False),
+        typer.Option(
+            metavar="DIR", file_okay=False, help="Keep checkpoints, results.json and curves.png here.", show_default=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the results in DIR.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads to compute with.")] = 1,

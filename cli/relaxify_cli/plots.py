@@ -65,7 +65,7 @@ def _read(log: Path) -> dict[str, Lines]:
         raise ValueError(f"there is no file {log}; give the path of the CSV file that a Monitor wrote.")
     found: defaultdict[str, Lines] = defaultdict(lambda: defaultdict(dict))
     try:
-        with log.open(newline="") as file:
+        with log.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames != ["step", "layer", "quantity", "value"]:
                 raise ValueError("other columns")

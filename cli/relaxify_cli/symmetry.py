@@ -67,7 +67,7 @@ def symmetry(
     ] = None,
     center: Annotated[bool, typer.Option("--center", help="Remove the mean first: look for actions about it.")] = False,
     resamplings: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the bootstrap.")] = 0,
     as_json: Json = False,
     pictures: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw generators and their flows, for square images.")

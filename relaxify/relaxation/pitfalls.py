@@ -50,7 +50,7 @@ class Lookout:
         if not self.optimizers:
             return
         if self._steps == 0:
-            self._tell(terms_outside(self.model, *self.optimizers))
+            self._tell(terms_outside(self.model, *self.optimizers) or terms_alone(self.model))
         if self._steps % EVERY == 0 and self._rate() < LOW_RATE and not self._has_told_of_rate:
             self._has_told_of_rate = self._tell(acting_at_low_rate(self.model, self._rate()))
         self._steps += 1
@@ -90,6 +90,17 @@ def terms_outside(model: nn.Module, *optimizers: Optimizer) -> str | None:
     return (
         f"the optimizer holds no weights of {_named(outside)}, so these terms stay zero: make the optimizer after "
         "relaxify(model, ...), or call add_terms(optimizer, model)."
+    )
+
+
+def terms_alone(model: nn.Module) -> str | None:
+    """Terms that learn in a model that does not."""
+    of_terms = {id(parameter) for term in terms_of(model).values() for parameter in term.parameters()}
+    if any(p.requires_grad for p in model.parameters() if id(p) not in of_terms):
+        return None
+    return (
+        "all weights of the model are frozen and its terms alone learn, of which nothing is left once theta is 0: unfreeze "
+        "weights (requires_grad_()), unless these terms are to be folded."
     )
 
 

@@ -60,6 +60,13 @@ def test_every_quantity_has_a_figure(log: Path, tmp_path: Path, quantity: str) -
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_log_that_a_spreadsheet_saved_is_read(log: Path, tmp_path: Path) -> None:
+    """Which puts a mark of the byte order before it."""
+    saved = tmp_path / "saved.csv"
+    saved.write_bytes(b"\xef\xbb\xbf" + log.read_bytes())
+    assert run(["history", str(saved), "-o", str(tmp_path / "out.png")]) == 0
+
+
 def test_what_is_there_is_kept_and_bad_logs_are_told(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.png"
     out.write_text("mine")

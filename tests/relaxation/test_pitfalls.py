@@ -112,6 +112,25 @@ def test_an_optimizer_that_was_made_before_the_terms(make: Make, way: Callable) 
 
 
 @WAYS
+@WITH_CNN
+def test_a_model_of_which_nothing_learns_but_the_terms(make: Make, way: Callable) -> None:
+    """Of a part that is frozen nothing is said, nor of terms that are."""
+    for frozen in ("all", "a part", "terms"):
+        model, group, batch = make()
+        own = list(model.parameters())
+        relaxify(model, group)
+        terms = [p for term in terms_of(model).values() for p in term.parameters()]
+        for parameter in {"all": own, "a part": own[1:], "terms": terms}[frozen]:
+            parameter.requires_grad_(False)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            train(model, batch, 5, optimizer, way(model, optimizer))
+        assert len(said(record)) == (frozen == "all")
+        assert all("weights of the model are frozen" in sentence for sentence in said(record))
+
+
+@WAYS
 def test_terms_that_act_when_the_learning_rate_is_over(way: Callable) -> None:
     """With until=1 beside a cosine to 0; by default theta is over in time."""
     for until, count in ((1, 1), (0.5, 0)):
