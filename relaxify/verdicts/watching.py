@@ -1,11 +1,12 @@
 """Watch: what the operations of one run read and gave, as far as they may do one thing or another by what they read.
 
-Elementwise functions that are constant or the identity in part, what makes whole numbers and truth values of others, what
-takes numbers out of torch's sight, and TorchScript that branches on them.
+Elementwise functions that are constant or the identity in part, or have no value in part, what makes whole numbers and truth
+values of others, what takes numbers out of torch's sight, and TorchScript that branches on them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -45,6 +46,12 @@ _NAMES = (
 )
 _LEAVING = frozenset(["item", "tolist", "numpy", "__float__", "__array__", "__complex__", "__dlpack__"])
 """What takes numbers out of torch's sight."""
+_PARTIAL = frozenset(name + end for end in ("", "_") for name in [
+    "sqrt", "rsqrt", "log", "log2", "log10", "log1p", "logit", "acos", "arccos", "asin", "arcsin", "acosh", "arccosh",
+    "atanh", "arctanh", "erfinv", "xlogy",
+])
+"""What has no value, NaN, for part of the numbers."""
+_POWERS = frozenset(["pow", "__pow__", "pow_", "__ipow__", "float_power"])
 _EXACT = frozenset([
     "eq", "__eq__", "ne", "__ne__", "isnan", "isfinite", "isinf", "nonzero", "count_nonzero", "argwhere", "equal",
 ])
@@ -65,17 +72,20 @@ Sketch = tuple[Tensor, float]
 class Seen:
     """What an operation read, tensor by tensor, and gave; None if that is out of sight.
 
-    `is_elementwise`: it may give what it reads. `reach`: lengths of what it read, and whether it leaves alone whatever
-    is as long.
+    `is_elementwise`: it may give what it reads. `is_partial`: it gives NaN for other numbers, but gave none. `reach`:
+    lengths of what it read, and whether it leaves alone whatever is as long, or has a value for it.
     """
 
     read: tuple[Sketch, ...]
     gave: Sketch | None
     is_elementwise: bool = False
+    is_partial: bool = False
     reach: tuple[tuple[Sketch, bool], ...] = ()
 
     def passes_on(self, number: int) -> bool:
-        """Whether it gave what it read."""
+        """Whether it gave what it read, or a number for whatever it read."""
+        if self.is_partial:
+            return True
         return self.is_elementwise and self.gave is not None and not _moves(self.read[number], self.gave)
 
     def moves(self, number: int, other: Seen) -> bool:
@@ -108,21 +118,35 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        is_known = name in _FUNCTIONS or kwargs.get("rounding_mode") is not None
+        is_partial = name in _PARTIAL or (name in _POWERS and _is_root(args[1:]))
+        is_known = is_partial or name in _FUNCTIONS or kwargs.get("rounding_mode") is not None
         # before the operation, which may be in place
         read = _sketches(args) if is_known else ()
         result = func(*args, **kwargs)
         if is_known:
             self.note(read, None if name in _LEAVING else result)
-            if name in _IDENTITIES and self.seen and self.seen[-1].read is read and self.seen[-1].gave is not None:
-                reach = self._reach(func, args, kwargs) if self.size and not _moves(read[0], self.seen[-1].gave) else ()
-                self.seen[-1] = replace(self.seen[-1], is_elementwise=True, reach=reach)
+            if (is_partial or name in _IDENTITIES) and self.seen and self.seen[-1].read is read:
+                self.seen[-1] = self._told_of_values(self.seen[-1], func, args, kwargs, is_partial=is_partial)
         elif _is_whole(result) and not (name in _EXACT or name.endswith("_like") or name.startswith("new_")):
             # beside whole numbers the others may tell a shape alone, as in index.expand_as(x)
             self.note(_sketches(args[:1] if args and _is_index(args[0]) else args), result)
         return result
 
-    def _reach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Sketch, bool], ...]:
+    def _told_of_values(
+        self, seen: Seen, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_partial: bool
+    ) -> Seen:
+        """The same, and what is known of other values than those that it read."""
+        if seen.gave is None:
+            return seen
+        if is_partial and math.isnan(seen.gave[1]):
+            return seen
+        has_rest = is_partial or not _moves(seen.read[0], seen.gave)
+        reach = self._reach(func, args, kwargs, is_partial=is_partial) if self.size and has_rest else ()
+        return replace(seen, is_elementwise=not is_partial, is_partial=is_partial, reach=reach)
+
+    def _reach(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_partial: bool
+    ) -> tuple[tuple[Sketch, bool], ...]:
         """The lengths of what was read, along axes of vectors' size, and of the whole; see `Seen`."""
         if functorch.peek_interpreter_stack() is not None or not isinstance(args[0], Tensor) or "out" in kwargs:
             return ()
@@ -131,15 +155,20 @@ class Watch(TorchFunctionMode):
         with torch._C.DisableTorchFunction(), torch.no_grad():
             value = args[0].detach()
             axes = [(axis,) for axis in range(value.ndim) if value.shape[axis] == self.size]
-            return tuple(self._reached(func, value, each, args[1:], kwargs) for each in (*axes, tuple(range(value.ndim))))
+            every = (*axes, tuple(range(value.ndim)))
+            return tuple(self._reached(func, value, each, args[1:], kwargs, is_partial=is_partial) for each in every)
 
     @staticmethod
     def _reached(
-        func: Any, value: Tensor, axes: tuple[int, ...], others: tuple[Any, ...], kwargs: dict[str, Any]
+        func: Any, value: Tensor, axes: tuple[int, ...], others: tuple[Any, ...], kwargs: dict[str, Any], *, is_partial: bool
     ) -> tuple[Sketch, bool]:
         lengths = torch.linalg.vector_norm(value, dim=axes, keepdim=True) if axes else value.abs()
         probes = [(sign * lengths).expand_as(value).clone() for sign in (1, -1)]
-        is_harmless = not any(_moves(_sketch(each), _sketch(func(each.clone(), *others, **kwargs))) for each in probes)
+        given = [_sketch(func(each.clone(), *others, **kwargs)) for each in probes]
+        if is_partial:
+            is_harmless = not any(math.isnan(total) for _, total in given)
+        else:
+            is_harmless = not any(map(_moves, map(_sketch, probes), given))
         return _sketch(lengths), is_harmless
 
     def note(self, read: tuple[Sketch, ...], result: Any) -> None:
@@ -171,6 +200,11 @@ def _scripts_seen_by(watch: Watch) -> Iterator[None]:
 
 def _may_branch(graph: Any) -> bool:
     return any(node.kind().removeprefix("aten::") in _SCRIPTED | _BRANCHES for node in graph.nodes())
+
+
+def _is_root(exponents: Sequence[Any]) -> bool:
+    """Whether a power is of no whole number, and so has no value of what is negative."""
+    return any(isinstance(exponent, float) and not exponent.is_integer() for exponent in exponents[:1])
 
 
 def _is_whole(value: Any) -> bool:

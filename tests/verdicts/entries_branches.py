@@ -55,6 +55,10 @@ def limit(score: Tensor) -> Tensor:
     return torch.tensor(LIMIT).to(score)
 
 
+def without_nan(value: Tensor) -> Tensor:
+    return torch.where(torch.isnan(value), 3.0, value)
+
+
 Factor = Callable[[nn.Module, Tensor], Any]
 
 FACTORS: dict[str, tuple[Factor, str]] = {
@@ -76,6 +80,10 @@ FACTORS: dict[str, tuple[Factor, str]] = {
         ":threshold :_threshold :add :sub :rsub",
     ),
     "whole ones": (lambda self, s: 1 + torch.div(s + 1, 1 + LIMIT, rounding_mode="floor"), ":div :add"),
+    "a root": (lambda self, s: 1 + torch.sqrt(LIMIT - s).nan_to_num(3.0).pow(2) - (LIMIT - s), ":nan_to_num :pow :add :sub"),
+    "a power": (lambda self, s: 1 + without_nan((LIMIT - s) ** 0.5) ** 2 - (LIMIT - s), ":where :pow :add :sub"),
+    "a logarithm": (lambda self, s: 1 + without_nan(torch.log(LIMIT - s)).exp() - (LIMIT - s), ":where :exp :add :sub"),
+    "an angle": (lambda self, s: 1 + torch.acos(s / LIMIT).nan_to_num(3.0).cos() - s / LIMIT, ":nan_to_num :cos :add :sub"),
     "a derivative": (lambda self, s: torch.func.grad(lambda y: (y + F.relu(y - LIMIT)).sum())(s), ":opaque"),
     "a map": (lambda self, s: torch.func.vmap(lambda y: 1 + F.relu(y - LIMIT))(s), ":opaque"),
 }
