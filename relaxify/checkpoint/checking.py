@@ -12,7 +12,7 @@ import torch
 from relaxify.checkpoint.comparing import Comparison, Difference, compare_states
 from relaxify.checkpoint.container import Checkpoint, state_dicts
 from relaxify.checkpoint.data import Made
-from relaxify.checkpoint.formats import container_of, opened
+from relaxify.checkpoint.formats import container_at, opened
 from relaxify.checkpoint.plan import Conversion, Mode, Options, StatePlan, plan_states
 from relaxify.checkpoint.rest import UNREAD
 from relaxify.checkpoint.state import StateDict, Stored
@@ -57,11 +57,11 @@ def check_converted(
     with opened(Path(source)) as (path, whole), opened(Path(target)) as (written, other):
         checkpoint = whole.chosen(key) if key else whole
         plans = plan_states(checkpoint.states, options)
-        nested = container_of(written).nested
+        nested = container_at(written).nested
         comparison = compare_states((path, _expected(checkpoint, plans, nested)), (written, state_dicts(other)))
         rounded = {new for plan in plans for key, new in plan.renamed().items() if key in plan.targets}
         conversion = Conversion(path, written, mode, tuple(plan.report for plan in plans))
-        rest = _rest(checkpoint, plans, other) if nested and container_of(path).nested else []
+        rest = _rest(checkpoint, plans, other) if nested and container_at(path).nested else []
         return Checked(conversion, _without_rounding(comparison, rounded), tuple(rest))
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from relaxify.checkpoint.container import Checkpoint
 from relaxify.checkpoint.copying import FULL, Progress
 from relaxify.checkpoint.destination import destination_of
-from relaxify.checkpoint.formats import INDICES, checkpoint_at, container_of, uncollected
+from relaxify.checkpoint.formats import INDICES, checkpoint_at, container_at, uncollected
 from relaxify.checkpoint.loading import check_loads
 from relaxify.checkpoint.plan import Conversion, Mode, Options, StatePlan, plan_states
 from relaxify.checkpoint.relaxing import relaxing_plans
@@ -44,11 +44,12 @@ def convert(
 ) -> Conversion:
     """Write the plain model's checkpoint `target` from the relaxed model's checkpoint `source`, and say what was done.
 
-    Both are .safetensors or torch.save files (.pt, .pth, .ckpt, .bin), told by their suffix. The source may also be the
-    index of several files (.safetensors.index.json, .bin.index.json), or a folder: of one checkpoint, or one that
-    torch.distributed.checkpoint or DeepSpeed wrote. A target without a suffix is a new folder of safetensors files, of at
-    most `max_shard_size` bytes each ("5GB"). State dicts are converted wherever they are nested. All else is carried
-    over, except what only code could read, and optimizer states of which it cannot be told which parameters are terms'.
+    Both are .safetensors or torch.save files (.pt, .pth, .ckpt, .bin), told by their suffix, or a source with another by how
+    it begins. The source may also be the index of several files (.safetensors.index.json, .bin.index.json), or a folder: of
+    one checkpoint, or one that torch.distributed.checkpoint or DeepSpeed wrote. A target without a suffix is a new folder of
+    safetensors files, of at most `max_shard_size` bytes each ("5GB"). State dicts are converted wherever they are nested. All
+    else is carried over, except what only code could read, and optimizer states of which it cannot be told which parameters
+    are terms'.
 
     `strip_prefix` removes what wrappers (`module.`, `_orig_mod.`, `model.` and the like) put before every key; `prefix` is
     another such, and leaves out what is not below it. Either fails if it changes no key. `key` ("ema", or
@@ -118,7 +119,7 @@ def _carry_out(
     texts = source.parent if source != job.source or source.name.endswith(INDICES) else None
     destination = destination_of(target, job.max_shard_size, texts, force=job.force)
     check_source(source)
-    reader = container_of(source)
+    reader = container_at(source)
     destination.check((source,))
     try:
         with uncollected(), reader.opened(source) as opened:

@@ -1,4 +1,4 @@
-"""The kinds of checkpoint files that there are, told by their suffix. A new one is a file of its own and its name here."""
+"""The kinds of checkpoint files, told by their suffix or by how they begin. A new one is a file of its own and its name here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relaxify.checkpoint.distributed_folder import METADATA, DistributedContaine
 from relaxify.checkpoint.safetensors_file import SafetensorsContainer
 from relaxify.checkpoint.shards import INDEX, TORCH_INDEX, ShardsContainer, TorchShardsContainer
 from relaxify.checkpoint.source import check_source
-from relaxify.checkpoint.torch_file import TorchContainer
+from relaxify.checkpoint.torch_file import BEGINNINGS, TorchContainer
 from relaxify.record import CheckpointError
 
 CONTAINERS: tuple[Container, ...] = (
@@ -32,11 +32,37 @@ _IN_FOLDERS = (METADATA, *FIRST, f"*{INDEX}", f"*{TORCH_INDEX}", "*.safetensors"
 
 def container_of(path: Path) -> Container:
     """The kind of file that a path names. CheckpointError if its suffix tells none."""
-    for container in CONTAINERS:
-        if path.name.lower().endswith(container.suffixes):
-            return container
-    known = ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes if suffix not in INDICES)
-    raise CheckpointError(f"{path} has the suffix {path.suffix!r}, which tells no format; use one of {known}.")
+    if (container := _by_suffix(path)) is None:
+        raise CheckpointError(f"{path} has the suffix {path.suffix!r}, which tells no format; use one of {_known()}.")
+    return container
+
+
+def container_at(path: Path) -> Container:
+    """The kind of a file that is there, whatever its name. CheckpointError if neither suffix nor content tells it."""
+    container = _by_suffix(path) or _by_content(path)
+    if container is None:
+        raise CheckpointError(
+            f"{path} has the suffix {path.suffix!r}, which tells no format, and begins as no checkpoint does; give one of "
+            f"{_known()}."
+        )
+    return container
+
+
+def _by_suffix(path: Path) -> Container | None:
+    return next((container for container in CONTAINERS if path.name.lower().endswith(container.suffixes)), None)
+
+
+def _by_content(path: Path) -> Container | None:
+    with path.open("rb") as file:
+        begin = file.read(9)
+    if begin.startswith(BEGINNINGS):
+        return TorchContainer()
+    # the length of its header, and the header, which is JSON
+    return SafetensorsContainer() if begin[8:] == b"{" else None
+
+
+def _known() -> str:
+    return ", ".join(suffix for container in CONTAINERS for suffix in container.suffixes if suffix not in INDICES)
 
 
 def checkpoint_at(path: Path) -> Path:
@@ -84,7 +110,7 @@ def opened(path: Path) -> Iterator[tuple[Path, Checkpoint]]:
     try:
         path = checkpoint_at(path)
         check_source(path)
-        container = container_of(path)
+        container = container_at(path)
     except CheckpointError as error:
         error.path = str(path)
         raise

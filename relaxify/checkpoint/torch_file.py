@@ -48,13 +48,15 @@ SHOWN = 8
 # torch.save's format of before 2020: four pickles, a list of keys, and the storages one after the other
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PICKLE = b"\x80"
+BEGINNINGS = (b"PK\x03\x04", _PICKLE)
+"""Of a zip file, and of what torch.save wrote before there was one."""
 _PREFIXES = (2**20, 2**24, 2**28)
 
 
 class TorchContainer:
     """Whatever torch.save wrote."""
 
-    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin", ".model")
+    suffixes: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".bin", ".model", ".tar")
     nested: bool = True
 
     @contextlib.contextmanager

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 from relaxed_states import IRREPS, assert_same, digest, load, relaxed_layer, save
+from safetensors.torch import save_file
 from torch import Tensor
 
-from relaxify.checkpoint import Conversion, convert
+from relaxify.checkpoint import Conversion, check_converted, compare, convert
 from relaxify.record import CheckpointError
 from relaxify.sites import Path as FoldPath
 
@@ -211,11 +212,28 @@ def test_a_scripted_model_is_code(tmp_path: Path) -> None:
     fails(source, tmp_path / "out.pt", "TorchScript archive.*save the model's state_dict")
 
 
+def torch_of_old(state: State, path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
 def test_an_old_format_of_torch_is_read(tmp_path: Path) -> None:
     layer = relaxed_layer()
-    torch.save(layer.state("lin."), tmp_path / "in.pt", _use_new_zipfile_serialization=False)
+    torch_of_old(layer.state("lin."), tmp_path / "in.pt")
     convert(tmp_path / "in.pt", tmp_path / "out.pt")
     assert_same(load(tmp_path / "out.pt"), layer.plain("lin."))
+
+
+@pytest.mark.parametrize("name", ["model.t7", "last", "epoch.3", "model_best.pth.tar"])
+def test_a_checkpoint_of_any_name_is_known_by_how_it_begins(name: str, tmp_path: Path) -> None:
+    layer, source, target = relaxed_layer(), tmp_path / name, tmp_path / "out.pth.tar"
+    for write in (torch.save, torch_of_old, save_file):
+        if write is save_file and name.endswith(".tar"):
+            continue
+        write(layer.state("lin."), source)
+        convert(source, target, force=True)
+        assert_same(load(target), layer.plain("lin."))
+        assert check_converted(source, target).is_equal
+        assert compare(source, source).is_equal
 
 
 @pytest.mark.parametrize(
