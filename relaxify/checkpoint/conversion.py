@@ -47,9 +47,9 @@ def convert(
     Both are .safetensors or torch.save files (.pt, .pth, .ckpt, .bin), told by their suffix, or a source with another by how
     it begins. The source may also be the index of several files (.safetensors.index.json, .bin.index.json), or a folder: of
     one checkpoint, or one that torch.distributed.checkpoint or DeepSpeed wrote. A target without a suffix is a new folder of
-    safetensors files, of at most `max_shard_size` bytes each ("5GB"). State dicts are converted wherever they are nested. All
-    else is carried over, except what only code could read, and optimizer states of which it cannot be told which parameters
-    are terms'.
+    safetensors files, of at most `max_shard_size` bytes each ("5GB"). State dicts are converted wherever they are nested.
+    All else is carried over, except what only code could read, and optimizer states of which it cannot be told which
+    parameters are terms'.
 
     `strip_prefix` removes what wrappers (`module.`, `_orig_mod.`, `model.` and the like) put before every key; `prefix` is
     another such, and leaves out what is not below it. Either fails if it changes no key. `key` ("ema", or

@@ -1,4 +1,4 @@
-"""The kinds of checkpoint files, told by their suffix or by how they begin. A new one is a file of its own and its name here."""
+"""The kinds of checkpoint files, told by suffix or by how they begin. A new one is a file of its own and its name here."""
 
 from __future__ import annotations
 
