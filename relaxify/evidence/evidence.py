@@ -98,6 +98,11 @@ class Evidence:
             self._known[key] = self._fit(_reshaped(self._pairs_at(index), key[1]))
         return self._known[key]
 
+    def of_less(self, node: fx.Node, constant: Tensor, shape: tuple[int, ...] | None = None) -> Transformation:
+        """How the value of a node would transform without a constant that is added in it."""
+        pairs = [(base - constant, [moved - constant for moved in runs]) for base, runs in self.values(node)]
+        return self._fit(_reshaped(pairs, shape))
+
     def representations(self, size: int) -> Sequence[Tensor]:
         """The actions of the representations that values carry on an axis of this size, those known best first."""
         if size not in self._representations:

@@ -107,9 +107,7 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
         reason = f"it is idle: its output is zero as it is initialised, which tells nothing, at {where(call.node)}"
         return rejected(reason, RejectionKind.undecided)
     if after.kind != "linear":
-        reason = f"its output does not transform as its input does at {where(call.node)}"
-        if _bias(call.node) is not None:
-            reason += ": a bias on vector channels breaks equivariance"
+        reason = f"its output does not transform as its input does at {where(call.node)}{_why(evidence, call, before)}"
         return rejected(reason, RejectionKind.unsound)
     result = _map(model, evidence, call, before, after)
     if not isinstance(result, EquivariantMap):
@@ -117,6 +115,18 @@ def _judge(model: nn.Module, evidence: Evidence, call: WeightedCall) -> Site | R
     error = functools.partial(max, before.residual, after.residual)
     module = model.get_submodule(call.owner)
     return Site(call.path, module, result, error, EvidenceKind.data_flow, where(call.node), idle=idle)
+
+
+def _why(evidence: Evidence, call: WeightedCall, before: Transformation) -> str:
+    """What makes the output of a linear operation transform in no way: its bias, if it is that alone, or what it mixes."""
+    added = getattr(_bias(call.node), "meta", {}).get("value")
+    if isinstance(added, Tensor) and evidence.is_seen(call.node):
+        without = evidence.of_less(call.node, added, call.shape_out)
+        if without.actions is not None and is_isometric(evidence.group, without.actions):
+            return ": a bias on vector channels breaks equivariance"
+    if set(before.axes) & set(call.contraction.axes_in):
+        return ": it mixes components that transform"
+    return ""
 
 
 def _as_it_was(evidence: Evidence, call: WeightedCall) -> WeightedCall:

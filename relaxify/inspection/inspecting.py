@@ -168,7 +168,9 @@ def _undecided(evidence: Evidence, fault: Fault | None) -> Iterator[str]:
     """The operations, the first ones, of which too little was seen to tell; of those before a fault, if there is one."""
     nodes = [node for node in _before(evidence, fault) if node.op == "call_function"]
     nodes = [node for node in nodes if evidence.of(node).kind == "undecided"]
-    yield from (f"{op_name(node)} in {node.meta.get('module') or 'the model'} at {where(node)}" for node in nodes[:5])
+    found = [f"{op_name(node)} in {node.meta.get('module') or 'the model'} at {where(node)}" for node in nodes]
+    # a statement that takes two rows in turn is one place to look
+    yield from list(dict.fromkeys(found))[:5]
 
 
 def _before(evidence: Evidence, fault: Fault | None) -> Iterator[fx.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 from collections import deque
@@ -60,12 +61,14 @@ class State:
 def _shallow(value: Any) -> Any:
     """Containers copied, what they hold shared."""
     if isinstance(value, dict):
-        twin = value.copy()
-        twin.update({key: _shallow(item) for key, item in value.items() if isinstance(item, dict | list | set | deque)})
+        twin = copy.copy(value)
+        held = {key: _shallow(item) for key, item in dict.items(value) if isinstance(item, dict | list | set | deque)}
+        dict.update(twin, held)
         return twin
     if type(value) is list:
         return [_shallow(item) for item in value]
-    return value.copy() if isinstance(value, list | set | deque) else value
+    # a class of somebody's own has methods and attributes, which its .copy() loses
+    return copy.copy(value) if isinstance(value, list | set | deque) else value
 
 
 def _leaves(value: Any) -> Iterator[Any]:

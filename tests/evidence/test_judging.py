@@ -127,6 +127,27 @@ def test_a_broken_claim_names_the_node_and_strict_refuses(fault: str, path: str,
     assert not hasattr(model.out, "relaxation")
 
 
+class Flattened(nn.Module):
+    """A layer reads positions beside features; without its bias it would be no better."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 6, bias=bias)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        result: Tensor = self.out(self.embed(torch.cat([x, features], dim=-1)).tanh())
+        return result
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_that_mixes_components_is_not_blamed_for_its_bias(bias: bool) -> None:
+    (unsound,) = plan(Flattened(bias), "O(3)", example_inputs=[X, torch.randn(24, 2)]).unsound
+    assert unsound.path == "embed"
+    assert "bias" not in unsound.reason
+    assert "mixes" in unsound.reason
+
+
 def test_an_ambiguous_input_asks() -> None:
     with pytest.raises(ValueError, match=r"which axis of size 3 carries vectors of O\(3\) is ambiguous; pass input_action"):
         plan(ScalarVector(), "O(3)", example_inputs=[torch.randn(3, 3)])
