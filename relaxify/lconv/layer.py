@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -72,10 +72,15 @@ class LConv(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
-    def forward(self, h: Float[Tensor, "*shape"]) -> Tensor:
+    def forward(self, input: Float[Tensor, "*shape"], output_size: Sequence[int] | None = None) -> Tensor:  # noqa: A002
+        """`input` and `output_size` as of the convolution that it may have taken the place of."""
+        h = input
         if type(self.generators) is Shifts and self.identity_weight is None:
             # without a look at shapes, so that torch.fx can trace it as it does the convolution
-            out = self.generators.convolve(h, self.weight, self.bias, self.groups)
+            family = self.generators if output_size is None else self.generators.sized(tuple(h.shape), tuple(output_size))
+            out = family.convolve(h, self.weight, self.bias, self.groups)
+        elif output_size is not None:
+            raise ValueError(f"{type(self.generators).__name__} generators have one size of output; leave output_size out.")
         elif h.dim() == self.generators.ndim + 1:
             nodes = self.generators.ndim == 1 and self.generators.space is not None
             out = self._batched(h.mT[None])[0].mT if nodes else self._batched(h[None])[0]
@@ -130,7 +135,8 @@ class LinearLConv(nn.Module):
         with torch.no_grad():
             self.weight.normal_(0, 1 / math.sqrt(float(generators.power().sum()) * self.channels))
 
-    def forward(self, h: Float[Tensor, "*shape"]) -> Tensor:
+    def forward(self, input: Float[Tensor, "*shape"]) -> Tensor:  # noqa: A002
+        h = input
         if type(self.generators) is Points:
             return nn.functional.linear(h, self.weight, self.bias)
         out = self.generators.mix(

@@ -711,3 +711,37 @@ def test_what_is_swapped_in_inference_mode_can_be_trained() -> None:
     for net in (swapped, back):
         net(torch.randn(1, 2, 8)).sum().backward()
         assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+class Called(nn.Module):
+    """Calls its layer with arguments by their names, as torch allows."""
+
+    def __init__(self, layer: nn.Module, **arguments: Any) -> None:
+        super().__init__()
+        self.layer, self.arguments = layer, arguments
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(input=x, **self.arguments)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "arguments"),
+    [
+        (nn.Conv2d(4, 6, 3), (2, 4, 7, 7), {}),
+        (nn.Linear(4, 3), (2, 4), {}),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1), (2, 4, 7, 6), {"output_size": (14, 11)}),
+        (nn.ConvTranspose1d(4, 6, 5, stride=3, dilation=2), (4, 9), {"output_size": [35]}),
+    ],
+)
+def test_a_layer_is_called_as_before(layer: nn.Module, shape: tuple[int, ...], arguments: dict[str, Any]) -> None:
+    model, x = Called(layer, **arguments), torch.randn(shape)
+    swapped = lconvify(model)
+    assert type(swapped.layer) is not type(layer)
+    torch.testing.assert_close(swapped(x), model(x))
+
+
+def test_a_size_that_a_transposed_convolution_cannot_have_is_refused() -> None:
+    swapped = lconvify(Called(nn.ConvTranspose2d(4, 6, 3, stride=2), output_size=(19, 15)))
+    with pytest.raises(ValueError, match="whose smallest is"):
+        swapped(torch.randn(2, 4, 7, 7))

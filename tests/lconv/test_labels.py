@@ -14,7 +14,8 @@ from relaxify.algebras import orthonormal
 from relaxify.lconv import Verdict, symmetries_of
 from relaxify.lconv.symmetry.by_name import named
 from relaxify.lconv.symmetry.classical import names_of
-from relaxify.lconv.symmetry.label_breaks import Breaks, breaks
+from relaxify.lconv.symmetry.label_breaks import Breaks, breaks, common
+from relaxify.lconv.symmetry.labelled import labelled
 from relaxify.lconv.symmetry.tangent import tangent_matrices
 
 
@@ -194,3 +195,21 @@ def test_bad_labelled_data_are_one_sentence(case: str) -> None:
     call, says = BAD[case]
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_many_whole_numbers_are_numbers() -> None:
+    """Counts and rounded measurements have no classes, which would have a sample or two each."""
+    x = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    y = (100 * x.square().sum(1)).round().long()
+    assert not labelled(x, y, affine=False).classes
+    assert labelled(x, y % 50, affine=False).classes
+    assert symmetries_of(x, y).name == "so(2)"
+
+
+def test_fits_that_have_nothing_in_common_say_nothing() -> None:
+    rows = torch.randn(2, 50, 1, 1, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(common(rows[0], rows[0])) > 0
+    assert float(common(rows[0], -rows[0])) < 0
+    found, _ = breaks(rows[0], -rows[0])
+    assert found.judge(0.0)[0] is not Verdict.FOUND
+    assert found.samples_needed(50) is None or found.samples_needed(50) > 50

@@ -32,6 +32,7 @@ from relaxify.lconv import (
     symmetries_of,
     symmetries_of_model,
     symmetries_of_moments,
+    symmetry_of_pairs,
 )
 from relaxify.lconv.symmetry.by_name import named
 from relaxify.lconv.symmetry.classical import names_of
@@ -499,3 +500,14 @@ def test_what_are_no_samples(problem: str) -> None:
     samples, options, part = NO_SAMPLES[problem]
     with unchecked(), pytest.raises(ValueError, match=re.escape(part)):
         symmetries_of(samples, **options)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_shear_is_no_rotation(size: int) -> None:
+    """Rounding gives it eigenvalues of its root's size, imaginary ones as often as real ones."""
+    random = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        X = torch.randn(200, size, generator=random, dtype=torch.float64)
+        shear = torch.eye(size, dtype=torch.float64)
+        shear[0, 1] = 0.5
+        assert symmetry_of_pairs(X, X @ shear.mT).name == "abelian(1)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,10 @@ from torch import Tensor
 from relaxify.grids.convolution import Geometry
 from relaxify.lconv.operators.family import Generators, Space
 from relaxify.lconv.operators.matrices import Sparse
+
+
+def _is_fill(more: int, stride: int) -> bool:
+    return 0 <= more < stride
 
 
 class Shifts(Generators):
@@ -66,6 +71,18 @@ class Shifts(Generators):
     def convolve(self, h: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         """The convolution with its bias, which it adds more cheaply than a sum would."""
         return self.geometry.in_groups(groups).apply(h, weight, bias)
+
+    def sized(self, shape: Space, output_size: Space) -> Shifts:
+        """The same that pad their output such that input of this shape has this output. ValueError if none does."""
+        smallest = replace(self.geometry, output_padding=(0,) * self.ndim).space_out(shape[-self.ndim :])
+        wanted = output_size[-self.ndim :]
+        more = tuple(large - small for large, small in zip(wanted, smallest, strict=False))
+        if not self.geometry.transposed or len(more) < self.ndim or not all(map(_is_fill, more, self.geometry.stride)):
+            raise ValueError(
+                f"output_size={tuple(output_size)} is none of a convolution whose smallest is {smallest} here; pass one "
+                f"that is less than a stride of {self.geometry.stride} larger."
+            )
+        return Shifts.of(replace(self.geometry, output_padding=more))
 
     def act(self, h: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "count batch channels *out"]:
         space = tuple(h.shape[2:])

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from relaxify.lconv.symmetry.rows import Kinds, some
+
 # one in so many of them is of the largest norm
 FAR_SHARE = 3
 # harmonics are of size 1: their variances below this are zero
@@ -30,10 +32,10 @@ class Broken:
     degree: int
     value: float
     freedom: float
-    samples: int
+    samples: float
 
     @classmethod
-    def of(cls, degree: int, means: Float[Tensor, " f"], rows: Float[Tensor, "m f"], samples: int) -> Broken:
+    def of(cls, degree: int, means: Float[Tensor, " f"], rows: Float[Tensor, "m f"], samples: float) -> Broken:
         """The sum of squared means of features, with the deviations of some of the samples that they are means of."""
         m, norms = len(rows), rows.square().sum(1)
         products = rows.mT @ rows if rows.shape[1] < m else rows @ rows.mT
@@ -59,21 +61,30 @@ class Broken:
 
 @dataclass(frozen=True, eq=False)
 class Scatter:
-    """Samples that stand for all, with weights of mean 1: those of the largest norm, which heavy tails need, and others."""
+    """Samples that stand for all, with weights of mean 1: those of the largest norm, which heavy tails need, and others.
+
+    None is a copy of another. What is there c times counts c^2 times in the scatter, and the means' is that of `samples`
+    independent ones.
+    """
 
     chosen: Int[Tensor, " m"]
     weights: Float[Tensor, " m"]
+    samples: float
 
     @classmethod
-    def of(cls, z: Float[Tensor, "n *d"], count: int) -> Scatter:
+    def of(cls, z: Float[Tensor, "n *d"], count: int, kinds: Kinds | None = None) -> Scatter:
+        if kinds is not None:
+            found = cls.of(z[kinds.first], count)
+            weights = found.weights * kinds.counts[found.chosen].square()
+            return cls(kinds.first[found.chosen], weights / weights.mean(), kinds.effective)
         n = len(z)
         if n <= count:
-            return cls(torch.arange(n), torch.ones(n, dtype=z.dtype))
+            return cls(torch.arange(n), torch.ones(n, dtype=z.dtype), n)
         order = z.flatten(1).square().sum(1).argsort(descending=True)
         far, rest = order[: count // FAR_SHARE], order[count // FAR_SHARE :].sort().values
-        rest = rest[:: -(-len(rest) // (count - len(far)))]
+        rest = rest[some(len(rest), count - len(far))]
         weights = torch.cat([torch.ones(len(far)), torch.full((len(rest),), (n - len(far)) / len(rest))]).to(z)
-        return cls(torch.cat([far, rest]), weights / weights.mean())
+        return cls(torch.cat([far, rest]), weights / weights.mean(), n)
 
     def deviations(self, rows: Float[Tensor, "m *f"]) -> Float[Tensor, "m *f"]:
         """From the weighted mean, times the roots of the weights."""
@@ -92,19 +103,18 @@ class Family:
     degree: int
     means: Float[Tensor, "r k"]
     rows: Float[Tensor, "m r k"]
-    samples: int
     scatter: Scatter
 
     @functools.cached_property
     def noise(self) -> Float[Tensor, "k k"]:
         """E of (means^T means) by chance."""
         flat = self.rows.flatten(0, 1)
-        return flat.mT @ flat / (len(self.rows) * self.samples)
+        return flat.mT @ flat / (len(self.rows) * self.scatter.samples)
 
     def broken(self, directions: Float[Tensor, "k j"]) -> Broken:
         """How much the span of these generators is, together."""
         means = (self.means @ directions).flatten()
-        return Broken.of(self.degree, means, (self.rows @ directions).flatten(1), self.samples)
+        return Broken.of(self.degree, means, (self.rows @ directions).flatten(1), self.scatter.samples)
 
 
 def noncentrality(freedom: float, level: float, power: float) -> float:

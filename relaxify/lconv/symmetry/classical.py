@@ -31,6 +31,9 @@ LARGEST_CLOSURE_RESIDUAL = 0.1
 # of the largest singular value: what matrices reach less is noise
 SMALLEST_REACH = 0.01
 
+# sum |eigenvalue|^2 over |L|^2, 1 for normal matrices (Henrici, 1962): below it what eigenvalues are is not known
+SMALLEST_NORMAL = 1e-3
+
 LARGEST_NAMED = 45
 LARGEST_SPLIT = 21
 
@@ -202,7 +205,8 @@ def _one_parameter(matrix: Float[Tensor, "d d"]) -> str:
         return "scaling"
     eigenvalues = torch.linalg.eigvals(matrix)
     size = eigenvalues.abs().max()
-    if size < 1e-6 * matrix.norm():
+    # of a shear rounding makes small eigenvalues, of its root
+    if float(eigenvalues.abs().square().sum()) < SMALLEST_NORMAL * float(matrix.square().sum()):
         return "abelian(1)"
     if eigenvalues.real.abs().max() < LARGEST_ZERO * size:
         return "so(2)"

@@ -28,7 +28,8 @@ def confidence_angle(z: Float[Tensor, "n m d"], fit: Regression, found: Search, 
     if not is_all and len(basis) > LARGEST_ALGEBRA:
         return None
     outer, families = _outer(z, found.families[0].scatter), [] if is_all else found.telling
-    weights = torch.randn(count, len(outer), generator=random, dtype=z.dtype) / (len(outer) * len(z)) ** 0.5
+    scatter = found.families[0].scatter
+    weights = torch.randn(count, len(outer), generator=random, dtype=z.dtype) / (len(outer) * scatter.samples) ** 0.5
     frames = torch.eye(z.shape[-1], dtype=z.dtype) + torch.einsum("cm,mab->cab", weights, outer)
     moved = [(weights @ family.rows.flatten(1)).reshape(count, *family.means.shape) + family.means for family in families]
     angles = []

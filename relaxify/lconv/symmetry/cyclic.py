@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relaxify.lconv.symmetry.label_fits import LabelFits
 from relaxify.lconv.symmetry.labelled import Labelled
+from relaxify.lconv.symmetry.rows import some
 
 HIGHEST = 24
 POINTS = 2000
@@ -22,7 +23,7 @@ def cyclic(data: Labelled, fits: LabelFits) -> int | None:
 
     E[(f_a(R z) - f_a(z)) (f_b(R z) - f_b(z))] of two independent fits has no bias from noise.
     """
-    z = data.z[:POINTS, 0]
+    z = data.z[some(len(data.z), POINTS), 0]
     found = [_largest_order(z, frame, fits) for frame in (torch.eye(2).to(z), data.frame)]
     orders = [order for order in found if order is not None]
     return max(orders, default=None)

@@ -20,6 +20,8 @@ from relaxify.lconv.symmetry.confidence import confidence_angle
 from relaxify.lconv.symmetry.finite import finite_group
 from relaxify.lconv.symmetry.harmonic_breaks import families
 from relaxify.lconv.symmetry.moments import Regression, SecondMoments, held_out_defect, regression
+from relaxify.lconv.symmetry.rounding import dither, steps
+from relaxify.lconv.symmetry.rows import Kinds, copies
 from relaxify.lconv.symmetry.search import LEVEL, POWER, Search, search
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
@@ -45,19 +47,27 @@ class Judgement:
 
 def of_distribution(X: Float[Tensor, "n m d"], *, center: bool, whole: bool, resamplings: int, seed: int) -> Symmetry:
     """The algebra that the distribution keeps; with `whole` all that second moments allow, and whether it keeps that."""
+    kinds, rounded = copies(X), steps(X.flatten(0, 1))
+    X = X + dither(rounded, X.shape, seed)
     X = X - X.mean((0, 1)) if center else X
     fit = regression(SecondMoments.of(X.flatten(0, 1)))
     found, angle, z = None, None, X @ fit.inverse_root
-    hint = "" if center or not _is_far(z) else " The mean is not zero, and center=True would look about it."
+    count = len(X) if kinds is None else kinds.effective
+    hint = "" if center or not _is_far(z, count) else " The mean is not zero, and center=True would look about it."
+    hint += "" if kinds is None else f" {kinds.words}"
+    if bool(rounded.any()):
+        hint += f" Entries are rounded to steps of {float(rounded.max()):.2g}, within which nothing is seen."
     if len(fit.whitened):
-        found = search(families(z, fit.whitened, centred=center, seed=seed)).closed(fit.whitened)
+        found = search(families(z, fit.whitened, centred=center, seed=seed, kinds=kinds)).closed(fit.whitened)
         if whole:
             found = found.of_all()
         fit = fit.combined(found.span)
         if resamplings and found.kept:
             angle = confidence_angle(z, fit, found, count=resamplings, seed=seed)
     judged = (
-        Judgement(Verdict.NONE, "nothing turns in one dimension.") if found is None else _judge(found, fit, z, whole, center)
+        Judgement(Verdict.NONE, "nothing turns in one dimension.")
+        if found is None
+        else _judge(found, fit, z, kinds, whole, center)
     )
     where = "about the mean, which was removed" if center else "about the origin"
     return Symmetry(
@@ -77,18 +87,18 @@ def of_distribution(X: Float[Tensor, "n m d"], *, center: bool, whole: bool, res
     )
 
 
-def _is_far(z: Float[Tensor, "n m d"]) -> bool:
+def _is_far(z: Float[Tensor, "n m d"], count: float) -> bool:
     """Whether the mean, of all vectors together, is farther from the origin than chance takes it."""
     points = z.mean(1)
     scale = torch.linalg.solve(points.mT @ points / len(z), points.mean(0)) @ points.mean(0)
-    return float(scipy.special.gammaincc(z.shape[-1] / 2, len(z) * float(scale) / 2)) < LEVEL
+    return float(scipy.special.gammaincc(z.shape[-1] / 2, count * float(scale) / 2)) < LEVEL
 
 
-def _judge(found: Search, fit: Regression, z: Tensor, whole: bool, centred: bool) -> Judgement:
+def _judge(found: Search, fit: Regression, z: Tensor, kinds: Kinds | None, whole: bool, centred: bool) -> Judgement:
     """`fit` has the generators that are kept."""
     kept, allowed, n = found.kept, len(found.directions), len(z)
     if not kept or (whole and found.rejected):
-        return _broken(found, z, whole, centred)
+        return _broken(found, z, kinds, whole, centred)
     smallest = max(broken.smallest(found.level, POWER) for broken in found.broken(0, kept))
     words = f"of so({z.shape[-1]}), which second moments allow, the distribution keeps {kept} of {allowed} dimensions"
     if smallest > LARGEST_BREAK:
@@ -109,14 +119,14 @@ def _judge(found: Search, fit: Regression, z: Tensor, whole: bool, centred: bool
     )
 
 
-def _broken(found: Search, z: Tensor, whole: bool, centred: bool) -> Judgement:
+def _broken(found: Search, z: Tensor, kinds: Kinds | None, whole: bool, centred: bool) -> Judgement:
     """What breaks it, and in some cases what is left."""
     worst = min(found.broken(0, len(found.directions) if whole else 1), key=lambda broken: broken.p_value)
     how = f"by an rms modulation of {worst.size:.2g} at angular degree {worst.degree} (p = {worst.p_value:.1g})"
     words = f"every direction is broken, the least of them {how}"
     if whole:
         words = f"every data set has so({z.shape[-1]}) in its second moments, and this distribution breaks it {how}"
-    finite = finite_group(z, found, centred=centred)
+    finite = finite_group(z, found, centred=centred, kinds=kinds)
     if finite is None:
         return Judgement(Verdict.NONE, words + ("; statistics='distribution' finds what it keeps." if whole else "."))
     if not finite.certain:

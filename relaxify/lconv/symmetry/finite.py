@@ -17,17 +17,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relaxify.lconv.symmetry.axes import independent_components
-from relaxify.lconv.symmetry.breaks import Broken
-from relaxify.lconv.symmetry.harmonics import Harmonics
+from relaxify.lconv.symmetry.breaks import ROUNDING, Broken
+from relaxify.lconv.symmetry.harmonics import HIGHEST_IN_THE_PLANE, Harmonics, polar
 from relaxify.lconv.symmetry.means import Means, means_of
 from relaxify.lconv.symmetry.moments import antisymmetric
+from relaxify.lconv.symmetry.rows import Kinds, some
 from relaxify.lconv.symmetry.search import LEVEL, POWER, Search, search
 
 # of what a group forbids, the rms modulation that would have been seen: this, or this share of what was seen
 LARGEST_BREAK, LARGEST_SHARE = 0.15, 0.25
-# dimensions in which all harmonics of degree 4 are looked at
+# dimensions in which all harmonics of degree 4 are looked at, and the degrees whose breaks are small where they are
 LARGEST_NAMED = 6
 LOW = 4
+# a mean over its standard error, of hundreds of them: above, it is not zero
+CLEAR_SCORE = 5.0
+# samples of which waves of the angle are looked at together with other coordinates, and a turn that tells derivatives
+LARGEST_JOINT, SMALL_TURN = 20_000, 1e-4
 # in which the axis of reflections is searched, and again between the best of them
 STEPS = 512
 
@@ -40,25 +45,27 @@ class Finite:
     reason: str
     smallest_break: float
     certain: bool
+    order: int = 0
+    axis: float | None = None
 
 
-def finite_group(z: Float[Tensor, "n m d"], found: Search, *, centred: bool) -> Finite | None:
+def finite_group(z: Float[Tensor, "n m d"], found: Search, *, centred: bool, kinds: Kinds | None = None) -> Finite | None:
     """That whitened samples keep where they keep no rotation; None if no group known here stands out."""
     d = z.shape[2]
     if z.shape[1] > 1:
         return None
     if d == 2:
-        return cyclic(z[:, 0], centred)
+        return cyclic(z[:, 0], centred, kinds)
     plane = _plane(found, d)
-    if plane is not None and (group := cyclic(z[:, 0] @ plane, centred)) is not None:
-        return group
-    return of_axes(z[:, 0], found, centred) if d <= LARGEST_NAMED else None
+    if plane is not None and (group := cyclic(z[:, 0] @ plane, centred, kinds)) is not None:
+        return _beside_others(group, z[:, 0], plane, len(z) if kinds is None else kinds.effective)
+    return of_axes(z[:, 0], found, centred, kinds) if d <= LARGEST_NAMED else None
 
 
-def cyclic(z: Float[Tensor, "n 2"], centred: bool) -> Finite | None:
+def cyclic(z: Float[Tensor, "n 2"], centred: bool, kinds: Kinds | None = None) -> Finite | None:
     """C(k) for k > 1 the greatest common divisor of the frequencies at which a rotation of the plane is broken, or D(k)."""
     harmonics = Harmonics.on(2, torch.Generator().manual_seed(0))
-    means = means_of(z, harmonics, centred=centred)
+    means = means_of(z, harmonics, centred=centred, kinds=kinds)
     level, broken = LEVEL / len(means), [one.broken() for one in means]
     seen = [one for one in broken if one.p_value <= level]
     k = math.gcd(*(one.degree for one in seen))
@@ -67,7 +74,7 @@ def cyclic(z: Float[Tensor, "n 2"], centred: bool) -> Finite | None:
     smallest = max((one.smallest(level, POWER) for one in broken if one.degree % k), default=0.0)
     degrees = ", ".join(map(str, sorted({one.degree for one in seen})))
     reason = f"it varies at angular frequency {degrees} only, which leaves the discrete C({k})"
-    turns = Finite(f"C({k})", reason, smallest, _is_certain(smallest, seen))
+    turns = Finite(f"C({k})", reason, smallest, _is_certain(smallest, seen), k)
     if not turns.certain:
         return turns
     return _with_reflections(turns, k, [one for one in means if one.degree % k == 0], harmonics, level)
@@ -86,7 +93,7 @@ def _with_reflections(turns: Finite, k: int, means: Sequence[Means], harmonics: 
     if not _is_certain(smallest, other):
         return replace(turns, reason=f"{turns.reason}, with or without reflections")
     reason = f"{turns.reason} of rotations, and with the reflections that it keeps as well D({k})"
-    return Finite(f"D({k})", reason, max(smallest, turns.smallest_break), certain=True)
+    return Finite(f"D({k})", reason, max(smallest, turns.smallest_break), True, k, angle)
 
 
 def _axis(k: int, means: Sequence[Means], harmonics: Harmonics) -> float:
@@ -104,6 +111,47 @@ def _axis(k: int, means: Sequence[Means], harmonics: Harmonics) -> float:
         best = angles[changes.argmin()]
         angles = best + torch.linspace(-2, 2, STEPS, dtype=torch.float64) * (angles[1] - angles[0])
     return float(best)
+
+
+def _beside_others(group: Finite, z: Float[Tensor, "n d"], plane: Float[Tensor, "d 2"], count: float) -> Finite | None:
+    """What of C(k) or D(k) of a plane is also kept together with the other coordinates w, which it leaves alone.
+
+    Of E[f(w) exp(i j angle)], f = w and w^2, turns by 1/k keep those of j that k divides, and a reflection their real parts.
+    What the errors of the plane and of the axis would change is left out.
+    """
+    z = z[some(len(z), LARGEST_JOINT)]
+    frame = torch.linalg.qr(plane, mode="complete").Q
+    frame[:, :2] = plane
+    rows, is_turned = _joint(z, frame, group)
+    means, errors = rows.mean(0), rows.square().mean(0).clamp(min=ROUNDING).sqrt()
+    moves = antisymmetric(torch.eye(len(frame), dtype=z.dtype))
+    tilted = [_joint(z, frame @ torch.linalg.matrix_exp(SMALL_TURN * move), group)[0].mean(0) for move in moves]
+    tangents = torch.linalg.qr((torch.stack(tilted, 1) - means[:, None]) / (SMALL_TURN * errors[:, None])).Q
+    scores = means / errors * math.sqrt(min(count, len(z)))
+    is_clear = (scores - tangents @ (tangents.mT @ scores)).abs() > CLEAR_SCORE
+    if bool(is_clear[is_turned].any()):
+        return None
+    if not bool(is_clear.any()):
+        return group
+    turns = f"C({group.order})"
+    return replace(group, name=turns, reason=f"together with others it keeps the discrete {turns}, without reflections")
+
+
+def _joint(z: Float[Tensor, "n d"], frame: Float[Tensor, "d d"], group: Finite) -> tuple[Tensor, Tensor]:
+    """What should have mean zero, (n, features), and which of it because of turns."""
+    turned = z @ frame
+    v, w = turned[:, :2], turned[:, 2:]
+    others = torch.cat([w, w.square() - 1], 1)
+    angle = torch.atan2(v[:, 1], v[:, 0]) - (group.axis or 0.0)
+    rows, is_turned = [], []
+    for j in range(1, HIGHEST_IN_THE_PLANE + 1):
+        is_broken = bool(j % group.order)
+        waves = [(j * angle).sin(), (j * angle).cos()]
+        kept = waves if is_broken else waves[: group.axis is not None]
+        found = [window * others * wave[:, None] for window, _ in polar(v[:, None])[2] for wave in kept]
+        rows += found
+        is_turned += [is_broken] * sum(each.shape[1] for each in found)
+    return torch.cat(rows, 1), torch.tensor(is_turned)
 
 
 def _reflection(angle: float) -> Float[Tensor, "2 2"]:
@@ -126,12 +174,15 @@ def _plane(found: Search, d: int) -> Float[Tensor, "d 2"] | None:
     return u[:, :2] if float(values[2:].sum()) < 0.2 * float(values.sum()) else None
 
 
-def of_axes(z: Float[Tensor, "n d"], found: Search, centred: bool) -> Finite | None:
-    """All signs of the axes, all their orders, or both; which must be of a break that is smaller than what was seen."""
+def of_axes(z: Float[Tensor, "n d"], found: Search, centred: bool, kinds: Kinds | None) -> Finite | None:
+    """All signs of the axes, all their orders, or both; which must be of a break that is smaller than what was seen.
+
+    No harmonics may see them broken, and those of low degrees say what break would have been seen.
+    """
     d = z.shape[1]
     axes = independent_components(z)
     harmonics = Harmonics.on(d, torch.Generator().manual_seed(0))
-    means = [one for one in means_of(z, harmonics, centred=centred) if one.degree <= LOW]
+    means = [one for one in means_of(z, harmonics, centred=centred, kinds=kinds) if harmonics.is_complete(one.degree)]
     signs = [axes @ torch.diag(1 - 2 * row) @ axes.mT for row in torch.eye(d, dtype=z.dtype)]
     orders = [axes @ _swap(d, i) @ axes.mT for i in range(d - 1)]
     names = {
@@ -145,7 +196,7 @@ def of_axes(z: Float[Tensor, "n d"], found: Search, centred: bool) -> Finite | N
         broken = [one.changed(harmonics.acted(one.degree, element)) for one in means for element in elements]
         if any(one.p_value <= level for one in broken):
             continue
-        smallest = max(one.smallest(level, POWER) for one in broken)
+        smallest = max(one.smallest(level, POWER) for one in broken if one.degree <= LOW)
         words = {"S": "orders of its axes", "s": "signs of its axes"}.get(name[0], "orders and signs of its axes")
         return Finite(name, f"it keeps all {words}, the discrete {name}", smallest, _is_certain(smallest, seen))
     return None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relaxify.lconv.symmetry.breaks import ROUNDING, Family, Scatter
 from relaxify.lconv.symmetry.harmonics import Harmonics, polar
+from relaxify.lconv.symmetry.rows import Kinds, some
 
 CHUNK = 4096
 SMALLEST_SCATTER_SAMPLE, LARGEST_SCATTER_SAMPLE = 60, 600
@@ -24,25 +25,42 @@ Key = tuple[int, int]
 """A degree and a window."""
 
 
-def families(z: Float[Tensor, "n m d"], basis: Float[Tensor, "k d d"], *, centred: bool, seed: int) -> tuple[Family, ...]:
-    """Of samples of m whitened vectors on which the generators act alike, some of them at a time."""
+def families(
+    z: Float[Tensor, "n m d"], basis: Float[Tensor, "k d d"], *, centred: bool, seed: int, kinds: Kinds | None = None
+) -> tuple[Family, ...]:
+    """Of samples of m whitened vectors on which the generators act alike, some of them at a time.
+
+    `kinds` if some rows are copies.
+    """
     random = torch.Generator().manual_seed(seed)
     return tuple(
         family
         for mixture in views(z, random)
         for family in _of_view(
-            torch.einsum("pm,nmd->npd", mixture, z), z, basis, mixture.sum(1) if centred else None, random
+            torch.einsum("pm,nmd->npd", mixture, z), z, basis, mixture.sum(1) if centred else None, random, kinds
         )
     )
 
 
 def views(z: Float[Tensor, "n m d"], random: torch.Generator) -> list[Float[Tensor, "p m"]]:
-    """Mixtures of few vectors, uncorrelated with each other: of all of them, or of some chosen by chance."""
+    """Few mixtures of vectors, uncorrelated with each other: of all of them, or of some chosen by chance.
+
+    Of many, the last view mixes all, so that there is none that is not looked at.
+    """
     m, d = z.shape[1:]
     few = min(m, max(2, LARGEST_VIEW // d))
-    chosen = [torch.randperm(m, generator=random)[:few] for _ in range(1 if few == m else MOST_VIEWS)]
+    chosen = [torch.randperm(m, generator=random)[:few] for _ in range(1 if few == m else MOST_VIEWS - 1)]
+    mixtures = [torch.eye(m, dtype=z.dtype)[each] for each in chosen]
+    if few < m:
+        mixtures.append(_of_all(m, few, random).to(z))
     products = torch.einsum("nud,nvd->uv", z, z) / (len(z) * d)
-    return [_uncorrelated(products[some][:, some]) @ torch.eye(m, dtype=z.dtype)[some] for some in chosen]
+    return [_uncorrelated(mixture @ products @ mixture.mT) @ mixture for mixture in mixtures]
+
+
+def _of_all(m: int, few: int, random: torch.Generator) -> Float[Tensor, "few m"]:
+    """Each vector in one of few mixtures, with a sign by chance."""
+    places, signs = torch.arange(m) % few, 2.0 * torch.randint(2, (m,), generator=random) - 1
+    return torch.zeros(few, m).index_put((places, torch.randperm(m, generator=random)), signs)
 
 
 def _uncorrelated(products: Float[Tensor, "m m"]) -> Float[Tensor, "p m"]:
@@ -53,7 +71,12 @@ def _uncorrelated(products: Float[Tensor, "m m"]) -> Float[Tensor, "p m"]:
 
 
 def _of_view(
-    y: Float[Tensor, "n p d"], z: Tensor, basis: Tensor, shift: Float[Tensor, " p"] | None, random: torch.Generator
+    y: Float[Tensor, "n p d"],
+    z: Tensor,
+    basis: Tensor,
+    shift: Float[Tensor, " p"] | None,
+    random: torch.Generator,
+    kinds: Kinds | None,
 ) -> Iterator[Family]:
     n, p, d = y.shape
     harmonics = Harmonics.on(p * d, random)
@@ -66,7 +89,7 @@ def _of_view(
             for window, (weight, _) in enumerate(windows):
                 sums[degree, window] = sums.get((degree, window), 0) + (weight * slope).mT @ u
     count = max(SMALLEST_SCATTER_SAMPLE, min(LARGEST_SCATTER_SAMPLE, LARGEST // (len(harmonics.directions) * len(basis))))
-    scatter = Scatter.of(z, count)
+    scatter = Scatter.of(z, count, kinds)
     a = harmonics.directions.reshape(-1, p, d)
     # harmonics of all samples are alike in size but for the window, which is known of all
     drawn = [(scatter.weights[:, None] * weight.square()).mean() for weight, _ in polar(y[scatter.chosen])[2]]
@@ -75,14 +98,14 @@ def _of_view(
         combine, moved = harmonics.combine[key[0]], sums[key].reshape(-1, p, d) / n
         matrices = torch.einsum("jpa,jpb->jab", a[: len(moved)], moved)
         means = combine.mT @ torch.einsum("jab,kab->jk", matrices, basis)
-        yield Family(key[0], means, ratios[key[1]] * rows, n, scatter)
+        yield Family(key[0], means, ratios[key[1]] * rows, scatter)
 
 
 def slopes_of(
     y: Float[Tensor, "n p d"], harmonics: Harmonics
 ) -> Iterator[tuple[Key, Float[Tensor, "r d d"], Float[Tensor, "r p d"]]]:
     """The symmetric part of E[grad g y^T], and E[grad g], by degree and window; of some of the samples."""
-    y = y[:: max(1, len(y) // CHUNK)]
+    y = y[some(len(y), CHUNK)]
     u, radius, windows = polar(y)
     split, a = u.reshape(y.shape), harmonics.directions.reshape(-1, *y.shape[1:])
     for degree, value, slope in harmonics.of(u):

@@ -57,6 +57,10 @@ class Harmonics:
         *_, (value, _) = gegenbauer(u @ self.directions[: len(combine)].mT, u.shape[1], degree)
         return value @ combine
 
+    def is_complete(self, degree: int) -> bool:
+        """Whether these are all harmonics of a degree."""
+        return self.combine[degree].shape[1] == size(degree, self.directions.shape[1])
+
     def acted(self, degree: int, element: Float[Tensor, "D D"]) -> Float[Tensor, "r r"]:
         """rho(g) with f_j(g u) = sum_i rho_ji f_i(u), if there are all harmonics: the kernel sum_i f_i f_i is dim P_k."""
         combine = self.combine[degree]

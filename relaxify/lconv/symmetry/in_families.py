@@ -23,6 +23,7 @@ from relaxify.lconv.symmetry.affine import affine_name
 from relaxify.lconv.symmetry.drift import LARGEST_KEPT, POWER, Drift, Drifts
 from relaxify.lconv.symmetry.drift_verdict import judged
 from relaxify.lconv.symmetry.page import page_of
+from relaxify.lconv.symmetry.rows import copies
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.templates import chunks
 from relaxify.lconv.symmetry.view import Resemblance, View, view_of
@@ -187,6 +188,17 @@ def symmetries_in_family(
     """
     images = _with_channels(X, generators)
     labels = None if Y is None else _labels(Y, len(images))
+    kinds = copies(images) if labels is None else copies(images, labels)
+    if kinds is not None:
+        chosen = kinds.first.sort().values
+        images, labels = images[chosen], None if labels is None else labels[chosen]
+    found = _in_family(images, labels, generators, center, seed)
+    return found if kinds is None else replace(found, reason=f"{found.reason} {kinds.words}")
+
+
+def _in_family(
+    images: Tensor, labels: Float[Tensor, "n c"] | None, generators: Generators, center: bool, seed: int
+) -> FamilySymmetry:
     view = view_of(images, generators, seed)
     found = _in_view(view, images, labels, center, seed)
     if not view.is_first or found.dimension < view.family.count:

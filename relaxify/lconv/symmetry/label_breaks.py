@@ -17,6 +17,8 @@ from relaxify.lconv.symmetry.symmetry import Verdict
 
 # relative to a random direction: what fits leave of a break of nothing, however many the samples
 FLOOR = 0.06
+# more than so many times the samples at hand cannot be told
+MOST_TIMES = 1e6
 # of the noise, in squares: what a direction that is not broken may seem to be, and the break that shows in 95 % of draws
 CHANCE, SHOWN = 4.0, 5.0
 # a direction that seems broken by more than this is doubtful where there is a step before it as well
@@ -77,9 +79,9 @@ class Breaks:
         return float((common**2 + SHOWN * self.noise[: max(1, k)].max()).sqrt())
 
     def samples_needed(self, samples: int) -> int | None:
-        """How many would show breaks that are small enough, as the noise's square falls with the samples."""
+        """How many would show breaks that are small enough, as the noise's square falls with them; None for no end."""
         excess = (self.smallest_break**2 - FLOOR**2) / (LARGEST_BREAK**2 - FLOOR**2)
-        return _rounded(samples * max(excess, 1.5))
+        return _rounded(samples * max(excess, 1.5)) if excess < MOST_TIMES else None
 
     def judge_all(self) -> tuple[Verdict, str]:
         """Whether all of these directions are kept."""
@@ -127,10 +129,8 @@ def breaks(
     A random direction is one that moves each vector by a matrix of its own. With the fits' values (n, c) what turns these
     along is left out: the L_c of `outputs`, or those that leave least. Returns that too, the L_c of each direction.
     """
-    size = ((first + second) / 2).flatten(1).norm(dim=1)
-    # the steepest samples count as many others do
-    weight = (1 / (size + size.mean().clamp(min=1e-300)))[:, None, None]
-    scale = (weight[..., None] ** 2 * first * second).sum().clamp(min=1e-300) / first.shape[-1]
+    weight = _weights(first, second)
+    scale = common(first, second).clamp(min=1e-300) / first.shape[-1]
     rows, turns = [first.sum(2) * weight, second.sum(2) * weight], None
     if values is not None:
         parted = [_without_turns(row, value * weight[:, :, 0], outputs) for row, value in zip(rows, values, strict=True)]
@@ -141,6 +141,17 @@ def breaks(
     squares, vectors = torch.linalg.eigh(form)
     found = Breaks(vectors.mT, squares / scale, torch.einsum("ak,ab,bk->k", vectors, noise, vectors) / scale)
     return found, None if turns is None else torch.einsum("ka,aij->kij", found.directions, turns)
+
+
+def common(first: Float[Tensor, "n c vectors k"], second: Float[Tensor, "n c vectors k"]) -> Tensor:
+    """What both fits say of all directions together: not above zero where they have nothing in common."""
+    return (_weights(first, second)[..., None] ** 2 * first * second).sum()
+
+
+def _weights(first: Float[Tensor, "n c vectors k"], second: Float[Tensor, "n c vectors k"]) -> Float[Tensor, "n 1 1"]:
+    """The steepest samples count as many others do."""
+    size = ((first + second) / 2).flatten(1).norm(dim=1)
+    return (1 / (size + size.mean().clamp(min=1e-300)))[:, None, None]
 
 
 def _without_turns(

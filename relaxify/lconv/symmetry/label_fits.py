@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relaxify.lconv.symmetry.rows import Kinds, shuffled
+
 FORMS, WIDTH = 48, 64
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.1
 # for 2,000 samples; more of them deserve longer training
@@ -99,9 +101,17 @@ class LabelFits:
 
 
 def fit_labels(
-    z: Float[Tensor, "n vectors d"], y: Float[Tensor, "n c"], *, classes: bool, points: bool, seed: int
+    z: Float[Tensor, "n vectors d"],
+    y: Float[Tensor, "n c"],
+    *,
+    classes: bool,
+    points: bool,
+    seed: int,
+    kinds: Kinds | None = None,
 ) -> LabelFits:
     """Of standardised inputs and of labels of unit size, or of classes as one-hot rows; the better of two trainings.
+
+    Copies of a row, as `kinds` tells, are in one half.
 
     >>> z = torch.randn(1000, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> fit_labels(z, z.square().sum(2) / 2, classes=False, points=False, seed=0).explained > 0.98
@@ -109,7 +119,7 @@ def fit_labels(
     """
     random = torch.Generator().manual_seed(seed)
     half = len(z) // 2
-    order = torch.randperm(len(z), generator=random)[: 2 * half].reshape(2, half)
+    order = shuffled(len(z), random, kinds)[: 2 * half].reshape(2, half)
     steps = round(STEPS * (len(z) / 2000) ** LONGER)
     plain = Shape(z.shape[1], z.shape[2], points)
     tries = [(plain, steps // SHORT), (plain, steps)]

@@ -13,6 +13,8 @@ from relaxify.lconv.symmetry.tangent import all_matrices, tangent_matrices
 
 LARGEST_DIMENSION = 32
 FEWEST = 40
+# more whole numbers, each of fewer samples, are counted or rounded ones, and no names of classes
+MOST_CLASSES, SAMPLES_PER_CLASS = 64, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +82,9 @@ def _check(X: Tensor, Y: Tensor) -> None:
 
 
 def _targets(Y: Tensor) -> tuple[Float[Tensor, "n c"], bool]:
-    """Integers (n,) are classes, as one-hot rows; everything else is a number or a vector."""
+    """Integers (n,) are classes, as one-hot rows, but for many of few samples; everything else is a number or a vector."""
     if Y.dim() == 1 and not Y.is_floating_point():
-        found = torch.unique(Y, return_inverse=True)[1]
-        return torch.nn.functional.one_hot(found).double(), True
+        classes, found = torch.unique(Y, return_inverse=True)
+        if len(classes) <= max(MOST_CLASSES, len(Y) // SAMPLES_PER_CLASS):
+            return torch.nn.functional.one_hot(found).double(), True
     return Y.double().reshape(len(Y), -1), False

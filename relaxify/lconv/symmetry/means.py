@@ -12,6 +12,7 @@ from relaxify.lconv.symmetry.breaks import Broken, Scatter
 from relaxify.lconv.symmetry.harmonic_breaks import CHUNK, LARGEST_SCATTER_SAMPLE, slopes_of
 from relaxify.lconv.symmetry.harmonics import Harmonics, polar
 from relaxify.lconv.symmetry.moments import antisymmetric
+from relaxify.lconv.symmetry.rows import Kinds
 
 # standard errors that a mean must change by when axes turn, to count
 CLEAR_ERRORS = 3.0
@@ -25,7 +26,7 @@ class Means:
     mean: Float[Tensor, " r"]
     rows: Float[Tensor, "m r"]
     tangents: Float[Tensor, "r k"]
-    samples: int
+    samples: float
 
     def broken(self) -> Broken:
         """How far they are from zero."""
@@ -45,7 +46,7 @@ class Means:
         return Broken.of(self.degree, change @ self.mean, self.rows @ change.mT, self.samples)
 
 
-def means_of(z: Float[Tensor, "n d"], harmonics: Harmonics, *, centred: bool) -> list[Means]:
+def means_of(z: Float[Tensor, "n d"], harmonics: Harmonics, *, centred: bool, kinds: Kinds | None = None) -> list[Means]:
     """Of all samples; the scatter of some of them, with their share in the errors of the whitening and of the mean."""
     n, d = z.shape
     basis = antisymmetric(torch.eye(d, dtype=z.dtype))
@@ -58,12 +59,13 @@ def means_of(z: Float[Tensor, "n d"], harmonics: Harmonics, *, centred: bool) ->
                 key = degree, window
                 values[key] = values.get(key, 0) + (weight * value).sum(0) / n
                 slopes[key] = slopes.get(key, 0) + (weight * slope).mT @ u / n
-    rows = _rows(z, Scatter.of(z, LARGEST_SCATTER_SAMPLE), harmonics, centred)
+    scatter = Scatter.of(z, LARGEST_SCATTER_SAMPLE, kinds)
+    rows = _rows(z, scatter, harmonics, centred)
     found = []
     for (degree, window), value in values.items():
         combine = harmonics.combine[degree]
         turned = torch.einsum("ja,kab,jb->jk", harmonics.directions[: len(combine)], basis, slopes[degree, window])
-        found.append(Means(degree, combine.mT @ value, rows[degree, window], combine.mT @ turned, n))
+        found.append(Means(degree, combine.mT @ value, rows[degree, window], combine.mT @ turned, scatter.samples))
     return found
 
 

@@ -24,7 +24,7 @@ LARGEST_WHOLE = 24
 # and where it takes too much memory
 LARGEST_LABELLED = 80
 # the squares of these are summed in double precision
-LARGEST_ENTRY = 1e140
+SMALLEST_ENTRY, LARGEST_ENTRY = 1e-140, 1e140
 
 Samples = Shaped[Tensor, "n *axes"] | Shaped[np.ndarray[Any, Any], "n *axes"]
 FAMILIES = "generators=ImageAlgebra(('rotation', 'translation_y', 'translation_x', 'scaling')), a Grid, a graph or others"
@@ -170,6 +170,10 @@ def _checked(X: Tensor, Y: Tensor | None) -> tuple[Float[Tensor, "n m d"], Tenso
     for name, given in (("X", X), ("Y", Y)):
         if given is not None and not bool(given.isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite entries; drop or fix these samples.")
+        if given is not None and 0 < float(given.abs().max()) < SMALLEST_ENTRY:
+            raise ValueError(
+                f"{name} has no entry above {float(given.abs().max()):.0e}, too small to be squared; divide it by that."
+            )
         if given is not None and float(given.abs().max()) > LARGEST_ENTRY:
             raise ValueError(
                 f"{name} has entries of {float(given.abs().max()):.0e}, too large to be squared; divide it by that."

@@ -14,10 +14,11 @@ from torch import Tensor
 from relaxify.algebras import closure_residual
 from relaxify.lconv.symmetry.confidence import regression_angle
 from relaxify.lconv.symmetry.cyclic import cyclic
-from relaxify.lconv.symmetry.label_breaks import Breaks, breaks
+from relaxify.lconv.symmetry.label_breaks import Breaks, breaks, common
 from relaxify.lconv.symmetry.label_fits import LabelFits, fit_labels
 from relaxify.lconv.symmetry.labelled import Labelled, labelled
 from relaxify.lconv.symmetry.moments import SecondMoments, held_out_defect, regression
+from relaxify.lconv.symmetry.rows import copies, some
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
@@ -38,9 +39,9 @@ def symmetries_of_labels(
 ) -> Symmetry:
     """The L with grad f(x) . L x = 0, f = E[y | x], acting on the last axis of X (n, d) or (n, vectors, d).
 
-    Labels are classes (integers), numbers (n,), or vectors (n, c). With `equivariant` these may turn along, J(x) L x = L_c
-    f(x); by default that is reported of vectors where more is kept so. With `affine` the rows of X are points, and
-    generators act on (x, 1), so that translations are among them.
+    Labels are classes (integers, unless more than 64 with fewer than 20 samples each), numbers (n,), or vectors (n, c).
+    With `equivariant` these may turn along, J(x) L x = L_c f(x); by default that is reported of vectors where more is kept
+    so. With `affine` the rows of X are points, and generators act on (x, 1), so that translations are among them.
 
     The verdict compares two networks, fitted to halves of the samples: *found* if the directions kept are broken by no more
     than noise might be, if that is at most a quarter of what a random direction is, and if the next is broken by 2.5 times
@@ -53,10 +54,12 @@ def symmetries_of_labels(
     ('so(1,1)', True)
     """
     data = labelled(X, Y, affine=affine)
-    fits = fit_labels(data.z, data.y, classes=data.classes, points=affine, seed=seed)
+    fits = fit_labels(data.z, data.y, classes=data.classes, points=affine, seed=seed, kinds=copies(data.z, data.y))
     if fits.explained < LEAST_EXPLAINED:
         return _unrelated(data, fits)
     changes = _changes(data, fits, data.candidates())
+    if not changes.are_related:
+        return _unrelated(data, fits)
     still = None if equivariant else _finished(data, fits, _report(data, fits, changes, turning=False))
     can_turn = equivariant or (equivariant is None and not data.classes and data.y.shape[1] > 1)
     if not can_turn or (still is not None and still.discrete):
@@ -81,15 +84,14 @@ def symmetries_of_regression(
     With `whole` all of these, and without it those of them that are kept.
     """
     fit, data = regression(SecondMoments.of(X, Y)), labelled(X, Y, affine=False)
-    fits = fit_labels(data.z, data.y, classes=False, points=False, seed=seed)
+    fits = fit_labels(data.z, data.y, classes=False, points=False, seed=seed, kinds=copies(data.z, data.y))
     source, verdict, spectrum, smallest = "second moments with labels (Theorem 1)", Verdict.TOO_FEW, None, None
     reason = f"every data set of this kind has {fit.names[0] or 'nothing'} in its second moments"
     if not len(fit.whitened):
         verdict, reason = Verdict.NONE, "second moments allow nothing that turns."
-    elif fits.explained < LEAST_EXPLAINED:
+    elif fits.explained < LEAST_EXPLAINED or not (changes := _changes(data, fits, fit.whitened)).are_related:
         reason = f"{reason}, and {_unrelated(data, fits).reason}"
     else:
-        changes = _changes(data, fits, fit.whitened)
         assert fit.outputs is not None
         turns = fit.outputs * data.scale / data.scale[:, None]
         found, _ = breaks(changes.along[0], changes.along[1], (changes.values[0], changes.values[1]), turns)
@@ -121,10 +123,16 @@ class _Changes:
     along: Float[Tensor, "halves n c vectors k"]
     values: Float[Tensor, "halves n c"]
 
+    @property
+    def are_related(self) -> bool:
+        """Whether the fits have anything in common in how they change."""
+        return bool(common(self.along[0], self.along[1]) > 0)
+
 
 def _changes(data: Labelled, fits: LabelFits, candidates: Float[Tensor, "k d e"]) -> _Changes:
     c = data.y.shape[1]
-    points = data.z[: max(200, min(POINTS, LARGEST // (2 * c * data.z.shape[1] * len(candidates))))]
+    count = max(200, min(POINTS, LARGEST // (2 * c * data.z.shape[1] * len(candidates))))
+    points = data.z[some(len(data.z), count)]
     with torch.enable_grad():
         at = points.expand(2, *points.shape).clone().requires_grad_()
         values = fits.each(at.flatten(2))

@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from relaxify.lconv.symmetry.related import FEW, Classes, Pairs, Related
+from relaxify.lconv.symmetry.rows import copies
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 from relaxify.lconv.symmetry.templates import components
 
@@ -81,12 +82,17 @@ def symmetry_of_pairs(
     if center:
         mean = torch.cat([x, y]).mean(0)
         x, y = x - mean, y - mean
+    kinds = copies(x, y) if classes is None else None
+    if kinds is not None:
+        chosen = kinds.first.sort().values
+        x, y = x[chosen], y[chosen]
     related = _related(x, y, classes)
     random = torch.Generator().manual_seed(seed)
     first, second = related.split(0.5, random)
     rank = _best_rank(first, random)
     learned = [_Learned.of(part, rank) for part in (first, second, related)]
     verdict, reason, defect, needed = _judge(learned, second, related.x, random)
+    reason += "" if kinds is None else f" {kinds.words}"
     found, flow = verdict is Verdict.FOUND, learned[-1].flow
     size = float(flow.norm())
     inside = related.basis[:rank]
