@@ -189,11 +189,11 @@ def symmetries_in_family(
     images = _with_channels(X, generators)
     labels = None if Y is None else _labels(Y, len(images))
     kinds = copies(images) if labels is None else copies(images, labels)
-    if kinds is not None:
-        chosen = kinds.first.sort().values
-        images, labels = images[chosen], None if labels is None else labels[chosen]
-    found = _in_family(images, labels, generators, center, seed)
-    return found if kinds is None else replace(found, reason=f"{found.reason} {kinds.words}")
+    if kinds is None or not kinds.are_repeated:
+        return _in_family(images, labels, generators, center, seed)
+    chosen = kinds.first.sort().values
+    found = _in_family(images[chosen], None if labels is None else labels[chosen], generators, center, seed)
+    return replace(found, reason=f"{found.reason} {kinds.words}")
 
 
 def _in_family(
