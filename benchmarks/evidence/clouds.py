@@ -104,7 +104,6 @@ def _whole(name: str, title: str, network: type[VNPointNet] | type[VNDGCNN], sit
         samples=points,
         steps=400,
         rate=1e-2,
-        sweep=2,
         timed=30,
         is_stacked=False,
         **rest,
@@ -135,12 +134,12 @@ WIDTHS = tuple(
         aligned,
         width,
         rates=RATES,
-        sweep=2,
+        sweep=4,
         is_stacked=False,
         of=ALIGNED.name,
         setting=f"{width} channels",
     )
     for width in (16, 32)
 )
-POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, sites=23, rates=RATES[:3])
-DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15, rates=RATES[1:], seeds=10)
+POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, sites=23, rates=RATES[:3], sweep=2)
+DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15, rates=RATES[1:], sweep=4)

@@ -97,7 +97,7 @@ class Findings:
         if rate is None:
             return None
         steps, system = self.runs.steps(way), self.runs.system
-        is_at_edge = WAYS[way].is_swept and rate in (min(system.rates), max(system.rates))
+        is_at_edge = WAYS[way].is_swept and self.runs.sweep(way).is_at_edge
         tuned = None if way == TUNED else self._compared(way, TUNED)
         compute, untuned = (None if WAYS[way].is_plain else self._compared(way, other) for other in (rival(way), "plain"))
         shares = self.runs.shares(way, rate, steps)

@@ -19,8 +19,9 @@ RULES = """\
 - **Pairs.** The runs of a seed share their initial weights, data, and batches, in whatever way they are trained. Adam's
   learning rate falls to 0 as a cosine. What is tested is the projected model after the last step ("constant, kept": the
   relaxed one): nothing is selected.
-- **Every way is tuned alike.** Its learning rate is the best of a sweep on other seeds ("edge": the best was the largest or
-  the smallest that was tried). "plain" alone is not tuned, and has the rate of earlier work.
+- **Every way is tuned alike.** Its learning rate is the best of a sweep on other seeds. A sweep goes on beyond its ends
+  until the best rate lies between two that are worse, four rates further at most ("edge": they did not do). "plain" alone
+  is not tuned, and has the rate of earlier work.
 - **Equal compute.** The processor time of a relaxed step over that of a plain one is measured in relaxify's ordinary loop.
   A plain way of equal compute takes as many more steps, and has a sweep of its own: one for terms that act over the first
   half, one for terms that act to the last step.

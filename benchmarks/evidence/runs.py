@@ -17,6 +17,7 @@ from benchmarks.evidence.compute import step_ratio
 from benchmarks.evidence.diagnosed import diagnosed
 from benchmarks.evidence.one_by_one import one_by_one
 from benchmarks.evidence.side_by_side import Member, SideBySide
+from benchmarks.evidence.sweeping import Sweep, swept
 from benchmarks.evidence.system import System, tested
 from benchmarks.evidence.ways import WAYS, Way
 
@@ -79,13 +80,18 @@ class Runs:
 
     def rate(self, way: str) -> float | None:
         """The way's learning rate: the best mean of the sweep, or None before that is complete."""
-        if not WAYS[way].is_swept:
-            return self.system.rate
-        sweep = {rate: self.values(way, rate, self.steps(way)) for rate in self.system.rates}
-        if any(seed not in values for values in sweep.values() for seed in self.system.sweep_seeds):
-            return None
-        means = {r: math.fsum(v[s] for s in self.system.sweep_seeds) / self.system.sweep for r, v in sweep.items()}
-        return (max if self.system.higher_is_better else min)(means, key=lambda rate: means[rate])
+        return self.sweep(way).best if WAYS[way].is_swept else self.system.rate
+
+    def sweep(self, way: str) -> Sweep:
+        """As far as it has gone."""
+        system = self.system
+
+        def mean(rate: float) -> float | None:
+            values = self.values(way, rate, self.steps(way))
+            found = [values[seed] for seed in system.sweep_seeds if seed in values]
+            return math.fsum(found) / system.sweep if len(found) == system.sweep else None
+
+        return swept(system.rates, mean, wider=system.wider, higher_is_better=system.higher_is_better)
 
     def complete(self, ways: Sequence[str], seeds: int) -> None:
         """Train what is missing: for each way its sweep, then the seeds that are tested."""
@@ -96,11 +102,9 @@ class Runs:
             self.diagnosis = diagnosed(self.system)
             self.save()
         for way in ways:
-            if WAYS[way].is_swept:
-                wanted = [Member(seed, rate) for rate in self.system.rates for seed in self.system.sweep_seeds]
+            while (rate := self.rate(way)) is None:
+                wanted = [Member(seed, rate) for rate in self.sweep(way).rates for seed in self.system.sweep_seeds]
                 self._train(way, wanted, "sweep")
-            rate = self.rate(way)
-            assert rate is not None
             self._train(way, [Member(seed, rate) for seed in range(seeds)], "test")
 
     def _train(self, way: str, wanted: Sequence[Member], purpose: str) -> None:

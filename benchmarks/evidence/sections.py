@@ -69,7 +69,10 @@ def _best(each: Findings) -> str:
 
 
 def _rates(runs: Runs) -> str:
-    return ", ".join(f"{rate:g}" for rate in runs.system.rates)
+    """All that were tried of any way whose sweep is complete."""
+    sweeps = [runs.sweep(way) for way, how in WAYS.items() if how.is_swept]
+    tried = {rate for sweep in sweeps if sweep.best is not None for rate in sweep.rates}
+    return ", ".join(f"{rate:g}" for rate in sorted(tried))
 
 
 def _also(each: Findings) -> list[str]:

@@ -35,8 +35,8 @@ class System:
 
     - `what` describes it in a sentence or two.
     - `samples(seed, size)` makes the data, so many of them to learn from.
-    - `rates` are swept for each way, on `sweep` seeds of which none is tested, nor are their data; `rate` is the one of
-      untuned ways.
+    - `rates` are swept for each way, and up to `wider` beyond while the best is the last, on `sweep` seeds of which none is
+      tested, nor are their data; `rate` is the one of untuned ways.
     - `measure(output, targets)` is a number of the test's predictions, `column` its name and unit, `form` how it is printed.
       `also` are others by their names and units, which are told and not judged.
     - `side_by_side` is how many are trained at a time, and `timed` how many pairs of steps the cost is measured on.
@@ -65,6 +65,7 @@ class System:
     include: tuple[Pattern, ...] = ()
     seeds: int = 20
     sweep: int = 8
+    wider: int = 4
     side_by_side: int = 100
     timed: int = 60
     form: str = ".3f"

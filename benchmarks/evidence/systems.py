@@ -19,4 +19,5 @@ SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
 
 def small(system: System) -> System:
     """The same in seconds: two seeds, few data, a few steps, and two rates to choose from."""
-    return replace(system, size=32, batch=8, steps=4, timed=3, diagnosed=4, seeds=2, sweep=1, rates=system.rates[:2])
+    few = {"size": 32, "batch": 8, "steps": 4, "timed": 3, "diagnosed": 4, "seeds": 2, "sweep": 1, "wider": 0}
+    return replace(system, **few, rates=system.rates[:2])

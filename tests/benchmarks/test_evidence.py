@@ -176,12 +176,21 @@ def test_convolutions_are_not_trained_side_by_side() -> None:
 def test_one_by_one_comes_to_the_same_as_side_by_side(tmp_path: Path) -> None:
     values = {}
     for is_stacked in (True, False):
-        system = replace(few(TEACHER, 8), is_stacked=is_stacked, sweep=2, rates=(1e-2, 3e-2), timed=2, diagnosed=3)
+        system = replace(few(TEACHER, 8), is_stacked=is_stacked, sweep=2, rates=(1e-2, 3e-2), wider=0, timed=2, diagnosed=3)
         runs = Runs.read(system, tmp_path / str(is_stacked))
         runs.complete(["plain, tuned", "default"], 2)
         values[is_stacked] = [value for group in runs.groups for value in group["values"]]
     assert values[True] == pytest.approx(values[False], rel=1e-5)
     assert len(set(values[True])) == len(values[True]) == 12
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sweep_goes_on_until_the_best_rate_lies_within(tmp_path: Path) -> None:
+    system = replace(few(TEACHER, 8), sweep=2, rates=(1e-4, 3e-4), wider=1, timed=2, diagnosed=3)
+    runs = Runs.read(system, tmp_path)
+    runs.complete([TUNED], 2)
+    assert runs.sweep(TUNED).rates == (1e-4, 3e-4, 1e-3)
+    assert {group["rate"] for group in runs.groups} == {1e-4, 3e-4, 1e-3}
 
 
 def test_the_page_is_what_the_results_say() -> None:
@@ -192,7 +201,7 @@ def test_the_page_is_what_the_results_say() -> None:
 
 def made_up(tuned: float, compute: float, system: System = TEACHER, way: str = "default") -> Runs:
     """A way that is so much better than each plain one, in every seed but for a little."""
-    runs = Runs(replace(system, seeds=4, sweep=1, rates=(0.1,)), Path(), {"relaxed": 3.0, "plain, ms": 1.0})
+    runs = Runs(replace(system, seeds=4, sweep=1, rates=(0.1,), wider=0), Path(), {"relaxed": 3.0, "plain, ms": 1.0})
     levels = {TUNED: (1_000, tuned), rival(way): (runs.steps(rival(way)), compute), way: (1_000, 0.0)}
     for name, (steps, level) in levels.items():
         values = [level + (0.01 * seed if name == way else 0) for seed in range(4)]
