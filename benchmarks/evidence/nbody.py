@@ -72,7 +72,7 @@ def _system(name: str, width: int = WIDTH, size: int = SIZE, setting: str = "", 
 
 
 def _variant(name: str, setting: str, **changed: int) -> System:
-    return _system(f"{NBODY.name}-{name}", setting=setting, of=NBODY.name, sweep=4, **changed)
+    return _system(f"{NBODY.name}-{name}", setting=setting, of=NBODY.name, sweep=2, **changed)
 
 
 NBODY = _system("nbody", sweep=4)
