@@ -31,6 +31,7 @@ def test_copies_of_rows_are_no_evidence(times: int, rounded: bool) -> None:
         found = symmetries_of(X.repeat(times, 1), resamplings=0)
         assert found.verdict is Verdict.TOO_FEW
         assert f"{500 * times:,} rows are" in found.reason
+        assert found.samples_needed == pytest.approx(symmetries_of(X, resamplings=0).samples_needed, rel=0.2)
 
 
 def test_scatter_of_copies_is_that_of_means() -> None:

@@ -96,7 +96,8 @@ def _is_far(z: Float[Tensor, "n m d"], count: float) -> bool:
 
 def _judge(found: Search, fit: Regression, z: Tensor, kinds: Kinds | None, whole: bool, centred: bool) -> Judgement:
     """`fit` has the generators that are kept."""
-    kept, allowed, n = found.kept, len(found.directions), len(z)
+    kept, allowed = found.kept, len(found.directions)
+    n = float(len(z)) if kinds is None else kinds.effective
     if not kept or (whole and found.rejected):
         return _broken(found, z, kinds, whole, centred)
     smallest = max(broken.smallest(found.level, POWER) for broken in found.broken(0, kept))
@@ -113,7 +114,7 @@ def _judge(found: Search, fit: Regression, z: Tensor, kinds: Kinds | None, whole
     residual = closure_residual(fit.whitened) if kept < allowed else 0.0
     if residual > LARGEST_CLOSURE_RESIDUAL:
         reason = f"{words}, whose brackets leave the span (residual {residual:.2g}): more samples will reject some."
-        return Judgement(Verdict.TOO_FEW, reason, smallest, 4 * n)
+        return Judgement(Verdict.TOO_FEW, reason, smallest, _samples(4 * n))
     return Judgement(
         Verdict.FOUND, f"{words}, at a level of {LEVEL:.1%} and up to angular degree {found.highest}.", smallest
     )
