@@ -142,4 +142,4 @@ WIDTHS = tuple(
     for width in (16, 32)
 )
 POINTNET = _whole("pointnet", "VN-PointNet", VNPointNet, sites=23, rates=RATES[:3], sweep=2)
-DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15, rates=RATES[1:], sweep=4, seeds=10)
+DGCNN = _whole("dgcnn", "VN-DGCNN", VNDGCNN, sites=15, rates=RATES[1:], sweep=4)
