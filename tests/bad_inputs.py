@@ -377,6 +377,8 @@ CASES: dict[str, list[Case]] = {
         table("a row cut short", "x,y\n1,2\n3\n"),
         table("a column that is not there", "x,y\n1,2\n3,4\n", " --columns x,z"),
         table("a shape that samples do not have", "x,y\n1,2\n3,4\n", " --shape 3"),
+        table("a name for each sample as its class", "x,y,id\n" + "".join(f"{i},{i * i % 7},n{i}\n" for i in range(200)),
+              " --labels id"),
         table("a seed of too many digits", "x,y\n1,2\n3,4\n", " --seed 99999999999999999999"),
         Case("samples of no format", lambda folder: (folder / "in.bin").write_text("x") and None, "symmetry in.bin"),
         text_file("a log of something else", "a,b\n1,2\n"),

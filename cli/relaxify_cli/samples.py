@@ -116,7 +116,14 @@ def _samples(path: Path, X: Array, Y: Array | None, columns: tuple[str, ...], na
     if Y is None:
         return Samples(X, columns=columns)
     if Y.dtype.kind in "OSU" and Y.ndim == 1:
+        from relaxify.lconv.symmetry.labelled import may_be_classes
+
         classes, codes = np.unique(Y.astype(str), return_inverse=True)
+        if not may_be_classes(len(classes), len(Y)):
+            raise ValueError(
+                f"the labels of {path} are {len(classes):,} different texts for {len(Y):,} samples, which are names "
+                "of samples and no classes; give another column, fewer classes, or numbers."
+            )
         return Samples(X, codes.astype(np.int64), tuple(map(str, classes)), columns)
     _check_real(path, "the labels", Y)
     is_class = Y.size == len(Y) and Y.dtype.kind in "iub"

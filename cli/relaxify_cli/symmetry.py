@@ -35,7 +35,7 @@ def symmetry(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Columns, or an array, of labels; texts and whole numbers are classes."),
+        typer.Option(metavar="NAME", help="Columns, or an array, of labels; texts and a few whole numbers are classes."),
     ] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="2,3", help="Shape of one sample, such as 2 vectors of 3, or 1,28,28 for an image.")

@@ -203,7 +203,17 @@ def test_many_whole_numbers_are_numbers() -> None:
     y = (100 * x.square().sum(1)).round().long()
     assert not labelled(x, y, affine=False).classes
     assert labelled(x, y % 50, affine=False).classes
-    assert symmetries_of(x, y).name == "so(2)"
+    found = symmetries_of(x, y)
+    assert found.name == "so(2)"
+    assert "whole numbers as labels are taken for numbers" in found.reason
+
+
+def test_copies_of_labelled_samples_are_no_more_samples() -> None:
+    x = torch.randn(300, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x.square().sum(1) + 3 * torch.randn(300, generator=torch.Generator().manual_seed(1))
+    once, often = labelled(x, y, affine=False), labelled(x.repeat(4, 1), y.repeat(4), affine=False)
+    assert (once.independent, often.independent) == (300, 300)
+    assert "1,200 rows are 300" in symmetries_of(x.repeat(4, 1), y.repeat(4)).reason
 
 
 def test_fits_that_have_nothing_in_common_are_told_apart() -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from relaxify.lconv.symmetry.moments import roots
+from relaxify.lconv.symmetry.rows import Kinds, copies
 from relaxify.lconv.symmetry.tangent import all_matrices, tangent_matrices
 
 LARGEST_DIMENSION = 32
@@ -21,7 +22,8 @@ MOST_CLASSES, SAMPLES_PER_CLASS = 64, 20
 class Labelled:
     """Samples z = (x - centre) root^-1 of unit second moments, and labels of unit size (one-hot for classes).
 
-    `lift` carries a generator on z, or on (z, 1), to one on x, or on (x, 1).
+    `lift` carries a generator on z, or on (z, 1), to one on x, or on (x, 1). `kinds` if some samples are copies of others,
+    and `notes` is what a report says of the data.
     """
 
     z: Float[Tensor, "n vectors d"]
@@ -30,6 +32,13 @@ class Labelled:
     affine: bool
     frame: Float[Tensor, "e e"]
     scale: Float[Tensor, " c"]
+    kinds: Kinds | None = None
+    notes: str = ""
+
+    @property
+    def independent(self) -> int:
+        """How many samples are no copies, as far as means of them tell."""
+        return len(self.z) if self.kinds is None else round(self.kinds.effective)
 
     def extended(self, z: Float[Tensor, "n vectors d"]) -> Float[Tensor, "n vectors e"]:
         """(z, 1) in affine mode."""
@@ -61,7 +70,11 @@ def labelled(X: Float[Tensor, "n *vectors d"], Y: Shaped[Tensor, "labelled *c"],
     if affine:
         frame = torch.block_diag(root, torch.ones(1, 1).to(root))
         frame[:-1, -1] = centre
-    return Labelled((x - centre) @ inverse, y / scale, classes, affine, frame, scale)
+    kinds = copies(x, y)
+    notes = [] if kinds is None else [kinds.words]
+    if is_whole(Y) and not classes:
+        notes.append(f"{len(torch.unique(Y)):,} whole numbers as labels are taken for numbers, and not for classes.")
+    return Labelled((x - centre) @ inverse, y / scale, classes, affine, frame, scale, kinds, " ".join(notes))
 
 
 def _check(X: Tensor, Y: Tensor) -> None:
@@ -81,10 +94,20 @@ def _check(X: Tensor, Y: Tensor) -> None:
             raise ValueError(f"{name} has NaN or infinite entries; drop or fix these samples.")
 
 
+def is_whole(Y: Tensor) -> bool:
+    """Whether labels are one whole number each."""
+    return Y.dim() == 1 and not Y.is_floating_point()
+
+
+def may_be_classes(count: int, samples: int) -> bool:
+    """Whether so many different labels of so many samples may be the names of classes."""
+    return count <= max(MOST_CLASSES, samples // SAMPLES_PER_CLASS)
+
+
 def _targets(Y: Tensor) -> tuple[Float[Tensor, "n c"], bool]:
     """Integers (n,) are classes, as one-hot rows, but for many of few samples; everything else is a number or a vector."""
-    if Y.dim() == 1 and not Y.is_floating_point():
+    if is_whole(Y):
         classes, found = torch.unique(Y, return_inverse=True)
-        if len(classes) <= max(MOST_CLASSES, len(Y) // SAMPLES_PER_CLASS):
+        if may_be_classes(len(classes), len(Y)):
             return torch.nn.functional.one_hot(found).double(), True
     return Y.double().reshape(len(Y), -1), False

@@ -14,11 +14,11 @@ from torch import Tensor
 from relaxify.algebras import closure_residual
 from relaxify.lconv.symmetry.confidence import regression_angle
 from relaxify.lconv.symmetry.cyclic import cyclic
-from relaxify.lconv.symmetry.label_breaks import Breaks, breaks, common
+from relaxify.lconv.symmetry.label_breaks import breaks, common
 from relaxify.lconv.symmetry.label_fits import LabelFits, fit_labels
 from relaxify.lconv.symmetry.labelled import Labelled, labelled
 from relaxify.lconv.symmetry.moments import SecondMoments, held_out_defect, regression
-from relaxify.lconv.symmetry.rows import copies, some
+from relaxify.lconv.symmetry.rows import some
 from relaxify.lconv.symmetry.subspaces import orthonormal_pair
 from relaxify.lconv.symmetry.symmetry import Symmetry, Verdict
 
@@ -54,7 +54,7 @@ def symmetries_of_labels(
     ('so(1,1)', True)
     """
     data = labelled(X, Y, affine=affine)
-    fits = fit_labels(data.z, data.y, classes=data.classes, points=affine, seed=seed, kinds=copies(data.z, data.y))
+    fits = fit_labels(data.z, data.y, classes=data.classes, points=affine, seed=seed, kinds=data.kinds)
     if fits.explained < LEAST_EXPLAINED:
         return _unrelated(data, fits)
     changes = _changes(data, fits, data.candidates())
@@ -84,13 +84,13 @@ def symmetries_of_regression(
     With `whole` all of these, and without it those of them that are kept.
     """
     fit, data = regression(SecondMoments.of(X, Y)), labelled(X, Y, affine=False)
-    fits = fit_labels(data.z, data.y, classes=False, points=False, seed=seed, kinds=copies(data.z, data.y))
+    fits = fit_labels(data.z, data.y, classes=False, points=False, seed=seed, kinds=data.kinds)
     source, verdict, spectrum, smallest = "second moments with labels (Theorem 1)", Verdict.TOO_FEW, None, None
     reason = f"every data set of this kind has {fit.names[0] or 'nothing'} in its second moments"
     if not len(fit.whitened):
         verdict, reason = Verdict.NONE, "second moments allow nothing that turns."
     elif fits.explained < LEAST_EXPLAINED or not (changes := _changes(data, fits, fit.whitened)).are_related:
-        reason = f"{reason}, and {_unrelated(data, fits).reason}"
+        reason = f"{reason}, and {_unrelation(fits)}"
     else:
         assert fit.outputs is not None
         turns = fit.outputs * data.scale / data.scale[:, None]
@@ -103,7 +103,7 @@ def symmetries_of_regression(
     return Symmetry(
         basis,
         verdict,
-        reason,
+        _noted(reason, data),
         source,
         spectrum,
         held_out_defect(X, Y),
@@ -156,22 +156,18 @@ def _report(data: Labelled, fits: LabelFits, changes: _Changes, turning: bool) -
     return Symmetry(
         basis,
         verdict,
-        f"{told}; {reason}",
+        _noted(f"{told}; {reason}", data),
         _source(turning),
         found.spectrum,
         output_generators=outputs,
         frame=data.frame,
         smallest_break=found.smallest_break,
-        samples_needed=_needed(found, data) if verdict is Verdict.TOO_FEW else None,
+        samples_needed=found.samples_needed(data.independent) if verdict is Verdict.TOO_FEW else None,
     )
 
 
 def _source(turning: bool) -> str:
     return "labels that turn along" if turning else "what the labels say"
-
-
-def _needed(found: Breaks, data: Labelled) -> int | None:
-    return found.samples_needed(len(data.z))
 
 
 def _finished(data: Labelled, fits: LabelFits, report: Symmetry) -> Symmetry:
@@ -187,8 +183,16 @@ def _finished(data: Labelled, fits: LabelFits, report: Symmetry) -> Symmetry:
 
 def _unrelated(data: Labelled, fits: LabelFits) -> Symmetry:
     size = data.frame.shape[0]
-    reason = (
+    reason = _noted(_unrelation(fits), data)
+    return Symmetry(torch.zeros(0, size, size, dtype=torch.float64), Verdict.TOO_FEW, reason, _source(False))
+
+
+def _unrelation(fits: LabelFits) -> str:
+    return (
         f"what was learned from one half of the samples tells {max(fits.explained, 0):.1%} of the variance of the other's "
         "labels: these have no relation to X, or one that shows only in more samples."
     )
-    return Symmetry(torch.zeros(0, size, size, dtype=torch.float64), Verdict.TOO_FEW, reason, _source(False))
+
+
+def _noted(reason: str, data: Labelled) -> str:
+    return f"{reason} {data.notes}".strip()
