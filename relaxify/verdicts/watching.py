@@ -7,7 +7,7 @@ values of others, what takes numbers out of torch's sight, and TorchScript that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +66,8 @@ _BRANCHES = frozenset(["Bool", "is_nonzero", "item", "Float", "FloatImplicit"])
 """What TorchScript branches on; sizes, on which it does too, are no tensors."""
 
 Sketch = tuple[Tensor, float]
+Harmless = Callable[[Tensor, Tensor], bool]
+"""Whether what an operation gave for something that it reads is no cause to look further."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        is_partial = name in _PARTIAL or (name in _POWERS and _is_root(args[1:]))
+        is_partial = name in _PARTIAL or (name in _POWERS and _is_root(*args[1:], *kwargs.values()))
         is_known = is_partial or name in _FUNCTIONS or kwargs.get("rounding_mode") is not None
         # before the operation, which may be in place
         read = _sketches(args) if is_known else ()
@@ -136,16 +138,14 @@ class Watch(TorchFunctionMode):
         self, seen: Seen, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_partial: bool
     ) -> Seen:
         """The same, and what is known of other values than those that it read."""
-        if seen.gave is None:
+        if seen.gave is None or (is_partial and math.isnan(seen.gave[1])):
             return seen
-        if is_partial and math.isnan(seen.gave[1]):
-            return seen
-        has_rest = is_partial or not _moves(seen.read[0], seen.gave)
-        reach = self._reach(func, args, kwargs, is_partial=is_partial) if self.size and has_rest else ()
+        is_harmless, has_rest = (_has_values, True) if is_partial else (_gives_on, not _moves(seen.read[0], seen.gave))
+        reach = self._reach(func, args, kwargs, is_harmless) if self.size and has_rest else ()
         return replace(seen, is_elementwise=not is_partial, is_partial=is_partial, reach=reach)
 
     def _reach(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_partial: bool
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], is_harmless: Harmless
     ) -> tuple[tuple[Sketch, bool], ...]:
         """The lengths of what was read, along axes of vectors' size, and of the whole; see `Seen`."""
         if functorch.peek_interpreter_stack() is not None or not isinstance(args[0], Tensor) or "out" in kwargs:
@@ -156,20 +156,20 @@ class Watch(TorchFunctionMode):
             value = args[0].detach()
             axes = [(axis,) for axis in range(value.ndim) if value.shape[axis] == self.size]
             every = (*axes, tuple(range(value.ndim)))
-            return tuple(self._reached(func, value, each, args[1:], kwargs, is_partial=is_partial) for each in every)
+            return tuple(self._reached(func, value, each, args[1:], kwargs, is_harmless) for each in every)
 
     @staticmethod
     def _reached(
-        func: Any, value: Tensor, axes: tuple[int, ...], others: tuple[Any, ...], kwargs: dict[str, Any], *, is_partial: bool
+        func: Any,
+        value: Tensor,
+        axes: tuple[int, ...],
+        others: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        is_harmless: Harmless,
     ) -> tuple[Sketch, bool]:
         lengths = torch.linalg.vector_norm(value, dim=axes, keepdim=True) if axes else value.abs()
         probes = [(sign * lengths).expand_as(value).clone() for sign in (1, -1)]
-        given = [_sketch(func(each.clone(), *others, **kwargs)) for each in probes]
-        if is_partial:
-            is_harmless = not any(math.isnan(total) for _, total in given)
-        else:
-            is_harmless = not any(map(_moves, map(_sketch, probes), given))
-        return _sketch(lengths), is_harmless
+        return _sketch(lengths), all(is_harmless(each, func(each.clone(), *others, **kwargs)) for each in probes)
 
     def note(self, read: tuple[Sketch, ...], result: Any) -> None:
         gave = torch.as_tensor(result) if isinstance(result, bool | int) else result
@@ -202,9 +202,17 @@ def _may_branch(graph: Any) -> bool:
     return any(node.kind().removeprefix("aten::") in _SCRIPTED | _BRANCHES for node in graph.nodes())
 
 
-def _is_root(exponents: Sequence[Any]) -> bool:
+def _gives_on(read: Tensor, gave: Tensor) -> bool:
+    return not _moves(_sketch(read), _sketch(gave))
+
+
+def _has_values(read: Tensor, gave: Tensor) -> bool:
+    return not math.isnan(_sketch(gave)[1])
+
+
+def _is_root(*exponents: Any) -> bool:
     """Whether a power is of no whole number, and so has no value of what is negative."""
-    return any(isinstance(exponent, float) and not exponent.is_integer() for exponent in exponents[:1])
+    return any(isinstance(exponent, float) and not exponent.is_integer() for exponent in exponents)
 
 
 def _is_whole(value: Any) -> bool:
