@@ -127,23 +127,25 @@ def test_a_broken_claim_names_the_node_and_strict_refuses(fault: str, path: str,
     assert not hasattr(model.out, "relaxation")
 
 
-class Flattened(nn.Module):
-    """A layer reads positions beside features; without its bias it would be no better."""
+class Mixed(nn.Module):
+    """A layer mixes what an axis of the group's own is made of; without its bias it would be no better."""
 
-    def __init__(self, bias: bool) -> None:
+    def __init__(self, axis: int, size: int, bias: bool) -> None:
         super().__init__()
-        self.embed = nn.Linear(5, 6, bias=bias)
-        self.out = nn.Linear(6, 3)
+        self.axis = axis
+        self.mix = nn.Linear(size, size, bias=bias)
 
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        result: Tensor = self.out(self.embed(torch.cat([x, features], dim=-1)).tanh())
-        return result
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x.movedim(self.axis, -1)).movedim(-1, self.axis).tanh()
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_that_mixes_components_is_not_blamed_for_its_bias(bias: bool) -> None:
-    (unsound,) = plan(Flattened(bias), "O(3)", example_inputs=[X, torch.randn(24, 2)]).unsound
-    assert unsound.path == "embed"
+@pytest.mark.parametrize(("group", "axis", "shape"), [("O(3)", -1, (24, 3)), ("S(5)", -2, (8, 5, 3))])
+def test_a_layer_that_mixes_components_is_not_blamed_for_its_bias(
+    group: str, axis: int, shape: tuple[int, ...], bias: bool
+) -> None:
+    (unsound,) = plan(Mixed(axis, shape[axis], bias), group, example_inputs=[torch.randn(shape)]).unsound
+    assert unsound.path == "mix"
     assert "bias" not in unsound.reason
     assert "mixes" in unsound.reason
 
