@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import platform
@@ -84,14 +85,14 @@ class Runs:
 
     def sweep(self, way: str) -> Sweep:
         """As far as it has gone."""
-        system = self.system
-
-        def mean(rate: float) -> float | None:
-            values = self.values(way, rate, self.steps(way))
-            found = [values[seed] for seed in system.sweep_seeds if seed in values]
-            return math.fsum(found) / system.sweep if len(found) == system.sweep else None
-
+        system, mean = self.system, functools.partial(self.mean_of_sweep, way)
         return swept(system.rates, mean, wider=system.wider, higher_is_better=system.higher_is_better)
+
+    def mean_of_sweep(self, way: str, rate: float) -> float | None:
+        """Over the seeds by which rates are chosen, or None before all of them were run."""
+        values = self.values(way, rate, self.steps(way))
+        found = [values[seed] for seed in self.system.sweep_seeds if seed in values]
+        return math.fsum(found) / self.system.sweep if len(found) == self.system.sweep else None
 
     def complete(self, ways: Sequence[str], seeds: int) -> None:
         """Train what is missing: for each way its sweep, then the seeds that are tested."""

@@ -10,7 +10,7 @@ from benchmarks.evidence.comparing import Comparison
 from benchmarks.evidence.findings import Finding, Findings
 from benchmarks.evidence.runs import Runs
 from benchmarks.evidence.verdicts import verdict
-from benchmarks.evidence.ways import WAYS
+from benchmarks.evidence.ways import TUNED, WAYS
 
 HEAD = (
     *("way", "rate", "steps", "seeds", "{column}", "minus tuned plain", "minus plain of equal compute"),
@@ -23,7 +23,7 @@ def section(each: Findings) -> str:
     runs, system, ratio = each.runs, each.runs.system, each.runs.step_ratio
     notes = [
         f"A relaxed step took {ratio['relaxed']:.2f} of a plain one's {ratio['plain, ms']:.1f} ms.",
-        f"Rates were chosen among {_rates(runs)}, on {system.sweep} seeds and data that are not tested.",
+        f"Rates were chosen among {_rates(runs)}, on {system.sweep} seeds and data that are not tested.{_in_sweep(each)}",
         *_also(each),
         f"{each.cpu_hours:.2f} CPU-hours of {_machine(runs.machine)}.",
         *_diagnosis(runs.diagnosis),
@@ -73,6 +73,13 @@ def _rates(runs: Runs) -> str:
     sweeps = [runs.sweep(way) for way, how in WAYS.items() if how.is_swept]
     tried = {rate for sweep in sweeps if sweep.best is not None for rate in sweep.rates}
     return ", ".join(f"{rate:g}" for rate in sorted(tried))
+
+
+def _in_sweep(each: Findings) -> str:
+    """What made the rate of tuned plain training the best, which few seeds may say by chance."""
+    found = next((found for found in each.ways if found.way == TUNED), None)
+    mean = None if found is None else each.runs.mean_of_sweep(TUNED, found.rate)
+    return "" if found is None or mean is None else f" Tuned plain training had {mean:{each.runs.system.form}} on these."
 
 
 def _also(each: Findings) -> list[str]:

@@ -233,6 +233,12 @@ def test_only_what_is_better_than_both_plain_ways_is_a_gain(tuned: float, comput
     assert ("A gain over both plain ways was shown with default" in page([findings])) == (verdict == "better")
 
 
+def test_what_a_rate_was_chosen_by_stands_beside_what_it_came_to() -> None:
+    runs = made_up(1.0, 1.0)
+    runs.groups = [{**group, "values": [*group["values"][:4], 0.25]} for group in runs.groups]
+    assert "on 1 seeds and data that are not tested. Tuned plain training had 0.250 on these." in page(all_findings([runs]))
+
+
 def test_what_keeps_its_terms_is_told_apart_from_what_is_equivariant_again() -> None:
     systems = all_findings([made_up(1.0, 1.0, way="constant, kept")])
     assert "which is no longer equivariant: 1 of 1 such training is better than both: constant, kept on teacher" in headline(
