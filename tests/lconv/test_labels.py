@@ -12,6 +12,7 @@ from torch import Tensor
 from relaxify import Group
 from relaxify.algebras import orthonormal
 from relaxify.lconv import Verdict, symmetries_of
+from relaxify.lconv.symmetry import of_labels
 from relaxify.lconv.symmetry.by_name import named
 from relaxify.lconv.symmetry.classical import names_of
 from relaxify.lconv.symmetry.label_breaks import Breaks, breaks, common
@@ -214,6 +215,15 @@ def test_copies_of_labelled_samples_are_no_more_samples() -> None:
     once, often = labelled(x, y, affine=False), labelled(x.repeat(4, 1), y.repeat(4), affine=False)
     assert (once.independent, often.independent) == (300, 300)
     assert "1,200 rows are 300" in symmetries_of(x.repeat(4, 1), y.repeat(4)).reason
+
+
+def test_fits_that_change_in_no_common_way_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert "have no relation to X" not in symmetries_of(x, x.square().sum(1)).reason
+    monkeypatch.setattr(of_labels, "common", lambda first, second: torch.tensor(-1.0))
+    found = symmetries_of(x, x.square().sum(1))
+    assert found.verdict is Verdict.TOO_FEW
+    assert "have no relation to X" in found.reason
 
 
 def test_fits_that_have_nothing_in_common_are_told_apart() -> None:

@@ -490,6 +490,7 @@ NO_SAMPLES = {
     "texts": (np.array([["a", "b"]] * 9), {}, "X is an array of <U1; pass numbers"),
     "no columns": (torch.ones(9, 0), {}, "shape (9, 0) and no entries"),
     "too large": (torch.randn(9, 2).double() * 1e200, {}, "too large to be squared"),
+    "too small": (torch.randn(9, 2).double() * 1e-200, {}, "too small to be squared"),
     "statistics": (torch.randn(9, 2), {"statistics": "moments"}, "statistics='moments' is unknown; pass 'labels'"),
     "resamplings": (torch.randn(9, 2), {"resamplings": -1}, "resamplings=-1: pass at least 99"),
 }

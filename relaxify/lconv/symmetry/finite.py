@@ -29,8 +29,10 @@ LARGEST_BREAK, LARGEST_SHARE = 0.15, 0.25
 # dimensions in which all harmonics of degree 4 are looked at, and the degrees whose breaks are small where they are
 LARGEST_NAMED = 6
 LOW = 4
-# a mean over its standard error, of hundreds of them: above, it is not zero
-CLEAR_SCORE = 5.0
+# p-value of a break at a higher degree, to which the errors of the axes add by their squares
+CLEAR_BREAK = 1e-9
+# a mean over its standard error, of hundreds of them with heavy tails: above, it is not zero
+CLEAR_SCORE = 7.0
 # samples of which waves of the angle are looked at together with other coordinates, and a turn that tells derivatives
 LARGEST_JOINT, SMALL_TURN = 20_000, 1e-4
 # in which the axis of reflections is searched, and again between the best of them
@@ -177,7 +179,7 @@ def _plane(found: Search, d: int) -> Float[Tensor, "d 2"] | None:
 def of_axes(z: Float[Tensor, "n d"], found: Search, centred: bool, kinds: Kinds | None) -> Finite | None:
     """All signs of the axes, all their orders, or both; which must be of a break that is smaller than what was seen.
 
-    No harmonics may see them broken, and those of low degrees say what break would have been seen.
+    No harmonics may see them broken, those of higher degrees clearly; those of low ones say what break would have been seen.
     """
     d = z.shape[1]
     axes = independent_components(z)
@@ -194,7 +196,7 @@ def of_axes(z: Float[Tensor, "n d"], found: Search, centred: bool, kinds: Kinds 
     seen = found.broken(0, len(found.directions))
     for name, elements in names.items():
         broken = [one.changed(harmonics.acted(one.degree, element)) for one in means for element in elements]
-        if any(one.p_value <= level for one in broken):
+        if any(one.p_value <= (level if one.degree <= LOW else CLEAR_BREAK) for one in broken):
             continue
         smallest = max(one.smallest(level, POWER) for one in broken if one.degree <= LOW)
         words = {"S": "orders of its axes", "s": "signs of its axes"}.get(name[0], "orders and signs of its axes")
